@@ -1,0 +1,75 @@
+"""Sharpness-aware minimisation of the trainable parameters: optax's own, freeze-aware.
+
+Foret et al., "Sharpness-aware minimization for efficiently improving generalization", 2021
+(https://arxiv.org/abs/2010.01412). Each update costs a second gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax import contrib
+
+from jaxft.optim.partition import FROZEN, TRAIN, merge, split, train_labels
+from jaxft.optim.paths import Tree, align, by_path
+
+
+def sam(
+    tx: optax.GradientTransformation, radius: float, *, frozen: Tree | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Update with the gradient taken `radius` uphill; frozen parameters move in neither step.
+
+    `update(grads, state, params, grad_fn=…)` needs `grad_fn(params) -> grads` of the same batch.
+
+    >>> loss = lambda params: jnp.sum(params['head'] ** 2) + jnp.sum(params['body'] ** 2)
+    >>> params = {'body': jnp.ones(1), 'head': jnp.ones(1)}
+    >>> tx = sam(optax.sgd(0.1), 0.5, frozen={'body': True, 'head': False})
+    >>> updates, _ = tx.update(
+    ...     jax.grad(loss)(params), tx.init(params), params, grad_fn=jax.grad(loss))
+    >>> float(updates['body'][0]), round(float(updates['head'][0]), 3)  # -0.1 * 2 * (1 + 0.5)
+    (0.0, -0.3)
+
+    Args:
+      tx: the optimizer proper.
+      radius: the paper's rho, 0.05 for many models.
+      frozen: True for parameters that stay as they are.
+
+    Raises:
+      ValueError: (at update) no `grad_fn` or no params are given.
+    """
+    uphill = optax.chain(contrib.normalize(), optax.sgd(radius))
+    inner = contrib.sam(tx, uphill, opaque_mode=True)
+    labels = {} if frozen is None else by_path(train_labels(frozen))
+
+    def parts(tree: Tree) -> tuple[Tree, Tree]:
+        if not labels:
+            return tree, jax.tree.map(lambda _: None, tree)
+        found = split(tree, align(labels, tree), names=(TRAIN, FROZEN))
+        return found[TRAIN], found[FROZEN]
+
+    def init(params: Tree) -> Any:
+        return inner.init(parts(params)[0])
+
+    def update(
+        updates: Tree,
+        state: Any,
+        params: Tree | None = None,
+        *,
+        grad_fn: Callable[[Tree], Tree] | None = None,
+        **extra_args: Any,
+    ):
+        del extra_args
+        if grad_fn is None or params is None:
+            raise ValueError("sam needs update(grads, state, params, grad_fn=params -> grads)")
+        trained, held = parts(params)
+        gradient, unused = parts(updates)
+        moved, state = inner.update(
+            gradient, state, trained, grad_fn=lambda p, _: parts(grad_fn(merge(p, held)))[0]
+        )
+        return merge(moved, jax.tree.map(jnp.zeros_like, unused)), state
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,68 @@
+"""Count the matrix products that a compiled program executes, from its optimised HLO text.
+
+`cost_analysis()['flops']` counts the body of a scan once; here each product is multiplied by the
+trip counts of the loops around it. Convolutions and library calls for a product count as one.
+"""
+
+import re
+from collections import Counter
+
+_COMPUTATION = re.compile(r"^(?:ENTRY\s+)?%?([\w.\-]+)\s*\(.*\)\s*->.*\{\s*$")
+_PRODUCT = re.compile(
+    r"=\s.*?\s(dot|convolution)\(|custom_call_target=\"[^\"]*(?:matmul|gemm|conv)", re.I
+)
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
+)
+_BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
+_TRIPS = re.compile(r"known_trip_count\D*(\d+)")
+
+
+def count_matmuls(compiled) -> int:
+    """Matrix products that one run of `jax.jit(f).lower(*args).compile()` executes, per device.
+
+    Both branches of a conditional count. A loop of unknown length raises ValueError.
+    """
+    return count_in_text(compiled.as_text())
+
+
+def count_in_text(text: str) -> int:
+    """The same, of HLO text."""
+    products, calls, entry = _parse(text)
+    totals: dict[str, int] = {}
+
+    def total(name: str) -> int:
+        if name not in totals:
+            inner = sum(times * total(callee) for callee, times in calls.get(name, {}).items())
+            totals[name] = products[name] + inner
+        return totals[name]
+
+    return total(entry)
+
+
+def _parse(text: str) -> tuple[Counter, dict[str, Counter], str]:
+    products: Counter = Counter()
+    calls: dict[str, Counter] = {}
+    entry = current = ""
+    for line in text.splitlines():
+        if header := _COMPUTATION.match(line):
+            current = header[1]
+            entry = current if line.startswith("ENTRY") else entry
+            calls[current] = Counter()
+            continue
+        products[current] += bool(_PRODUCT.search(line))
+        callees = _CALLED.findall(line)
+        for group in _BRANCHES.findall(line):
+            callees += [name.strip().lstrip("%") for name in group.split(",")]
+        times = _trips(line) if " while(" in line and callees else 1
+        for name in callees:
+            calls[current][name] += times
+    assert entry, "no ENTRY computation in the HLO text"
+    return products, calls, entry
+
+
+def _trips(line: str) -> int:
+    known = _TRIPS.search(line)
+    if not known:
+        raise ValueError(f"a loop of unknown length: {line.strip()[:200]}")
+    return int(known[1])
