@@ -1,0 +1,46 @@
+"""Tables for the terminal: metrics of an evaluation, and what happens to every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_HEADLINE = ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_micro", "mcc")
+# Confusion matrices beyond this many classes do not fit a line; they are in the JSON and the report.
+_WIDEST_CONFUSION = 12
+
+
+def show_metrics(metrics: Mapping[str, Any]) -> None:
+    """Headline numbers, one row a class, and the confusion matrix of few classes."""
+    console = Console()
+    headline = Table(*_HEADLINE, box=None)
+    headline.add_row(*(f"{metrics[name]:.4f}" for name in _HEADLINE))
+    console.print(headline)
+    classes = Table("class", "precision", "recall", "f1", "support", box=None)
+    for name, row in metrics["per_class"].items():
+        scores = (f"{row[key]:.4f}" for key in ("precision", "recall", "f1"))
+        classes.add_row(name, *scores, str(row["support"]))
+    console.print(classes)
+    names = list(metrics["per_class"])
+    if len(names) <= _WIDEST_CONFUSION:
+        confusion = Table("true \\ predicted", *names, box=None)
+        for name, counts in zip(names, metrics["confusion"], strict=True):
+            confusion.add_row(name, *map(str, counts))
+        console.print(confusion)
+
+
+def show_parameters(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line a parameter, whole however narrow the terminal: paths are there to be copied."""
+    width = max(len(row["path"]) for row in rows)
+    print(f"{'parameter':<{width}}  {'shape':>16}  depth  trainable  learning rate  weight decay")
+    for row in rows:
+        shape = "x".join(map(str, row["shape"])) or "scalar"
+        rate = f"{row['learning_rate']:.3g}" if row["trainable"] else "-"
+        decay = f"{row['weight_decay']:.3g}" if row["trainable"] else "-"
+        state = "yes" if row["trainable"] else "frozen"
+        print(
+            f"{row['path']:<{width}}  {shape:>16}  {row['depth']:>5}  {state:>9}  {rate:>13}  {decay:>12}"
+        )

@@ -1,0 +1,245 @@
+"""What a person sees: a bar on a terminal, plain lines elsewhere, one line for an error."""
+
+import errno
+import io
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from jaxft.terminal.errors import describe, run_command
+from jaxft.terminal.progress import Progress, clock, is_fancy, number
+
+ESCAPE = "\x1b"
+VALUES = {"epoch": 0.5, "loss": 0.25, "learning_rate": 1e-4, "examples_per_second": 1234.5}
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+def small_run(stream, total=3):
+    progress = Progress(total, stream=stream)
+    progress.say("model [bold]x[/bold] :smile: " + "long " * 60)
+    for step in range(1, total + 1):
+        progress.advance(step)
+        progress.log(step, {**VALUES, "loss": 1 / step})
+    progress.evaluation(
+        "eval after step 3", {"loss": 0.5, "accuracy": 0.75}, {"loss": 0.6, "accuracy": 0.8}
+    )
+    progress.close()
+
+
+@pytest.fixture
+def colour(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+def test_lines_where_there_is_no_terminal(colour):
+    out = io.StringIO()
+    small_run(out)
+    text = out.getvalue()
+    assert ESCAPE not in text and "\r" not in text
+    lines = text.splitlines()
+    assert lines[0] == ("model [bold]x[/bold] :smile: " + "long " * 60)  # not wrapped, no markup
+    steps = [line for line in lines if line.startswith("step ")]
+    assert len(steps) == 2  # the first, the last, and not one for each step in between
+    assert steps[0].startswith("step 1/3  epoch 0.50  loss 1.0000  lr 1.00e-04  1,234 examples/s")
+    assert steps[1].startswith("step 3/3  epoch 0.50  loss 0.3333")
+    assert re.search(r"loss\s+0\.5000\s+0\.6000\s+-0\.1000", text)
+    assert re.search(r"accuracy\s+0\.7500\s+0\.8000\s+-0\.0500", text)
+
+
+def test_a_bar_on_a_terminal(colour):
+    out = Terminal()
+    small_run(out)
+    text = out.getvalue()
+    assert ESCAPE in text
+    assert "3/3" in text and "loss 0.3333" in text and "ETA" in text
+    assert (
+        text.count(ESCAPE + "[?25l") == text.count(ESCAPE + "[?25h") == 1
+    )  # the cursor comes back
+
+
+@pytest.mark.parametrize("variable,value", [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_a_terminal_that_wants_plain_text_gets_it(colour, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    out = Terminal()
+    small_run(out)
+    assert ESCAPE not in out.getvalue()
+    assert "step 3/3" in out.getvalue()
+
+
+def test_an_ascii_stream_does_not_end_the_run(colour):
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
+    assert not is_fancy(stream)
+    Progress(1, stream=stream).say("label 'größer'")
+    assert raw.getvalue().decode() == "label 'gr\\xf6\\xdfer'\n"
+
+
+def test_numbers_and_times_are_short():
+    assert [number(v) for v in (0.51234, 12.345, 999.4, 999.6, 12345.6)] == [
+        "0.512", "12.3", "999", "1,000", "12,346"
+    ]  # fmt: skip
+    assert [clock(s) for s in (0, 59.6, 75, 3675)] == ["0:00", "1:00", "1:15", "1:01:15"]
+
+
+def failing(error):
+    def main(argv):
+        raise error
+
+    return main
+
+
+CASES = [
+    (ValueError("no column 'txt'"), 2, "no column 'txt'"),
+    (ValueError("a message\nin two lines"), 2, "a message in two lines"),
+    (
+        ValueError("2 tensors do not fit:\n  a/kernel [1]\n  b/kernel [2]\n"),
+        2,
+        "2 tensors do not fit:\n  a/kernel [1]\n  b/kernel [2]",
+    ),
+    (ValueError(), 2, "ValueError"),
+    (FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/no/where"), 2,
+     "/no/where: no such file or directory"),
+    (PermissionError(errno.EACCES, os.strerror(errno.EACCES), b"/root/x"), 2,
+     "/root/x: permission denied"),
+    (OSError(errno.EBUSY, "--workdir a is in use"), 2, "--workdir a is in use"),
+    (OSError(errno.ENOSPC, "cannot write a: no space"), 1, "cannot write a: no space"),
+    (RuntimeError("RESOURCE_EXHAUSTED: No space left on device [x]\nmore"), 1,
+     "no space left on device: No space left on device [x]"),
+    (RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes."), 1,
+     "out of memory: Out of memory while trying to allocate 9 bytes; a smaller train.batch_size, a "
+     "larger train.accumulate, model.remat or parallel.fsdp need less"),
+    (FloatingPointError("the loss is nan at step 3"), 1, "the loss is nan at step 3"),
+    (KeyboardInterrupt(), 130, "interrupted"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error,status,message", CASES)
+def test_expected_errors_are_one_line_and_a_status(capsys, error, status, message):
+    assert run_command(failing(error), ["prog"]) == status
+    captured = capsys.readouterr()
+    assert captured.err == f"jaxft: error: {message}\n"
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("x"), AssertionError(), KeyError("k"), RuntimeError("y")]
+)
+def test_bugs_keep_their_traceback(error):
+    with pytest.raises(type(error)):
+        run_command(failing(error), ["prog"])
+
+
+def test_debug_keeps_the_traceback_of_expected_errors():
+    with pytest.raises(ValueError, match="bad"):
+        run_command(failing(ValueError("bad")), ["prog", "--debug"])
+
+
+def test_an_error_of_a_library_names_it(capsys):
+    import numpy as np
+
+    def main(argv):
+        np.zeros(3).reshape(2, 2)  # raised by C code called from here: our own frame is the last
+        raise AssertionError
+
+    assert run_command(main, ["prog"]) == 2
+    assert "cannot reshape" in capsys.readouterr().err
+    try:
+        np.loadtxt(io.StringIO("a b"))
+    except ValueError as error:
+        assert describe(error).endswith("(ValueError from numpy; --debug shows where)")
+
+
+def test_success_and_system_exit_pass_through():
+    assert run_command(lambda argv: None, ["prog"]) == 0
+    assert run_command(lambda argv: 143, ["prog"]) == 143
+    with pytest.raises(SystemExit):
+        run_command(failing(SystemExit(0)), ["prog"])
+
+
+def test_noise_is_silenced_and_warnings_are_not():
+    run_command(lambda argv: 0, ["prog"])
+    logger, stream = logging.getLogger("transformers"), io.StringIO()
+    # A handler of our own: whether pytest's sees a logger that does not propagate depends on its version.
+    handler = logging.StreamHandler(stream)
+    logger.addHandler(handler)
+    try:
+        logger.warning("PyTorch was not found. Models won't be available")
+        logger.warning("the tokenizer has no padding token")
+    finally:
+        logger.removeHandler(handler)
+    assert stream.getvalue() == "the tokenizer has no padding token\n"
+
+
+PROGRAM = """
+import sys
+from jaxft.terminal.errors import run_command
+from jaxft.terminal.progress import Progress
+def main(argv):
+    progress = Progress(100000)
+    for step in range(1, 100001):
+        progress.say('line')
+sys.exit(run_command(main, sys.argv))
+"""
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly():
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "line\n"
+    process.stdout.close()
+    assert process.wait(timeout=30) == 1
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+INTERRUPTED = """
+import sys
+from jaxft.terminal.errors import run_command
+from jaxft.training.logs import Logs
+import jax.numpy as jnp, tempfile
+def main(argv):
+    with Logs(tempfile.mkdtemp(), total_steps=10, steps_per_epoch=5, log_every=1, tensorboard=False,
+              enabled=True) as logs:
+        one = jnp.float32(1)
+        logs.train(1, {'loss': one, 'weight': one, 'grad_norm': one}, 1e-3)
+        logs.flush()
+        raise KeyboardInterrupt
+sys.exit(run_command(main, sys.argv))
+"""
+
+
+def test_ctrl_c_on_a_real_terminal_gives_one_line_and_the_cursor_back():
+    leader, follower = pty.openpty()
+    environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], stdout=follower, stderr=follower, env=environment
+    )
+    os.close(follower)
+    output = b""
+    while True:
+        try:
+            chunk = os.read(leader, 4096)
+        except OSError:  # EIO: the other side is closed
+            break
+        if not chunk:
+            break
+        output += chunk
+    os.close(leader)
+    assert process.wait(timeout=30) == 130
+    text = output.decode()
+    assert text.rstrip().endswith("jaxft: error: interrupted")
+    assert "Traceback" not in text
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l") >= 0
