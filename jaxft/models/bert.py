@@ -1,0 +1,194 @@
+"""BERT (Devlin et al., 2019, arXiv:1810.04805) with a sequence-classification head, on packed rows.
+
+MiniLM, BGE, E5 and GTE checkpoints of `model_type: bert` are the same network. Attributes are named
+as in HF's BertForSequenceClassification, so that parameter paths are checkpoint names.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxft.models import config_json, layers, ops
+
+INPUTS = "text"
+ARCHITECTURE = "BertForSequenceClassification"
+BASE = "bert"  # prefix that a BertModel checkpoint leaves out
+TENSOR_RULES = layers.ENCODER_TENSOR_RULES
+DROPOUT_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+
+# Checkpoint tensors that belong to other heads, and a buffer that old versions saved.
+OTHER_HEADS = (r"cls\..*", r"qa_outputs\..*", r"(bert\.)?embeddings\.position_ids")
+# Names written by other versions of transformers -> the names used here.
+ALIASES = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
+
+# Read by Google's original multilingual and Chinese configs, by no code of HF's BERT.
+_IGNORED = frozenset(
+    "directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers "
+    "pooler_size_per_head pooler_type".split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What changes the logits or their initial values in HF's BertConfig, with its defaults."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None  # None: hidden_dropout_prob
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
+        """Raises ValueError for every key with a value that is not implemented."""
+        only = {"position_embedding_type": "absolute"}
+        config = cls(**config_json.fields(cls, raw, ignored=_IGNORED, only=only))
+        config_json.check_encoder(config)
+        return config
+
+
+class Embeddings(nnx.Module):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        width, std = config.hidden_size, config.initializer_range
+        self.word_embeddings = layers.Embedding(config.vocab_size, width, std=std, rngs=rngs)
+        self.position_embeddings = layers.Embedding(
+            config.max_position_embeddings, width, std=std, rngs=rngs
+        )
+        self.token_type_embeddings = layers.Embedding(
+            config.type_vocab_size, width, std=std, rngs=rngs
+        )
+        self.LayerNorm = layers.LayerNorm(width, epsilon=config.layer_norm_eps)
+        self.rate = config.hidden_dropout_prob
+
+    def __call__(self, batch: Mapping[str, jax.Array], seed: ops.Seed) -> jax.Array:
+        hidden = (
+            self.word_embeddings(batch["input_ids"])
+            + self.token_type_embeddings(batch["token_type_ids"])
+            + self.position_embeddings(batch["positions"])
+        )
+        return ops.dropout(self.LayerNorm(hidden), self.rate, seed)
+
+
+class ResidualOutput(nnx.Module):
+    """LayerNorm(residual + dropout(dense(x))): HF's BertSelfOutput and BertOutput alike."""
+
+    def __init__(self, inputs: int, config: Config, *, rngs: nnx.Rngs):
+        width = config.hidden_size
+        self.dense = layers.Linear(inputs, width, std=config.initializer_range, rngs=rngs)
+        self.LayerNorm = layers.LayerNorm(width, epsilon=config.layer_norm_eps)
+        self.rate = config.hidden_dropout_prob
+
+    def __call__(self, x: jax.Array, residual: jax.Array, seed: ops.Seed) -> jax.Array:
+        return self.LayerNorm(residual + ops.dropout(self.dense(x), self.rate, seed))
+
+
+class Attention(nnx.Module):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.self = layers.SelfAttention(
+            config.hidden_size,
+            config.num_attention_heads,
+            rate=config.attention_probs_dropout_prob,
+            std=config.initializer_range,
+            rngs=rngs,
+        )
+        self.output = ResidualOutput(config.hidden_size, config, rngs=rngs)
+
+
+class Intermediate(nnx.Module):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.dense = layers.Linear(
+            config.hidden_size, config.intermediate_size, std=config.initializer_range, rngs=rngs
+        )
+        self.activation = config.hidden_act
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.ACTIVATIONS[self.activation](self.dense(x))
+
+
+class Block(nnx.Module):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.attention = Attention(config, rngs=rngs)
+        self.intermediate = Intermediate(config, rngs=rngs)
+        self.output = ResidualOutput(config.intermediate_size, config, rngs=rngs)
+
+    def __call__(
+        self, carry: dict[str, jax.Array], seed: ops.Seed, reads: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        tokens, segment_ids = carry["hidden"], carry["segment_ids"]
+        weights_seed, attention_seed, output_seed = ops.split(seed, 3)
+        hidden = ops.take(tokens, reads)
+        mask = ops.segment_mask(ops.take(segment_ids, reads), segment_ids)
+        context = self.attention.self(hidden, tokens, mask, weights_seed)
+        hidden = self.attention.output(context, hidden, attention_seed)
+        hidden = self.output(self.intermediate(hidden), hidden, output_seed)
+        return {**carry, "hidden": hidden}
+
+
+class Encoder(nnx.Module):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.layer = nnx.List([Block(config, rngs=rngs) for _ in range(config.num_hidden_layers)])
+
+
+class Pooler(nnx.Module):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        width = config.hidden_size
+        self.dense = layers.Linear(width, width, std=config.initializer_range, rngs=rngs)
+
+    def __call__(self, first: jax.Array) -> jax.Array:
+        return jnp.tanh(self.dense(first))
+
+
+class Bert(nnx.Module):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.embeddings = Embeddings(config, rngs=rngs)
+        self.encoder = Encoder(config, rngs=rngs)
+        self.pooler = Pooler(config, rngs=rngs)
+
+
+class Model(nnx.Module):
+    """The carry holds hidden [R, L, D] and the batch's segment_ids."""
+
+    def __init__(self, config: Config, num_labels: int, *, rngs: nnx.Rngs):
+        self.bert = Bert(config, rngs=rngs)
+        self.classifier = layers.Linear(
+            config.hidden_size, num_labels, std=config.initializer_range, rngs=rngs
+        )
+        given = config.classifier_dropout
+        self.rate = config.hidden_dropout_prob if given is None else given
+
+    def stem(self, batch: Mapping[str, jax.Array], seed: ops.Seed) -> dict[str, jax.Array]:
+        return {"hidden": self.bert.embeddings(batch, seed), "segment_ids": batch["segment_ids"]}
+
+    @property
+    def blocks(self) -> nnx.List:
+        return self.bert.encoder.layer
+
+    def reads(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """[R, K]: the first token of each example."""
+        return batch["starts"]
+
+    def head(self, first: jax.Array, seed: ops.Seed) -> dict[str, jax.Array]:
+        """[R, K, D] -> logits [R, K, C] fp32: one row of classes for each example slot."""
+        pooled = self.bert.pooler(first.astype(jnp.float32))
+        return {"logits": self.classifier(ops.dropout(pooled, self.rate, seed))}
+
+
+def depth_rules(num_blocks: int) -> tuple[tuple[str, int], ...]:
+    """Ordered (full-match pattern of a parameter path, depth): stem 0, blocks 1..L, head L + 1."""
+    return (
+        (r"bert/embeddings/.*", 0),
+        *((rf"bert/encoder/layer/{i}/.*", i + 1) for i in range(num_blocks)),
+        (r"(bert/pooler|classifier)/.*", num_blocks + 1),
+    )

@@ -1,0 +1,91 @@
+"""The modules that two or more families share; their arithmetic is in ops.py.
+
+Parameters are kept in fp32 and cast where they are used: every module computes in the dtype of its
+input. Nothing here knows a family.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from jaxft.models import ops
+
+# Megatron-style tensor parallelism of an encoder block with the attribute names that BERT and ViT
+# share: columns of query, key, value and the widening layer; rows of the layer after each.
+ENCODER_TENSOR_RULES = (
+    (r".*/layer/\d+/.*(query|key|value|intermediate/dense)/kernel", PartitionSpec(None, "tensor")),
+    (r".*/layer/\d+/.*(query|key|value|intermediate/dense)/bias", PartitionSpec("tensor")),
+    (r".*/layer/\d+/(attention/)?output/dense/kernel", PartitionSpec("tensor", None)),
+)
+
+
+class Linear(nnx.Module):
+    """`x @ kernel + bias` over the last axis; kernel [in, out]."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, std: float, rngs: nnx.Rngs, use_bias: bool = True
+    ):
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs)) if use_bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        bias = None if self.bias is None else self.bias[...]
+        flat = ops.linear(x.reshape(-1, x.shape[-1]), self.kernel[...], bias)
+        return flat.reshape(*x.shape[:-1], flat.shape[-1])
+
+
+class Embedding(nnx.Module):
+    """A table [rows, width] looked up by integer ids; ids out of range are the caller's mistake."""
+
+    def __init__(self, rows: int, width: int, *, std: float, rngs: nnx.Rngs):
+        self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (rows, width)))
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        return jnp.take(self.embedding[...], ids, axis=0, mode="clip")
+
+
+class LayerNorm(nnx.Module):
+    """Normalises the last axis in fp32 and returns the input's dtype."""
+
+    def __init__(self, width: int, *, epsilon: float):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.layer_norm(x, self.scale[...], self.bias[...], self.epsilon)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head attention up to, not including, its output projection.
+
+    Called with the tokens that look [B, Q, D], those that are looked at [B, T, D] and a mask.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        rate: float,
+        std: float,
+        rngs: nnx.Rngs,
+        use_bias: bool = True,
+    ):
+        self.query = Linear(width, width, std=std, rngs=rngs, use_bias=use_bias)
+        self.key = Linear(width, width, std=std, rngs=rngs, use_bias=use_bias)
+        self.value = Linear(width, width, std=std, rngs=rngs, use_bias=use_bias)
+        self.heads = heads
+        self.rate = rate
+
+    def __call__(
+        self, looking: jax.Array, tokens: jax.Array, mask: jax.Array | None, seed: ops.Seed
+    ) -> jax.Array:
+        def split(x):  # [B, T, D] -> [B, T, H, D / H]
+            return x.reshape(*x.shape[:2], self.heads, -1)
+
+        query = split(self.query(looking))
+        key, value = split(self.key(tokens)), split(self.value(tokens))
+        context = ops.attention(query, key, value, mask, rate=self.rate, seed=seed)
+        return context.reshape(looking.shape)

@@ -1,0 +1,147 @@
+"""Safetensors files on disk: what they hold, one tensor at a time in, a stream out.
+
+Every read opens the file anew: a mapping kept open counts each page it ever touched as resident, so
+the checkpoint would be in memory next to the parameters. Nothing here knows a model.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+# By the names of the format, https://github.com/huggingface/safetensors#format.
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+class Entry(NamedTuple):
+    """Where a tensor is and what it says it is."""
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: str  # by the format's name; not always one of DTYPES
+
+
+class Pending(NamedTuple):
+    """A tensor to be written; `read` is called when its turn comes and its result let go."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return int(np.prod(self.shape)) * DTYPES[self.dtype].itemsize
+
+
+def files(directory: str) -> list[str]:
+    """The safetensors files of a checkpoint. ValueError if there are none or a shard is missing."""
+    single, index = os.path.join(directory, SINGLE), os.path.join(directory, INDEX)
+    if os.path.exists(single):
+        return [single]
+    if not os.path.exists(index):
+        others = [name for name in os.listdir(directory) if name.endswith((".bin", ".h5"))]
+        hint = f"; {others[0]} must be saved as safetensors first" if others else ""
+        raise ValueError(f"{directory} has no {SINGLE}{hint}")
+    try:
+        with open(index, encoding="utf-8") as file:
+            names = sorted(set(json.load(file)["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} is no index of safetensors files: {error!r}") from None
+    absent = [name for name in names if not os.path.exists(os.path.join(directory, name))]
+    if absent:
+        raise ValueError(f"{directory} lacks {', '.join(absent)}, which {INDEX} names")
+    return [os.path.join(directory, name) for name in names]
+
+
+def entries(directory: str) -> dict[str, Entry]:
+    """Every tensor of a checkpoint by name. ValueError for a file that is damaged or cut short."""
+    found = {}
+    for path in files(directory):
+        try:
+            with safe_open(path, framework="np") as file:
+                for name in file.keys():
+                    piece = file.get_slice(name)
+                    found[name] = Entry(path, tuple(piece.get_shape()), piece.get_dtype())
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is no complete safetensors file: {error}") from None
+    return found
+
+
+def read(entry: Entry, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
+    """One tensor, or the part of it that `index` selects, in the file's dtype."""
+    with safe_open(entry.file, framework="np") as file:
+        return file.get_tensor(name) if index is None else file.get_slice(name)[index]
+
+
+def write(path: str, tensors: dict[str, Pending]) -> None:
+    """Writes one file tensor after tensor: the library's save_file wants them all in memory."""
+    # Widest dtypes first, as the library does, so that every tensor is aligned to its item size.
+    names = sorted(tensors, key=lambda name: (-DTYPES[tensors[name].dtype].itemsize, name))
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        start, end = end, end + tensors[name].size
+        shape, dtype = list(tensors[name].shape), tensors[name].dtype
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            # Contiguous first: the bytes of a transposed view are those of the untransposed array.
+            array = np.ascontiguousarray(tensors[name].read(), DTYPES[tensors[name].dtype])
+            assert array.nbytes == tensors[name].size, name
+            file.write(array.reshape(-1).view(np.uint8).data)
+
+
+def write_sharded(directory: str, tensors: dict[str, Pending], *, max_bytes: int) -> None:
+    """model.safetensors, or numbered shards of at most `max_bytes` and an index, as HF has them."""
+    shards = split(tensors, max_bytes)
+    if len(shards) == 1:
+        return write(os.path.join(directory, SINGLE), tensors)
+    weight_map = {}
+    for number, names in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write(os.path.join(directory, file), {name: tensors[name] for name in names})
+        weight_map.update(dict.fromkeys(names, file))
+    total = sum(tensor.size for tensor in tensors.values())
+    with open(os.path.join(directory, INDEX), "w", encoding="utf-8") as index:
+        json.dump({"metadata": {"total_size": total}, "weight_map": weight_map}, index, indent=2)
+
+
+def split(tensors: dict[str, Pending], max_bytes: int) -> list[list[str]]:
+    """Consecutive names of at most `max_bytes` together; a larger tensor is alone."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.size > max_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += tensor.size
+    return shards
+
+
+def sample(directory: str, *, count: int, length: int) -> Iterator[bytes]:
+    """Of each file its size, its header, and `count` evenly spaced pieces of `length` bytes."""
+    for path in files(directory):
+        size = os.path.getsize(path)
+        yield size.to_bytes(8, "little")
+        with open(path, "rb") as file:
+            header = file.read(8)
+            yield header + file.read(int.from_bytes(header, "little"))
+            for i in range(count):
+                file.seek(i * max(size - length, 0) // (count - 1))
+                yield file.read(length)

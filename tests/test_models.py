@@ -1,0 +1,437 @@
+"""Every family against PyTorch: one row of FAMILY_ROWS each, the same properties for all."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+import transformers
+
+from jaxft import models
+from jaxft.models import hf, names
+
+LABELS = 3
+# Tiny models take longer to optimise than to run: level 0 halves the time these tests need.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A tiny model of a family in transformers, and a batch for both sides."""
+
+    with_head: type
+    base: type
+    config: transformers.PretrainedConfig
+    batch: Callable[[np.random.Generator], tuple[dict, dict]]  # (ours, PyTorch's keywords)
+    depths: dict[str, int]  # some parameters of the published size with 12 blocks
+
+
+# Weights ten times as large as usual: activations and attention that are far from linear.
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "initializer_range": 0.2,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "num_labels": LABELS,
+}
+
+
+def text_batch(rng: np.random.Generator) -> tuple[dict, dict]:
+    """Three rows of one example each, two of them padded, with two token types."""
+    lengths, width = [9, 5, 7], 9
+    mask = np.arange(width) < np.array(lengths)[:, None]
+    ids = np.where(mask, rng.integers(1, 50, mask.shape), 0)
+    types = np.where(mask & (np.arange(width) > 3), 1, 0)
+    ours = {
+        "input_ids": ids,
+        "segment_ids": mask.astype(int),
+        "positions": np.where(mask, np.arange(width), 0),
+        "token_type_ids": types,
+        "starts": np.zeros((len(lengths), 1), int),
+    }
+    theirs = {"input_ids": ids, "attention_mask": mask.astype(int), "token_type_ids": types}
+    return (
+        {name: array.astype(np.int32) for name, array in ours.items()},
+        {name: torch.tensor(array) for name, array in theirs.items()},
+    )
+
+
+def image_batch(rng: np.random.Generator) -> tuple[dict, dict]:
+    images = rng.normal(size=(3, 8, 12, 2)).astype(np.float32)
+    return {"pixel_values": images}, {"pixel_values": torch.tensor(images.transpose(0, 3, 1, 2))}
+
+
+FAMILY_ROWS = {
+    "bert": Row(
+        transformers.BertForSequenceClassification,
+        transformers.BertModel,
+        transformers.BertConfig(vocab_size=50, max_position_embeddings=16, **SIZES),
+        text_batch,
+        {
+            "bert/embeddings/word_embeddings/embedding": 0,
+            "bert/embeddings/LayerNorm/scale": 0,
+            "bert/encoder/layer/0/attention/self/query/kernel": 1,
+            "bert/encoder/layer/1/output/LayerNorm/bias": 2,
+            "bert/encoder/layer/11/attention/output/dense/kernel": 12,
+            "bert/pooler/dense/kernel": 13,
+            "classifier/bias": 13,
+        },
+    ),
+}
+every_family = pytest.mark.parametrize("family", FAMILY_ROWS)
+# The last block for the tokens that the head reads, or for all.
+both_ways = pytest.mark.parametrize("all_positions", [False, True])
+text_family = pytest.mark.parametrize(
+    "family", [name for name in FAMILY_ROWS if models.FAMILIES[name].INPUTS == "text"]
+)
+
+
+def torch_model(family: str, kind: str = "with_head", **changes: Any) -> Any:
+    row = FAMILY_ROWS[family]
+    config = type(row.config)(**{**row.config.to_dict(), **changes})
+    torch.manual_seed(0)
+    model = getattr(row, kind)(config).eval()
+    # Biases and norms start at 0 and 1, with which a wrong one may go unnoticed.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def load(directory: Any, num_labels: int = LABELS, **options: Any) -> tuple[Any, Any, Any]:
+    architecture = models.load_architecture(str(directory), num_labels=num_labels, **options)
+    key = jax.random.key(0)
+    params, report = hf.read_params(str(directory), architecture, key=key)
+    return architecture, params, report
+
+
+@functools.cache
+def checkpoint(family: str, tmp: Any) -> tuple[Any, Any, Any]:
+    """(PyTorch model, our architecture, our parameters) of one tiny checkpoint, saved once."""
+    model = torch_model(family)
+    model.save_pretrained(tmp / family)
+    architecture, params, report = load(tmp / family)
+    assert report == names.ReadReport()
+    return model, architecture, params
+
+
+@pytest.fixture(scope="session")
+def tmp(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return tmp_path_factory.mktemp("models")
+
+
+def batches(family: str, seed: int = 0) -> tuple[dict, dict]:
+    return FAMILY_ROWS[family].batch(np.random.default_rng(seed))
+
+
+def our_logits(architecture: Any, params: Any, batch: dict, key: Any = None, **options: Any) -> Any:
+    run = compiled(lambda params, batch, key: architecture.apply(params, batch, key, **options))
+    return np.asarray(run(params, batch, key)["logits"]).reshape(-1, architecture.num_labels)
+
+
+def loss(architecture: Any, params: Any, batch: dict, labels: np.ndarray, **options: Any) -> Any:
+    logits = architecture.apply(params, batch, **options)["logits"].reshape(len(labels), -1)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def in_our_layout(family: str, params: Any, named_tensors: dict) -> dict[str, np.ndarray]:
+    """PyTorch tensors by parameter path, transposed to our leaves."""
+    aliases = models.FAMILIES[family].ALIASES
+    tensors = {names.current_name(name, aliases): x for name, x in named_tensors.items()}
+    found = {}
+    for path, leaf in models.flatten(params).items():
+        name, axes = names.stored(path, leaf.ndim)
+        found[path] = tensors.pop(name).detach().numpy().transpose(axes)
+    assert not tensors
+    return found
+
+
+@every_family
+@both_ways
+def test_logits_equal_pytorch(family, all_positions, tmp):
+    model, architecture, params = checkpoint(family, tmp)
+    ours, theirs = batches(family)
+    expected = model(**theirs).logits.detach().numpy()
+    assert np.ptp(expected) > 0.1
+    found = our_logits(architecture, params, ours, all_positions=all_positions)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@every_family
+def test_all_positions_are_those_of_pytorchs_last_block(family, tmp):
+    model, architecture, params = checkpoint(family, tmp)
+    ours, theirs = batches(family)
+    last = [module for module in model.modules() if type(module).__name__.endswith("Layer")][-1]
+    seen = []
+    hook = last.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs))
+    model(**theirs)
+    hook.remove()
+    expected = seen[0].detach().numpy()
+    run = compiled(functools.partial(architecture.apply, all_positions=True))
+    found = np.asarray(run(params, ours)["hidden"])
+    assert found.shape == expected.shape
+    tokens = ours.get("segment_ids", np.ones(found.shape[:2])) > 0  # padding has no meaning
+    np.testing.assert_allclose(found[tokens], expected[tokens], atol=1e-5)
+
+
+@every_family
+@both_ways
+def test_gradients_equal_pytorch_for_every_parameter(family, all_positions, tmp):
+    model, architecture, params = checkpoint(family, tmp)
+    ours, theirs = batches(family)
+    labels = np.array([0, 2, 1])
+    model.zero_grad()
+    model(**theirs, labels=torch.tensor(labels)).loss.backward()
+    expected = in_our_layout(family, params, {n: p.grad for n, p in model.named_parameters()})
+    ours_of = functools.partial(loss, architecture, all_positions=all_positions)
+    gradients = compiled(jax.grad(lambda p: ours_of(p, ours, labels)))(params)
+    largest = max(np.abs(gradient).max() for gradient in expected.values())
+    for path, gradient in models.flatten(gradients).items():
+        # A key's bias has gradient 0 in exact arithmetic: softmax does not see it.
+        allowed = 1e-4 * np.abs(expected[path]).max() + 1e-7 * largest
+        assert np.abs(np.asarray(gradient) - expected[path]).max() < allowed, path
+
+
+@every_family
+def test_twenty_steps_of_adamw_track_pytorch_and_survive_the_way_back(family, tmp, tmp_path):
+    _, architecture, params = checkpoint(family, tmp)
+    model = FAMILY_ROWS[family].with_head.from_pretrained(tmp / family)
+    no_decay = [p for p in model.parameters() if p.ndim == 1]
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    groups = [{"params": decay, "weight_decay": 0.1}, {"params": no_decay, "weight_decay": 0.0}]
+    torch_tx = torch.optim.AdamW(groups, lr=3e-3)
+    tx = optax.adamw(
+        3e-3, weight_decay=0.1, mask=lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
+    )
+
+    @compiled
+    def step(params, slots, batch, labels):
+        value, gradients = jax.value_and_grad(lambda p: loss(architecture, p, batch, labels))(
+            params
+        )
+        updates, slots = tx.update(gradients, slots, params)
+        return optax.apply_updates(params, updates), slots, value
+
+    slots, ours_lost, theirs_lost = tx.init(params), [], []
+    for i in range(20):
+        ours, theirs = batches(family, seed=i % 4)
+        labels = np.array([0, 1, 2])
+        params, slots, value = step(params, slots, ours, labels)
+        torch_tx.zero_grad()
+        torch_loss = model(**theirs, labels=torch.tensor(labels)).loss
+        torch_loss.backward()
+        torch_tx.step()
+        ours_lost.append(float(value))
+        theirs_lost.append(torch_loss.item())
+    assert theirs_lost[-1] < theirs_lost[0] - 0.1
+    np.testing.assert_allclose(ours_lost, theirs_lost, atol=1e-4)
+
+    id2label = dict(enumerate(("no", "yes", "maybe")))
+    hf.write_checkpoint(
+        str(tmp_path / "out"), architecture, params, id2label=id2label, source=None, unchanged=()
+    )
+    again = FAMILY_ROWS[family].with_head.from_pretrained(tmp_path / "out").eval()
+    assert again.config.id2label == id2label
+    expected = our_logits(architecture, params, ours)
+    np.testing.assert_allclose(again(**theirs).logits.detach().numpy(), expected, atol=1e-5)
+
+
+@every_family
+def test_a_base_model_checkpoint_gets_a_new_head(family, tmp_path):
+    model = torch_model(family, "base")
+    model.save_pretrained(tmp_path)
+    architecture, params, report = load(tmp_path)
+    assert {"classifier/kernel", "classifier/bias"} == set(report.initialised)
+    kernel = np.asarray(params["classifier"]["kernel"])
+    assert 0.1 < kernel.std() < 0.3 and not np.asarray(params["classifier"]["bias"]).any()
+    prefix = models.FAMILIES[family].BASE
+    body = {f"{prefix}.{name}": x for name, x in model.state_dict().items()}
+    body = {n: x for n, x in body.items() if "pooler" not in n or architecture.inputs == "text"}
+    for path, leaf in in_our_layout(family, {prefix: params[prefix]}, body).items():
+        np.testing.assert_array_equal(models.flatten(params)[path], leaf)
+
+
+@every_family
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_and_sharded_files_come_in_and_go_out(family, dtype, tmp_path):
+    model = torch_model(family).to(dtype)
+    model.save_pretrained(tmp_path, max_shard_size="10KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    architecture, params, report = load(tmp_path)
+    assert report == names.ReadReport()
+    expected = in_our_layout(family, params, dict(model.float().named_parameters()))
+    for path, leaf in models.flatten(params).items():
+        assert leaf.dtype == jnp.float32
+        np.testing.assert_array_equal(leaf, expected[path])
+
+    # Out again with the lower part as it is on disk and the upper part trained, thus in fp32.
+    frozen = [path for path, depth in architecture.depths.items() if depth < 2]
+    params = {**params, "classifier": jax.tree.map(lambda x: x + 0.001, params["classifier"])}
+    hf.write_checkpoint(
+        str(tmp_path / "out"), architecture, params, id2label=dict(enumerate("abc")),
+        source=str(tmp_path), unchanged=frozen,
+    )  # fmt: skip
+    again = FAMILY_ROWS[family].with_head.from_pretrained(tmp_path / "out").eval()
+    ours, theirs = batches(family)
+    found = again(**theirs).logits.detach().numpy()
+    np.testing.assert_allclose(found, our_logits(architecture, params, ours), atol=1e-5)
+
+
+@every_family
+def test_a_head_for_other_labels_is_replaced_and_said_so(family, tmp):
+    checkpoint(family, tmp)
+    architecture, params, report = load(tmp / family, num_labels=LABELS + 2)
+    assert params["classifier"]["kernel"].shape == (32, LABELS + 2)
+    assert set(report.initialised) == {"classifier/kernel", "classifier/bias"}
+    assert set(report.dropped) == {"classifier.weight", "classifier.bias"}
+    assert architecture.depths["classifier/kernel"] == architecture.num_blocks + 1
+
+
+@every_family
+def test_from_scratch_needs_no_weights(family, tmp, tmp_path):
+    FAMILY_ROWS[family].config.save_pretrained(tmp_path)
+    architecture = models.load_architecture(str(tmp_path), num_labels=LABELS)
+    params, report = hf.read_params(
+        str(tmp_path), architecture, key=jax.random.key(0), scratch=True
+    )
+    assert set(report.initialised) == set(architecture.depths)
+    for path, leaf in models.flatten(params).items():
+        kind = path.rpartition("/")[2]
+        expected_std = 0.0 if kind in ("bias", "scale") else 0.2
+        assert abs(float(leaf.std()) - expected_std) < 0.35 * expected_std + 1e-9, path
+    logits = our_logits(architecture, params, batches(family)[0])
+    assert np.isfinite(logits).all() and np.ptp(logits) > 0
+
+
+@every_family
+def test_dropout_follows_the_key_and_spares_what_is_frozen(family, tmp):
+    checkpoint(family, tmp)
+    architecture, params, _ = load(tmp / family, dropout=0.3)
+    batch = batches(family)[0]
+    keys = jax.random.split(jax.random.key(0), 2)
+    logits = functools.partial(our_logits, architecture, params, batch)
+    deterministic = logits()
+    free, again, other = logits(key=keys[0]), logits(key=keys[0]), logits(key=keys[1])
+    np.testing.assert_array_equal(free, again)
+    assert min(np.abs(free - other).max(), np.abs(free - deterministic).max()) > 1e-3
+    half, whole = (logits(key=keys[0], frozen_blocks=depth) for depth in (1, 3))
+    assert min(np.abs(half - free).max(), np.abs(half - deterministic).max()) > 1e-4
+    np.testing.assert_allclose(whole, deterministic, atol=1e-5)
+
+
+@every_family
+def test_a_rematerialised_block_draws_its_masks_again(family, tmp):
+    checkpoint(family, tmp)
+    architecture, params, _ = load(tmp / family, dropout=0.3)
+    batch, labels = batches(family)[0], np.array([0, 2, 1])
+    options = {"key": jax.random.key(1), "frozen_blocks": 1}
+
+    @functools.partial(compiled, static_argnums=1)
+    def gradient(params, remat):
+        return jax.grad(lambda p: loss(architecture, p, batch, labels, remat=remat, **options))(
+            params
+        )
+
+    pairs = zip(*(jax.tree.leaves(gradient(params, remat)) for remat in (False, True)), strict=True)
+    for kept, recomputed in pairs:
+        np.testing.assert_allclose(kept, recomputed, rtol=1e-4, atol=1e-6)
+
+
+@every_family
+def test_bf16_compute_is_near_fp32_and_its_gradients_are_fp32(family, tmp):
+    _, architecture, params = checkpoint(family, tmp)
+    batch, labels = batches(family)[0], np.array([0, 2, 1])
+    exact = our_logits(architecture, params, batch)
+    rounded = our_logits(architecture, params, batch, dtype=jnp.bfloat16)
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
+    in_bf16 = functools.partial(loss, architecture, batch=batch, labels=labels, dtype=jnp.bfloat16)
+    gradient = jax.eval_shape(jax.grad(in_bf16), params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype(jnp.float32)}
+
+
+@every_family
+def test_depths_of_the_published_size(family, tmp_path):
+    row = FAMILY_ROWS[family]
+    type(row.config)().save_pretrained(tmp_path)  # the defaults are the base size
+    architecture = models.load_architecture(str(tmp_path), num_labels=2)
+    assert architecture.num_blocks == 12
+    assert {path: architecture.depths[path] for path in row.depths} == row.depths
+    assert set(architecture.depths.values()) == set(range(14))
+
+
+def packed(rows: dict, order: list[list[int]], width: int) -> dict:
+    """Puts the examples of one-example rows side by side: order[r] are those of packed row r."""
+    slots = max(len(examples) for examples in order)
+    names = ("input_ids", "segment_ids", "positions", "token_type_ids")
+    batch = {name: np.zeros((len(order), width), np.int32) for name in names}
+    batch["starts"] = np.zeros((len(order), slots), np.int32)
+    for row, examples in enumerate(order):
+        start = 0
+        for slot, example in enumerate(examples):
+            length = int(rows["segment_ids"][example].sum())
+            here = slice(start, start + length)
+            for name in names:
+                batch[name][row, here] = rows[name][example, :length]
+            batch["segment_ids"][row, here] = slot + 1
+            batch["starts"][row, slot] = start
+            start += length
+    return batch
+
+
+@text_family
+def test_packed_rows_give_the_logits_of_rows_of_their_own(family, tmp):
+    _, architecture, params = checkpoint(family, tmp)
+    rows = batches(family)[0]
+    batch = packed(rows, [[2, 0], [1]], width=18)
+    alone = our_logits(architecture, params, rows)
+    for all_positions in (False, True):
+        logits = our_logits(architecture, params, batch, all_positions=all_positions)
+        assert len(logits) == 4  # the last slot is empty
+        np.testing.assert_allclose(logits[:3], alone[[2, 0, 1]], atol=1e-5)
+
+
+@text_family
+def test_padding_changes_nothing(family, tmp):
+    _, architecture, params = checkpoint(family, tmp)
+    rows = batches(family)[0]
+    wider = {
+        name: np.pad(array, ((0, 0), (0, 6))) if name != "starts" else array
+        for name, array in rows.items()
+    }
+    other_tokens = dict(wider, input_ids=np.where(wider["segment_ids"], wider["input_ids"], 7))
+    expected = our_logits(architecture, params, rows)
+    np.testing.assert_allclose(our_logits(architecture, params, wider), expected, atol=1e-5)
+    np.testing.assert_allclose(our_logits(architecture, params, other_tokens), expected, atol=1e-5)
+
+
+@text_family
+def test_an_example_in_a_packed_row_has_no_influence_on_its_neighbour(family, tmp):
+    _, architecture, params = checkpoint(family, tmp)
+    batch = packed(batches(family)[0], [[2, 0]], width=18)
+
+    def logits_of_slot(hidden, slot):
+        model = models.nnx.merge(architecture.graphdef, params)
+        carry = {**model.stem(batch, None), "hidden": hidden}
+        *lower, last = model.blocks
+        for block in lower:
+            carry = block(carry, None)
+        first = last(carry, None, model.reads(batch))["hidden"]
+        return model.head(first, None)["logits"][0, slot].sum()
+
+    hidden = models.nnx.merge(architecture.graphdef, params).stem(batch, None)["hidden"]
+    gradient = compiled(jax.grad(logits_of_slot))
+    for slot in range(2):
+        influence = np.abs(gradient(hidden, slot)[0]).max(-1)
+        own = batch["segment_ids"][0] == slot + 1
+        assert (influence[own] > 0).all() and (influence[~own] == 0).all()

@@ -1,0 +1,112 @@
+"""config.json is read strictly: what would change the model and is not implemented is refused."""
+
+import dataclasses
+
+import pytest
+import transformers
+
+from jaxft import models
+from jaxft.models import ops
+
+CONFIGS = {family: type(transformers.AutoConfig.for_model(family)) for family in models.FAMILIES}
+every_family = pytest.mark.parametrize("family", models.FAMILIES)
+
+
+@every_family
+def test_defaults_are_those_of_transformers(family):
+    theirs, ours = CONFIGS[family](), models.FAMILIES[family].Config.from_hf({})
+    for field in dataclasses.fields(ours):
+        expected = getattr(theirs, field.name)
+        found = getattr(ours, field.name)
+        assert found == (expected, expected) if isinstance(found, tuple) else found == expected
+
+
+@every_family
+def test_all_that_transformers_writes_is_known(family):
+    raw = CONFIGS[family](num_labels=7, problem_type="regression").to_dict()
+    assert models.FAMILIES[family].Config.from_hf(raw) == models.FAMILIES[family].Config.from_hf({})
+
+
+OLD_BERT = {
+    "_name_or_path": "somewhere/MiniLM",
+    "architectures": ["BertForMaskedLM"],
+    "directionality": "bidi",
+    "finetuning_task": "mnli",
+    "gradient_checkpointing": False,
+    "id2label": {"0": "LABEL_0"},
+    "layer_norm_eps": 1e-6,
+    "model_type": "bert",
+    "output_past": True,
+    "pooler_type": "first_token_transform",
+    "position_embedding_type": "absolute",
+    "pruned_heads": {},
+    "torch_dtype": "float16",
+    "transformers_version": "4.8.2",
+    "use_cache": True,
+    "hidden_size": 384,
+}
+
+
+def test_an_old_config_is_read():
+    config = models.FAMILIES["bert"].Config.from_hf(OLD_BERT)
+    assert config.hidden_size == 384 and config.layer_norm_eps == 1e-6
+
+
+@pytest.mark.parametrize(
+    "family, key, value",
+    [
+        ("bert", "position_embedding_type", "relative_key"),
+        ("bert", "is_decoder", True),
+        ("bert", "add_cross_attention", True),
+        ("bert", "pruned_heads", {"0": [1]}),
+        ("bert", "chunk_size_feed_forward", 64),
+        ("bert", "quantization_config", {"bits": 8}),
+        ("bert", "embedding_size", 128),
+        ("vit", "is_encoder_decoder", True),
+        ("vit", "layer_scale_init", 0.1),
+    ],
+)
+def test_what_would_change_the_model_is_refused(family, key, value):
+    config_type = models.FAMILIES[family].Config
+    with pytest.raises(ValueError, match=key):
+        config_type.from_hf({"model_type": family, key: value})
+    assert config_type.from_hf({"model_type": family, key: None}) == config_type.from_hf({})
+
+
+def test_everything_refused_is_in_one_message():
+    raw = {"model_type": "bert", "is_decoder": True, "extra": 3, "pruned_heads": {"1": [0]}}
+    with pytest.raises(ValueError) as error:
+        models.FAMILIES["bert"].Config.from_hf(raw)
+    assert str(error.value) == (
+        "config.json: not implemented for 'bert': extra=3 (unknown key), "
+        "is_decoder=True (only False), pruned_heads={'1': [0]} (only {})"
+    )
+
+
+@pytest.mark.parametrize(
+    "family, raw, message",
+    [
+        ("bert", {"hidden_act": "mish"}, "hidden_act 'mish' is not implemented; known are gelu"),
+        ("vit", {"num_hidden_layers": 0}, "num_hidden_layers 0; at least one is needed"),
+        ("bert", {"hidden_size": 100}, "100 is not a multiple of num_attention_heads 12"),
+        (
+            "vit",
+            {"image_size": 30},
+            r"image_size \(30, 30\) is no multiple of patch_size \(16, 16\)",
+        ),
+    ],
+)
+def test_values_that_cannot_work_are_refused(family, raw, message):
+    with pytest.raises(ValueError, match=message):
+        models.FAMILIES[family].Config.from_hf(raw)
+
+
+def test_activations_are_those_of_transformers():
+    import numpy as np
+    import torch
+    from transformers.activations import ACT2FN
+
+    x = np.linspace(-6, 6, 401, dtype=np.float32)
+    for name, function in ops.ACTIVATIONS.items():
+        expected = ACT2FN[name](torch.tensor(x)).numpy()
+        np.testing.assert_allclose(function(x), expected, atol=2e-6, err_msg=name)

@@ -1,0 +1,160 @@
+"""Hand-written backward passes against automatic ones, and what dropout's masks must be."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxft.models import ops
+
+SEED = jnp.array([12345, 67890], jnp.uint32)
+
+
+def plain_layer_norm(x, scale, bias):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * scale + bias
+
+
+def plain_attention(query, key, value, mask, keep):
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
+    weights = jax.nn.softmax(jnp.where(mask, scores, -1e30), axis=-1)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights * keep, value)
+
+
+def normal(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+SEGMENTS = jnp.array([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1]])
+MASK = ops.segment_mask(SEGMENTS, SEGMENTS)
+READS = jnp.array([[0, 3], [5, 5]])
+SOME_MASK = ops.segment_mask(ops.take(SEGMENTS, READS), SEGMENTS)
+HEADS = tuple(normal(2, 6, 3, 4, seed=i) for i in range(3))
+KEEP = ops.dropout(jnp.ones((2, 3, 6, 6)), 0.4, SEED)
+X, KERNEL, BIAS = normal(7, 5), normal(5, 3, seed=1), normal(3, seed=2)
+CASES = {
+    "linear": (ops.linear, lambda x, w, b: x @ w + b, (X, KERNEL, BIAS)),
+    "linear without bias": (
+        lambda x, w: ops.linear(x, w, None),
+        lambda x, w: x @ w,
+        (X, KERNEL),
+    ),
+    "gelu": (ops.gelu, lambda x: jax.nn.gelu(x, approximate=False), (3 * X,)),
+    "layer norm": (
+        lambda x, s, b: ops.layer_norm(x, s, b, 1e-6),
+        plain_layer_norm,
+        (normal(2, 7, 3), BIAS, normal(3, seed=3)),
+    ),
+    "attention": (
+        lambda q, k, v: ops.attention(q, k, v, MASK, rate=0.0, seed=SEED),
+        lambda q, k, v: plain_attention(q, k, v, MASK, 1.0),
+        HEADS,
+    ),
+    "attention of some to all": (
+        lambda q, k, v: ops.attention(ops.take(q, READS), k, v, SOME_MASK, rate=0.0, seed=None),
+        lambda q, k, v: plain_attention(q, k, v, MASK, 1.0)[[[0], [1]], READS],
+        HEADS,
+    ),
+    "attention of all to all": (
+        lambda q, k, v: ops.attention(q, k, v, None, rate=0.4, seed=None),
+        lambda q, k, v: plain_attention(q, k, v, True, 1.0),
+        HEADS,
+    ),
+    "attention with dropout": (
+        lambda q, k, v: ops.attention(q, k, v, MASK, rate=0.4, seed=SEED),
+        lambda q, k, v: plain_attention(q, k, v, MASK, KEEP),
+        HEADS,
+    ),
+    "dropout": (
+        lambda x: ops.dropout(x, 0.4, SEED),
+        lambda x: x * ops.dropout(jnp.ones_like(x), 0.4, SEED),
+        (X,),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_value_and_gradient_are_those_of_plain_jax(name):
+    function, plain, arguments = CASES[name]
+    found, pull = jax.vjp(function, *arguments)
+    expected, plain_pull = jax.vjp(plain, *arguments)
+    # Padding attends to nothing, so what comes out there is arbitrary: no gradient comes in.
+    cotangent = normal(*expected.shape, seed=9)
+    if name.startswith("attention") and expected.shape[1] == SEGMENTS.shape[1]:
+        cotangent = cotangent * (SEGMENTS > 0)[:, :, None, None]
+    np.testing.assert_allclose(found * (cotangent != 0), expected * (cotangent != 0), atol=2e-6)
+    for a, b in zip(pull(cotangent), plain_pull(cotangent), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_a_query_that_may_look_at_nothing_gets_no_nan():
+    out, pull = jax.vjp(lambda q, k, v: ops.attention(q, k, v, MASK, rate=0.0, seed=None), *HEADS)
+    assert all(np.isfinite(x).all() for x in (out, *pull(jnp.ones_like(out))))
+
+
+def test_parameter_gradients_are_summed_in_fp32():
+    x = jnp.ones((4096, 1), jnp.bfloat16)
+    gradient = jax.grad(lambda w, b: ops.linear(x, w, b).astype(jnp.float32).sum(), (0, 1))
+    # bf16 has 8 bits: a sum in it would stick at 256.
+    kernel, bias = gradient(jnp.ones((1, 1)), jnp.zeros(1))
+    assert kernel.dtype == bias.dtype == jnp.float32
+    assert kernel[0, 0] == bias[0] == 4096
+
+
+def test_no_seed_or_no_rate_is_the_identity():
+    assert ops.dropout(X, 0.5, None) is X and ops.dropout(X, 0.0, SEED) is X
+    assert ops.split(None, 3) == (None, None, None)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_keeps_the_given_share_and_the_mean(rate):
+    n = 2**20
+    dropped = np.asarray(ops.dropout(jnp.ones(n), rate, SEED))
+    assert abs((dropped != 0).mean() - (1 - rate)) < 5 * math.sqrt(rate * (1 - rate) / n)
+    np.testing.assert_allclose(np.unique(dropped), [0, 1 / (1 - rate)], rtol=1e-6)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """In standard deviations of that of independent samples."""
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1] * math.sqrt(a.size))
+
+
+def test_bits_are_uniform_and_neighbours_independent():
+    shape = (64, 128, 128)
+    bits = np.asarray(ops.hash_bits(shape, SEED))
+    ones = [((bits >> bit) & 1).mean() for bit in range(32)]
+    assert np.abs(np.array(ones) - 0.5).max() < 5 * 0.5 / math.sqrt(bits.size)
+    keep = (bits >= 2**32 // 10).astype(np.float32)
+    for axis in range(3):
+        for lag in (1, 2, 3, 16):
+            a, b = np.take(keep, range(shape[axis] - lag), axis), np.roll(keep, -lag, axis)
+            assert abs(correlation(a, np.take(b, range(shape[axis] - lag), axis))) < 5
+    # Neither rows nor columns have more in common than chance: the spread of their means.
+    for axes in ((0, 1), (0, 2), (1, 2)):
+        means = keep.mean(axes)
+        expected = math.sqrt(0.09 / (keep.size / means.size))
+        assert 0.6 * expected < means.std() < 1.5 * expected
+
+
+def test_masks_of_different_seeds_are_independent():
+    """Of consecutive PRNG keys and depths, of the sites of one block, and of seeds that differ in one bit."""
+    base = [ops.seed_of(jax.random.key(0), depth) for depth in range(3)]
+    near = [SEED, SEED ^ jnp.array([1, 0], jnp.uint32), SEED ^ jnp.array([0, 1], jnp.uint32)]
+    swapped = [SEED[::-1]]
+    others = [ops.seed_of(jax.random.key(1), 0), *base, *ops.split(base[0], 3), *near, *swapped]
+    masks = [np.asarray(ops.hash_bits((2**18,), seed)) >= 2**31 for seed in others]
+    for i, a in enumerate(masks):
+        for b in masks[:i]:
+            assert abs(correlation(a, b)) < 5
+
+
+def test_a_sharded_array_gets_the_mask_of_the_whole_one():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]).reshape(4, 2), ("data", "tensor"))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", None, "tensor"))
+    x = normal(8, 6, 4)
+    drop = jax.jit(lambda x: ops.dropout(x, 0.3, SEED))
+    np.testing.assert_array_equal(drop(jax.device_put(x, sharding)), drop(x))
+    text = drop.lower(jax.device_put(x, sharding)).compile().as_text()
+    assert "all-gather" not in text and "all-reduce" not in text
