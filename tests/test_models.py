@@ -86,6 +86,21 @@ FAMILY_ROWS = {
             "classifier/bias": 13,
         },
     ),
+    "vit": Row(
+        transformers.ViTForImageClassification,
+        transformers.ViTModel,
+        transformers.ViTConfig(image_size=(8, 12), patch_size=4, num_channels=2, **SIZES),
+        image_batch,
+        {
+            "vit/embeddings/cls_token": 0,
+            "vit/embeddings/patch_embeddings/projection/kernel": 0,
+            "vit/encoder/layer/0/layernorm_before/scale": 1,
+            "vit/encoder/layer/10/intermediate/dense/kernel": 11,
+            "vit/encoder/layer/11/attention/attention/value/bias": 12,
+            "vit/layernorm/scale": 12,  # timm: the norm after the blocks belongs to the last one
+            "classifier/kernel": 13,
+        },
+    ),
 }
 every_family = pytest.mark.parametrize("family", FAMILY_ROWS)
 # The last block for the tokens that the head reads, or for all.
@@ -435,3 +450,9 @@ def test_an_example_in_a_packed_row_has_no_influence_on_its_neighbour(family, tm
         influence = np.abs(gradient(hidden, slot)[0]).max(-1)
         own = batch["segment_ids"][0] == slot + 1
         assert (influence[own] > 0).all() and (influence[~own] == 0).all()
+
+
+def test_images_of_another_size_are_refused(tmp):
+    _, architecture, params = checkpoint("vit", tmp)
+    with pytest.raises(ValueError, match=r"\(12, 12, 2\), but the checkpoint takes \(8, 12, 2\)"):
+        architecture.apply(params, {"pixel_values": np.zeros((1, 12, 12, 2), np.float32)})

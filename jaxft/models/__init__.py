@@ -28,10 +28,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxft.models import bert, config_json, ops
+from jaxft.models import bert, config_json, ops, vit
 
 FAMILIES = {
     "bert": bert,
+    "vit": vit,
 }
 
 Params = dict  # nested dict of arrays; str keys, int keys for list entries

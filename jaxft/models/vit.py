@@ -1,0 +1,233 @@
+"""Vision Transformer (Dosovitskiy et al., 2021, arXiv:2010.11929) with a classification head.
+
+Attributes are named as in checkpoints of HF's ViTForImageClassification, so parameter paths are
+checkpoint names. Position embeddings are not interpolated: images must have the checkpoint's size.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxft.models import config_json, layers, ops
+
+INPUTS = "image"
+ARCHITECTURE = "ViTForImageClassification"
+BASE = "vit"  # prefix that a ViTModel checkpoint leaves out
+TENSOR_RULES = layers.ENCODER_TENSOR_RULES
+DROPOUT_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+
+# ViTModel's pooler, the mask token and decoder of masked image modelling.
+OTHER_HEADS = (r"(vit\.)?pooler\..*", r"(vit\.)?embeddings\.mask_token", r"decoder\..*")
+# transformers 5 names the modules of a live model otherwise than its files do; a state dict
+# that was saved as it is has the live model's names.
+ALIASES = (
+    (r"(^|\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
+    (r"attention\.q_proj\.", "attention.attention.query."),
+    (r"attention\.k_proj\.", "attention.attention.key."),
+    (r"attention\.v_proj\.", "attention.attention.value."),
+    (r"attention\.o_proj\.", "attention.output.dense."),
+    (r"mlp\.fc1\.", "intermediate.dense."),
+    (r"mlp\.fc2\.", "output.dense."),
+)
+
+# Of ViTModel's pooler and of the masked-image decoder, which are not used here.
+_IGNORED = frozenset({"pooler_output_size", "pooler_act", "encoder_stride"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What changes the logits or their initial values in HF's ViTConfig, with its defaults."""
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    image_size: int | tuple[int, int] = 224  # side, or (height, width)
+    patch_size: int | tuple[int, int] = 16
+    num_channels: int = 3
+    qkv_bias: bool = True
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
+        """Raises ValueError for every key with a value that is not implemented."""
+        config = cls(**config_json.fields(cls, raw, ignored=_IGNORED))
+        config = dataclasses.replace(
+            config, image_size=_pair(config.image_size), patch_size=_pair(config.patch_size)
+        )
+        config_json.check_encoder(config)
+        if any(size % patch for size, patch in zip(config.image, config.patch, strict=True)):
+            raise ValueError(
+                f"config.json: image_size {config.image} is no multiple of "
+                f"patch_size {config.patch}"
+            )
+        return config
+
+    @property
+    def image(self) -> tuple[int, int]:
+        return _pair(self.image_size)
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        return _pair(self.patch_size)
+
+
+def _pair(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
+    """16 -> (16, 16); [16, 8] -> (16, 8)."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+class Projection(nnx.Module):
+    """A convolution with its kernel's size as stride, which is one product of flattened patches."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        shape = (*config.patch, config.num_channels, config.hidden_size)  # HWIO
+        self.kernel = nnx.Param(config.initializer_range * jax.random.normal(rngs.params(), shape))
+        self.bias = nnx.Param(jnp.zeros(config.hidden_size))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, N, D], patches in row-major order."""
+        p, q, channels, width = self.kernel.shape
+        batch, height, breadth, _ = images.shape
+        patches = images.reshape(batch, height // p, p, breadth // q, q, channels)
+        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(-1, p * q * channels)
+        tokens = patches @ self.kernel[...].reshape(-1, width) + self.bias[...]
+        return tokens.reshape(batch, -1, width)
+
+
+class PatchEmbeddings(nnx.Module):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.projection = Projection(config, rngs=rngs)
+
+
+class Embeddings(nnx.Module):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        (height, breadth), (p, q) = config.image, config.patch
+        tokens = 1 + (height // p) * (breadth // q)
+
+        def truncated_normal(*shape):
+            return config.initializer_range * jax.random.truncated_normal(
+                rngs.params(), -2.0, 2.0, shape
+            )
+
+        self.cls_token = nnx.Param(truncated_normal(1, 1, config.hidden_size))
+        self.position_embeddings = nnx.Param(truncated_normal(1, tokens, config.hidden_size))
+        self.patch_embeddings = PatchEmbeddings(config, rngs=rngs)
+        self.rate = config.hidden_dropout_prob
+        self.expected = (height, breadth, config.num_channels)
+
+    def __call__(self, images: jax.Array, seed: ops.Seed) -> jax.Array:
+        if images.shape[1:] != self.expected:
+            raise ValueError(
+                "pixel_values are (height, width, channels) = "
+                f"{images.shape[1:]}, but the checkpoint takes {self.expected}"
+            )
+        patches = self.patch_embeddings.projection(images.astype(jnp.float32))
+        cls = jnp.broadcast_to(self.cls_token[...], (len(images), 1, patches.shape[-1]))
+        hidden = jnp.concatenate([cls, patches], axis=1) + self.position_embeddings[...]
+        return ops.dropout(hidden, self.rate, seed)
+
+
+class Dense(nnx.Module):
+    """A linear map under the name `dense`, which HF's intermediate and output modules hold."""
+
+    def __init__(self, inputs: int, outputs: int, config: Config, *, rngs: nnx.Rngs):
+        self.dense = layers.Linear(inputs, outputs, std=config.initializer_range, rngs=rngs)
+
+
+class Attention(nnx.Module):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.attention = layers.SelfAttention(
+            config.hidden_size,
+            config.num_attention_heads,
+            rate=config.attention_probs_dropout_prob,
+            std=config.initializer_range,
+            rngs=rngs,
+            use_bias=config.qkv_bias,
+        )
+        self.output = Dense(config.hidden_size, config.hidden_size, config, rngs=rngs)
+
+
+class Block(nnx.Module):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        width, wide = config.hidden_size, config.intermediate_size
+        self.layernorm_before = layers.LayerNorm(width, epsilon=config.layer_norm_eps)
+        self.attention = Attention(config, rngs=rngs)
+        self.layernorm_after = layers.LayerNorm(width, epsilon=config.layer_norm_eps)
+        self.intermediate = Dense(width, wide, config, rngs=rngs)
+        self.output = Dense(wide, width, config, rngs=rngs)
+        self.activation = config.hidden_act
+        self.rate = config.hidden_dropout_prob
+
+    def __call__(
+        self, carry: dict[str, jax.Array], seed: ops.Seed, reads: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        hidden = carry["hidden"]
+        weights_seed, attention_seed, output_seed = ops.split(seed, 3)
+        tokens = self.layernorm_before(hidden)
+        context = self.attention.attention(ops.take(tokens, reads), tokens, None, weights_seed)
+        update = self.attention.output.dense(context)
+        hidden = ops.take(hidden, reads) + ops.dropout(update, self.rate, attention_seed)
+        wide = self.intermediate.dense(self.layernorm_after(hidden))
+        update = self.output.dense(ops.ACTIVATIONS[self.activation](wide))
+        return {"hidden": hidden + ops.dropout(update, self.rate, output_seed)}
+
+
+class Encoder(nnx.Module):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.layer = nnx.List([Block(config, rngs=rngs) for _ in range(config.num_hidden_layers)])
+
+
+class ViT(nnx.Module):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.embeddings = Embeddings(config, rngs=rngs)
+        self.encoder = Encoder(config, rngs=rngs)
+        self.layernorm = layers.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps)
+
+
+class Model(nnx.Module):
+    """The carry holds hidden [B, N + 1, D], the class token first."""
+
+    def __init__(self, config: Config, num_labels: int, *, rngs: nnx.Rngs):
+        self.vit = ViT(config, rngs=rngs)
+        self.classifier = layers.Linear(
+            config.hidden_size, num_labels, std=config.initializer_range, rngs=rngs
+        )
+
+    def stem(self, batch: Mapping[str, jax.Array], seed: ops.Seed) -> dict[str, jax.Array]:
+        return {"hidden": self.vit.embeddings(batch["pixel_values"], seed)}
+
+    @property
+    def blocks(self) -> nnx.List:
+        return self.vit.encoder.layer
+
+    def reads(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """[B, 1]: the class token."""
+        return jnp.zeros((len(batch["pixel_values"]), 1), jnp.int32)
+
+    def head(self, first: jax.Array, seed: ops.Seed) -> dict[str, jax.Array]:
+        """[B, 1, D] -> logits [B, C] fp32; HF's model, too, has no dropout here."""
+        normed = self.vit.layernorm(first[:, 0].astype(jnp.float32))
+        return {"logits": self.classifier(normed)}
+
+
+def depth_rules(num_blocks: int) -> tuple[tuple[str, int], ...]:
+    """Ordered (full-match pattern of a parameter path, depth): stem 0, blocks 1..L, head L + 1.
+
+    The norm after the last block belongs to that block's depth, as in timm's parameter groups.
+    """
+    return (
+        (r"vit/embeddings/.*", 0),
+        *((rf"vit/encoder/layer/{i}/.*", i + 1) for i in range(num_blocks)),
+        (r"vit/layernorm/.*", num_blocks),
+        (r"classifier/.*", num_blocks + 1),
+    )
