@@ -1,0 +1,305 @@
+"""Which examples make step i, and where they go: plans, pure functions of (lengths, seed, step).
+
+A training batch is always the same random examples; only their arrangement into rows is chosen
+(packing.py), to compute little padding with few compiled programs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+
+from jaxft.data import packing
+from jaxft.data.packing import Shape
+
+# Shapes are chosen from at most this many examples (or 64 batches): 1 s for the largest dataset.
+SAMPLE = 65536
+
+# Examples of a group that are packed to see how full its rows become: 1 ms, and within 1 %.
+PACKED_SAMPLE = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One batch: slots [rows of all shards, K] int64 are example positions, -1 where empty."""
+
+    length: int
+    slots: np.ndarray
+    epoch: int
+
+
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """The last batch of an epoch is partial, never dropped."""
+    return math.ceil(examples / batch_size)
+
+
+def shuffled(examples: int, seed: int) -> grain.MapDataset:
+    """Position e * examples + i is the i-th example of epoch e, each epoch in its own order.
+
+    Access is random: nothing is generated or stored for the positions before.
+    """
+    return grain.MapDataset.range(examples).seed(seed).shuffle().repeat()
+
+
+def batch_examples(
+    order: Sequence[int], examples: int, batch_size: int, step: int
+) -> tuple[np.ndarray, int]:
+    """The examples of a training step [<= batch_size] int64, and its epoch."""
+    epoch, batch = divmod(step, steps_per_epoch(examples, batch_size))
+    first = batch * batch_size
+    last = min(first + batch_size, examples)
+    base = epoch * examples
+    return np.array([order[base + i] for i in range(first, last)], np.int64), epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainPlan:
+    """Layouts of training steps 0..steps-1.
+
+    shapes: sorted by cost; every batch that was looked at fits one of them.
+    fallback: fits any batch; None if every batch of the run was looked at.
+    efficiency: real tokens / computed tokens over the batches that were looked at.
+    """
+
+    lengths: np.ndarray
+    batch_size: int
+    steps: int
+    seed: int
+    shards: int
+    pack: bool
+    shapes: tuple[Shape, ...]
+    fallback: Shape | None
+    efficiency: float
+
+    def __len__(self) -> int:
+        return self.steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return steps_per_epoch(len(self.lengths), self.batch_size)
+
+    def layout(self, step: int) -> Layout:
+        """The cheapest shape into which the step's examples fit, and their places in it."""
+        order = shuffled(len(self.lengths), self.seed)
+        examples, epoch = batch_examples(order, len(self.lengths), self.batch_size, step)
+        lengths = self.lengths[examples]
+        shape = _cheapest(self.shapes, lengths, self.shards, self.pack) or self.fallback
+        assert shape is not None
+        slots = packing.arrange(lengths, examples, shape, self.shards, self.pack)
+        return Layout(shape.length, slots, epoch)
+
+    def blank(self) -> list[Layout]:
+        """An empty layout of each shape, but for the fallback, which is hardly ever needed."""
+        layouts = []
+        for shape in self.shapes:
+            slots = packing.slots_per_row(shape.length, self.pack)
+            empty = np.full((self.shards * shape.rows, slots), -1, np.int64)
+            layouts.append(Layout(shape.length, empty, epoch=0))
+        return layouts
+
+
+def _cheapest(
+    shapes: Sequence[Shape], lengths: np.ndarray, shards: int, pack: bool
+) -> Shape | None:
+    """The first of the shapes, sorted by cost, that a batch of these lengths fits."""
+    hands = [lengths[hand] for hand in packing.deal(lengths, shards)]
+    fullest = max(int(hand.sum()) for hand in hands)
+    longest = int(lengths.max())
+    for shape in shapes:
+        if shape.length >= longest and shape.length * shape.rows >= fullest:
+            if packing.rows_needed(hands, shape.length, pack) <= shape.rows:
+                return shape
+    return None
+
+
+def plan_training(
+    lengths: np.ndarray,
+    *,
+    batch_size: int,
+    steps: int,
+    seed: int,
+    shards: int = 1,
+    row_multiple: int = 1,
+    pack: bool = True,
+    max_shapes: int = 4,
+    compile_batches: float = 10.0,
+) -> TrainPlan:
+    """Plans a run over examples of these lengths [n] int32.
+
+    shards: equal parts of a batch's rows, one per data-parallel device.
+    row_multiple: each shard's rows are a multiple of it (gradient accumulation splits them).
+    pack: several examples in a row; otherwise one in each, as usual.
+    max_shapes: at most so many compiled programs. In a run too long to look at every batch now,
+      one more, that any batch fits, is compiled if a batch turns up that fits none of them.
+    compile_batches: a compilation is worth this many average batches: a shape that saves less over
+      the run is not used. 10 is a few seconds on a CPU, where a small BERT's step takes 0.3 to 1 s.
+    """
+    _check(lengths, batch_size, shards)
+    batches = _sample(lengths, batch_size, steps, seed)
+    allowed = _row_lengths(lengths, pack)
+    needs = _needs(batches, allowed, shards, row_multiple, pack)
+    real = sum(int(batch.sum()) for batch in batches)
+    cost = compile_batches * real / len(batches) / shards
+    shapes = packing.choose_shapes(needs, allowed, max_shapes, steps / len(batches), cost)
+    used = [_cheapest(shapes, batch, shards, pack) for batch in batches]
+    computed = sum(shape.length * shape.rows * shards for shape in used if shape)
+    most = _round_up(math.ceil(batch_size / shards), row_multiple)
+    fallback = Shape(allowed[-1], most) if len(batches) < steps else None
+    return TrainPlan(
+        lengths, batch_size, steps, seed, shards, pack, tuple(shapes), fallback, real / computed
+    )
+
+
+def _sample(lengths: np.ndarray, batch_size: int, steps: int, seed: int) -> list[np.ndarray]:
+    """The examples' lengths in each batch of a run, or in evenly spaced ones of a long run."""
+    limit = max(64, SAMPLE // batch_size)
+    sampled = np.unique(np.linspace(0, steps - 1, min(steps, limit)).astype(np.int64))
+    order = shuffled(len(lengths), seed)
+    return [
+        lengths[batch_examples(order, len(lengths), batch_size, step)[0]]
+        for step in sampled.tolist()
+    ]
+
+
+def _check(lengths: np.ndarray, batch_size: int, shards: int) -> None:
+    if not len(lengths):
+        raise ValueError("there are no examples to make batches of")
+    if batch_size < 1:
+        raise ValueError(f"the batch size must be at least 1, got {batch_size}")
+    if batch_size < shards:
+        raise ValueError(f"a batch of {batch_size} cannot be divided over {shards} devices")
+
+
+def _row_lengths(lengths: np.ndarray, pack: bool) -> list[int]:
+    shortest = packing.row_length(int(lengths.min()))
+    longest = packing.row_length(int(lengths.max()))
+    if pack:
+        longest = max(longest, packing.PACKED_LENGTH)
+    return [length for length in packing.ROW_LENGTHS if shortest <= length <= longest]
+
+
+def _needs(
+    batches: Sequence[np.ndarray], allowed: Sequence[int], shards: int, multiple: int, pack: bool
+) -> np.ndarray:
+    """Rows that each batch needs at each row length [batches, lengths]; 0 where it does not fit."""
+    needs = np.zeros((len(batches), len(allowed)), np.int64)
+    for b, batch in enumerate(batches):
+        hands = [batch[hand] for hand in packing.deal(batch, shards)]
+        longest = int(batch.max())
+        for column, length in enumerate(allowed):
+            if length >= longest:
+                needs[b, column] = packing.rows_needed(hands, length, pack)
+    return -(-needs // multiple) * multiple
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalPlan:
+    """Layouts that hold every example exactly once, those of shorter rows first.
+
+    slots: for each shape, [batches, rows of all shards, K].
+    """
+
+    shapes: tuple[Shape, ...]
+    slots: tuple[np.ndarray, ...]
+    efficiency: float
+
+    def __len__(self) -> int:
+        return sum(map(len, self.slots))
+
+    def layout(self, step: int) -> Layout:
+        for shape, slots in zip(self.shapes, self.slots, strict=True):
+            if step < len(slots):
+                return Layout(shape.length, slots[step], epoch=0)
+            step -= len(slots)
+        raise IndexError(f"the plan has {len(self)} steps")
+
+    def blank(self) -> list[Layout]:
+        """An empty layout of each shape."""
+        return [
+            Layout(shape.length, np.full_like(slots[0], -1), epoch=0)
+            for shape, slots in zip(self.shapes, self.slots, strict=True)
+        ]
+
+
+def plan_evaluation(
+    lengths: np.ndarray,
+    *,
+    batch_size: int,
+    shards: int = 1,
+    row_multiple: int = 1,
+    pack: bool = True,
+    max_shapes: int = 3,
+    compile_batches: float = 5.0,
+) -> EvalPlan:
+    """Plans one pass over all examples; a batch has about as many tokens as batch_size examples.
+
+    Order does not matter here, so examples are packed over the whole dataset, in up to max_shapes
+    groups by length: nearly every row is full. `index` in a batch says where each example is.
+    Arguments as in `plan_training`; a forward pass compiles faster, so a shape is worth less.
+    """
+    _check(lengths, batch_size, shards)
+    by_length = np.argsort(lengths, kind="stable")
+    tokens = batch_size * float(lengths.mean())
+    # Each group ends in a batch that is half empty on average.
+    group_cost = (compile_batches + 0.5) * tokens
+    allowed = _row_lengths(lengths, pack)
+    cuts = _best_cuts(lengths[by_length], allowed, max_shapes, pack, group_cost)
+    shapes, slots = [], []
+    for length, group in _groups(lengths[by_length], cuts):
+        examples = by_length[group][::-1]
+        count = packing.slots_per_row(length, pack)
+        rows = packing.pack_rows(lengths[examples].tolist(), length, count)
+        most = tokens / length if pack else batch_size
+        per_shard, batches = _divide(max(rows) + 1, most, shards, row_multiple)
+        placed = packing.place(examples, rows, batches * shards * per_shard, count)
+        shapes.append(Shape(length, per_shard))
+        slots.append(placed.reshape(batches, shards * per_shard, count))
+    computed = sum(s.shape[0] * s.shape[1] * c.length for c, s in zip(shapes, slots, strict=True))
+    return EvalPlan(tuple(shapes), tuple(slots), float(lengths.sum() / computed))
+
+
+def _divide(rows: int, most: float, shards: int, multiple: int) -> tuple[int, int]:
+    """Rows per shard and number of batches, all about equally full, for a number of rows."""
+    per_shard = _round_up(max(1, round(most / shards)), multiple)
+    batches = math.ceil(rows / (per_shard * shards))
+    return _round_up(math.ceil(rows / (batches * shards)), multiple), batches
+
+
+def _best_cuts(
+    ascending: np.ndarray, allowed: Sequence[int], most: int, pack: bool, group_cost: float
+) -> tuple[int, ...]:
+    """The row lengths, at most `most` of the allowed ones, that need the least work."""
+
+    @functools.cache
+    def work(length: int, start: int, stop: int) -> float:
+        # How well a group packs is tried on some of it: rows of 48 hold one text of 26, not two.
+        sample = ascending[start:stop][:: -max(1, (stop - start) // PACKED_SAMPLE)].tolist()
+        rows = max(packing.pack_rows(sample, length, packing.slots_per_row(length, pack))) + 1
+        return group_cost + rows * (stop - start) / len(sample) * Shape(length, 1).cost
+
+    def total(cuts: tuple[int, ...]) -> float:
+        return sum(work(length, g.start, g.stop) for length, g in _groups(ascending, cuts))
+
+    *shorter, longest = allowed
+    choices = (c for n in range(most) for c in itertools.combinations(shorter, n))
+    return min(((*choice, longest) for choice in choices), key=total)
+
+
+def _groups(ascending: np.ndarray, cuts: Sequence[int]) -> Iterator[tuple[int, slice]]:
+    """The non-empty stretches of ascending lengths that go into rows of each length."""
+    start = 0
+    for length in cuts:
+        stop = int(np.searchsorted(ascending, length, side="right"))
+        if stop > start:
+            yield length, slice(start, stop)
+        start = stop

@@ -1,0 +1,197 @@
+"""The arrays of step i for this process, and reading ahead: batches are made while others run.
+
+`TextBatches` and `ImageBatches` are pure functions of the step: starting at step s gives what
+counting up to s gives. Of the global batch each process makes only its own contiguous rows.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Generator
+from typing import Any, Protocol, TypeVar
+
+import grain
+import numpy as np
+
+from jaxft.data.batching import (
+    EvalPlan,
+    Layout,
+    TrainPlan,
+    batch_examples,
+    shuffled,
+    steps_per_epoch,
+)
+from jaxft.data.images import Images
+from jaxft.data.labels import Labels
+from jaxft.data.text import Tokens
+
+Batch = dict[str, np.ndarray]
+T = TypeVar("T")
+
+
+class Batches(Protocol):
+    """What `iterate` reads: a batch for each step in range(len)."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, step: int) -> Batch: ...
+
+
+class TextBatches:
+    """Packed text: rows of L tokens with up to K examples each.
+
+    A batch has, for R rows: input_ids, segment_ids (1..K, 0 is padding), positions (from 0 in each
+    example), token_type_ids: [R, L] int32; starts (column of an example's first token), labels,
+    index (row in the source, -1 is empty): [R, K] int32; weight (0 is empty): [R, K] float32.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        labels: Labels,
+        plan: TrainPlan | EvalPlan,
+        *,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        assert len(tokens) == len(labels)
+        self.tokens, self.labels, self.plan = tokens, labels, plan
+        self.process_index, self.process_count = process_index, process_count
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, step: int) -> Batch:
+        return self._fill(self.plan.layout(step))
+
+    def blank(self) -> list[Batch]:
+        """A batch of padding in each planned shape: what to compile for before the first step."""
+        return [self._fill(layout) for layout in self.plan.blank()]
+
+    def _fill(self, layout: Layout) -> Batch:
+        rows = _own_rows(len(layout.slots), self.process_index, self.process_count)
+        slots = layout.slots[rows]
+        return fill_text(self.tokens, slots, layout.length) | _examples(self.labels, slots)
+
+
+class ImageBatches:
+    """Images: pixel_values [B, H, W, C] float32; labels, index [B] int32; weight [B] float32.
+
+    steps: of the run; None is one pass in the source's order (evaluation). The batch is padded
+    with zero images of weight 0 to a multiple of shards * row_multiple.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Labels,
+        *,
+        batch_size: int,
+        steps: int | None,
+        seed: int,
+        shards: int = 1,
+        row_multiple: int = 1,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        assert len(images) == len(labels)
+        if batch_size < 1:
+            raise ValueError(f"the batch size must be at least 1, got {batch_size}")
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+        shuffle = steps is not None
+        self.order = shuffled(len(labels), seed) if shuffle else range(len(labels))
+        self.steps_per_epoch = steps_per_epoch(len(labels), batch_size)
+        self.steps = self.steps_per_epoch if steps is None else steps
+        multiple = shards * row_multiple
+        self.rows = -(-batch_size // multiple) * multiple
+        self.process_index, self.process_count = process_index, process_count
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        examples, epoch = batch_examples(self.order, len(self.labels), self.batch_size, step)
+        slots = np.full(self.rows, -1, np.int64)
+        slots[: len(examples)] = examples
+        slots = slots[_own_rows(self.rows, self.process_index, self.process_count)]
+        pixels = np.zeros((len(slots), *self.images.shape), np.float32)
+        pixels[slots >= 0] = self.images.pixels(slots[slots >= 0], epoch)
+        return {"pixel_values": pixels} | _examples(self.labels, slots)
+
+    def blank(self) -> list[Batch]:
+        """A batch of padding in the one shape that there is."""
+        slots = np.full(self.rows // self.process_count, -1, np.int64)
+        pixels = np.zeros((len(slots), *self.images.shape), np.float32)
+        return [{"pixel_values": pixels} | _examples(self.labels, slots)]
+
+
+def _own_rows(rows: int, process_index: int, process_count: int) -> slice:
+    if rows % process_count:
+        raise ValueError(f"a batch of {rows} rows cannot be divided over {process_count} processes")
+    own = rows // process_count
+    return slice(process_index * own, (process_index + 1) * own)
+
+
+def _examples(labels: Labels, slots: np.ndarray) -> Batch:
+    """labels, weight and index of the examples in slots (any shape); all neutral where empty."""
+    real = slots >= 0
+    return {
+        "labels": np.where(real, labels.ids[slots], 0).astype(np.int32),
+        "weight": real.astype(np.float32),
+        "index": np.where(real, labels.rows[slots], -1).astype(np.int32),
+    }
+
+
+def fill_text(tokens: Tokens, slots: np.ndarray, length: int) -> Batch:
+    """Writes the examples in slots [R, K] one after the other into rows of `length` tokens."""
+    sizes = np.where(slots >= 0, tokens.offsets[slots + 1] - tokens.offsets[slots], 0)
+    starts = np.cumsum(sizes, axis=1) - sizes
+    row, slot = np.nonzero(slots >= 0)
+    example, size = slots[row, slot], sizes[row, slot]
+    # One entry per token from here on: its position in its example, its source and its target.
+    position = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+    source = np.repeat(tokens.offsets[example], size) + position
+    target = np.repeat(row * length + starts[row, slot], size) + position
+
+    def scatter(values: np.ndarray) -> np.ndarray:
+        flat = np.zeros(len(slots) * length, np.int32)
+        flat[target] = values
+        return flat.reshape(len(slots), length)
+
+    return {
+        "input_ids": scatter(tokens.ids[source]),
+        "segment_ids": scatter(np.repeat(slot + 1, size)),
+        "positions": scatter(position),
+        "token_type_ids": scatter(position >= np.repeat(tokens.second[example], size)),
+        "starts": np.where(slots >= 0, starts, 0).astype(np.int32),
+    }
+
+
+def iterate(
+    batches: Batches,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    put: Callable[[Batch], T],
+    threads: int = 2,
+    ahead: int = 2,
+) -> Generator[T]:
+    """put(batches[start]), put(batches[start + 1]), … up to stop, made ahead in threads.
+
+    put: places a batch on the devices; it is called here, in order, `ahead` batches before the one
+      that is given out, so that copying (asynchronous in JAX) overlaps with the step.
+    An exception while making a batch is raised here as it was. Closing the generator, or leaving
+    it by an exception, stops the threads.
+    """
+    chosen = grain.MapDataset.source(batches)[start : len(batches) if stop is None else stop]
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead))
+    iterator: Any = iter(chosen.to_iter_dataset(options))
+    waiting: collections.deque[T] = collections.deque()
+    try:
+        for batch in iterator:
+            waiting.append(put(batch))
+            if len(waiting) > ahead:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        iterator.close()

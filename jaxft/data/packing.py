@@ -1,0 +1,186 @@
+"""Examples into rows of a few fixed shapes, with little padding: pure functions of the lengths.
+
+Which examples make a batch is decided before, in batching.py, and never changed here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+# Row lengths that may be compiled: steps of about an eighth, so that rounding a length up costs
+# some 6 % on average, and multiples of 16, which vector units and matrix units like.
+ROW_LENGTHS = (
+    *range(16, 129, 16),
+    *range(160, 257, 32),
+    *range(320, 513, 64),
+    *range(640, 1025, 128),
+    *range(1280, 2049, 256),
+    *range(2560, 4097, 512),
+    *range(5120, 8193, 1024),
+)
+
+# Rows this long may be packed even if every example is shorter: longer rows waste less at their
+# ends, and up to here attention (quadratic in the row) is a small part of a transformer's work.
+PACKED_LENGTH = 128
+
+# Work of a row of L tokens, in tokens: L + ATTENTION * L * L. A layer of width d does 12 d^2
+# multiplications per token and 2 L d for attention, 1 / 2300 at d = 384; softmax and masks move
+# more memory than that: 1 / 1000 was measured on a CPU (11 of 175 ms a layer at L = 64).
+ATTENTION = 1 / 1000
+
+# Each packed row has one slot per SLOT tokens. An example of two texts has at least 5 tokens;
+# rows of many such examples run out of slots before tokens, which packing takes into account.
+SLOT = 8
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Shape:
+    """A compiled shape: each shard of a batch is [rows, length] tokens."""
+
+    length: int
+    rows: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.length}"
+
+    @property
+    def cost(self) -> float:
+        """Its work in tokens (see ATTENTION)."""
+        return self.rows * self.length * (1 + ATTENTION * self.length)
+
+
+def row_length(longest: int) -> int:
+    """The smallest allowed row length that holds an example of this length."""
+    for length in ROW_LENGTHS:
+        if length >= longest:
+            return length
+    raise ValueError(f"an example has {longest} tokens; rows hold at most {ROW_LENGTHS[-1]}")
+
+
+def slots_per_row(length: int, pack: bool) -> int:
+    """K, the number of examples that a row can hold."""
+    return max(1, length // SLOT) if pack else 1
+
+
+def pack_rows(lengths: Iterable[int], length: int, slots: int) -> list[int]:
+    """Puts examples, given longest first, into the fullest row with room: best-fit decreasing.
+
+    Returns the row of each example: pack_rows([9, 6, 4, 1], 10, 8) -> [0, 1, 1, 0].
+    It needs at most 11/9 of the fewest possible rows (Johnson 1973), in practice within one.
+    """
+    rows: list[int] = []
+    used: list[int] = []
+    free_rows: dict[int, list[int]] = {}
+    # Bit f is set if some row has f free tokens: the lowest set bit from an example's length on
+    # is the best fit, at the cost of a few integer operations instead of a search.
+    free_bits = 0
+    for size in lengths:
+        fitting = free_bits >> size
+        if fitting:
+            free = size + (fitting & -fitting).bit_length() - 1
+            candidates = free_rows[free]
+            row = candidates.pop()
+            if not candidates:
+                free_bits ^= 1 << free
+        else:
+            free = length
+            row = len(used)
+            used.append(0)
+        rows.append(row)
+        used[row] += 1
+        free -= size
+        if free and used[row] < slots:
+            free_rows.setdefault(free, []).append(row)
+            free_bits |= 1 << free
+    return rows
+
+
+def deal(lengths: np.ndarray, shards: int) -> list[np.ndarray]:
+    """Positions of each shard's examples, longest first; the shards' sizes differ by at most one.
+
+    Dealt back and forth (0 1 2 2 1 0 0 1 …) in order of length, so that the shards need about as
+    many rows: all are padded to the rows of the fullest.
+    """
+    longest_first = np.argsort(-lengths, kind="stable")
+    turn = np.arange(len(lengths)) % (2 * shards)
+    shard = np.where(turn < shards, turn, 2 * shards - 1 - turn)
+    return [longest_first[shard == s] for s in range(shards)]
+
+
+def rows_needed(shards: Sequence[np.ndarray], length: int, pack: bool) -> int:
+    """Rows of this length that the fullest shard needs; each shard is its lengths, descending."""
+    if not pack:
+        return max(len(shard) for shard in shards)
+    slots = slots_per_row(length, pack)
+    return max(max(pack_rows(s.tolist(), length, slots), default=-1) + 1 for s in shards)
+
+
+def place(examples: np.ndarray, rows: Sequence[int], count: int, slots: int) -> np.ndarray:
+    """Slots [count, slots] int64: each example in the next free slot of its row, -1 elsewhere."""
+    placed = np.full((count, slots), -1, np.int64)
+    filled = [0] * count
+    for example, row in zip(examples.tolist(), rows, strict=True):
+        placed[row, filled[row]] = example
+        filled[row] += 1
+    return placed
+
+
+def arrange(
+    lengths: np.ndarray, examples: np.ndarray, shape: Shape, shards: int, pack: bool
+) -> np.ndarray:
+    """Slots [shards * rows, K] of a batch whose examples [n] have these lengths [n]."""
+    slots = slots_per_row(shape.length, pack)
+    placed = []
+    for hand in deal(lengths, shards):
+        sizes = lengths[hand].tolist()
+        rows = pack_rows(sizes, shape.length, slots) if pack else range(len(sizes))
+        placed.append(place(examples[hand], rows, shape.rows, slots))
+    return np.concatenate(placed)
+
+
+# Choosing the shapes
+
+
+def choose_shapes(
+    needs: np.ndarray, lengths: Sequence[int], max_shapes: int, weight: float, shape_cost: float
+) -> list[Shape]:
+    """The shapes that minimise the work of a run, at most max_shapes of them.
+
+    needs [batches, len(lengths)]: rows that each batch needs at each row length, 0 where its
+    longest example does not fit. weight: steps of the run per batch given. shape_cost: the work
+    (in tokens) that compiling one more program is worth.
+
+    One shape that every batch fits comes first; then the shape that saves most is added while it
+    saves more than it costs, and finally single shapes are exchanged while that saves anything.
+    """
+    shapes = [
+        Shape(length, int(rows))
+        for column, length in enumerate(lengths)
+        for rows in np.unique(needs[:, column])
+        if rows
+    ]
+    costs = np.array([shape.cost for shape in shapes])
+    columns = [list(lengths).index(shape.length) for shape in shapes]
+    rows = np.array([shape.rows for shape in shapes])
+    needed = needs[:, columns]  # [batches, shapes]
+    work = np.where((needed > 0) & (needed <= rows), costs, np.inf)
+    total = np.where(np.isfinite(work).all(0), work.sum(0), np.inf)
+    chosen = [int(np.argmin(total))]
+    while len(chosen) < max_shapes:
+        best = work[:, chosen].min(1, keepdims=True)
+        saved = (best - np.minimum(best, work)).sum(0) * weight
+        if saved.max() <= shape_cost:
+            break
+        chosen.append(int(np.argmax(saved)))
+    for _ in range(20):  # exchanges settle within a few rounds
+        before = list(chosen)
+        for place in range(len(chosen)):
+            others = work[:, chosen[:place] + chosen[place + 1 :]]
+            best = others.min(1, keepdims=True, initial=np.inf)
+            chosen[place] = int(np.argmin(np.minimum(best, work).sum(0)))
+        if chosen == before:
+            break
+    return sorted({shapes[i] for i in chosen}, key=lambda shape: shape.cost)

@@ -1,0 +1,231 @@
+"""One name for a dataset, wherever it lives -> a `Source`: random access to dicts of values.
+
+Shuffling, splitting into batches and distribution exist once, elsewhere (batching.py).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxft.data import files
+from jaxft.data.files import Source
+
+__all__ = ["Source", "open_source"]
+
+READERS: dict[str, Callable[[Path], Source]] = {
+    ".csv": functools.partial(files.read_delimited, delimiter=","),
+    ".tsv": functools.partial(files.read_delimited, delimiter="\t"),
+    ".jsonl": files.read_jsonl,
+    ".parquet": files.read_parquet,
+}
+KINDS = (
+    "a file *" + ", *".join(READERS) + "; a folder of class folders of images; a folder saved by "
+    "datasets.save_to_disk (FOLDER or FOLDER:SPLIT); tfds:NAME:SPLIT; hf:NAME:SPLIT; "
+    "sklearn:digits:train or :test"
+)
+
+
+def open_source(spec: str, *, data_dir: str | None = None) -> Source:
+    """Opens a dataset by its name (`KINDS` lists the forms).
+
+    data_dir: where TFDS datasets are prepared; None is TFDS's own default.
+
+    Raises ValueError: in one line what is wrong, where, and what is nearest to it.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "tfds":
+        return _open_tfds(rest, data_dir)
+    if kind == "hf":
+        return _open_hub(rest)
+    if kind == "sklearn":
+        return _open_digits(rest)
+    if not spec:
+        raise ValueError(f"no dataset is named; a dataset is {KINDS}")
+    folder, _, split = spec.rpartition(":")
+    if folder and os.path.isdir(os.path.expanduser(folder)):
+        return _open_saved(Path(folder).expanduser(), split)
+    path = files.existing(spec)
+    if path.is_dir():
+        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+            return _open_saved(path, "")
+        if (path / "features.json").exists():
+            return _open_tfds_folder(path, "", path.name)
+        return files.read_image_folder(path)
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"{path.name}: unknown kind of file {path.suffix!r}; a dataset is {KINDS}")
+    return reader(path)
+
+
+# Hugging Face datasets
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(
+            "Hugging Face datasets are read by an optional package: pip install 'jaxft[hf]'"
+        ) from None
+    return datasets
+
+
+def _open_saved(path: Path, split: str) -> Source:
+    """What `datasets.save_to_disk` wrote: one dataset, or a dict of splits."""
+    try:
+        data = _datasets().load_from_disk(str(path))
+    except (OSError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: not a readable saved dataset ({reason})") from None
+    if hasattr(data, "column_names") and not isinstance(data, dict):
+        if split:
+            raise ValueError(f"{path} is a single dataset without splits; got split {split!r}")
+        return _from_datasets(data, path.name)
+    if split not in data:
+        wanted = f"has no split {split!r}" if split else "has several splits; name one"
+        splits = ", ".join(f"{path}:{name}" for name in data)
+        raise ValueError(f"{path} {wanted}: {splits}")
+    return _from_datasets(data[split], f"{path.name}:{split}")
+
+
+def _open_hub(spec: str) -> Source:
+    """NAME[:CONFIG]:SPLIT on the Hugging Face hub, or in its cache when offline."""
+    match = re.fullmatch(r"([^:]+)(?::([^:\[]+))?:([^:\[]+(?:\[.*\])?)", spec)
+    if match is None:
+        raise ValueError(f"hf:{spec}: a hub dataset is named hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT")
+    name, config, split = match.groups()
+    datasets = _datasets()
+    try:
+        data = datasets.load_dataset(name, config, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"hf:{spec}: could not be loaded ({reason})") from None
+    return _from_datasets(data, f"{name}:{split}")
+
+
+def _from_datasets(data: Any, name: str) -> Source:
+    if len(data) == 0:
+        raise ValueError(f"{name}: the dataset has no rows")
+    return Source(
+        name=name,
+        columns=tuple(data.column_names),
+        count=len(data),
+        read_row=lambda row: data[int(row)],
+        read_column=lambda column: data[column][:],
+        class_names={
+            key: tuple(feature.names)
+            for key, feature in data.features.items()
+            if type(feature).__name__ == "ClassLabel"
+        },
+    )
+
+
+# TFDS, read without tensorflow
+
+
+def _open_tfds(spec: str, data_dir: str | None) -> Source:
+    """NAME[/CONFIG][:VERSION]:SPLIT, prepared on disk; nothing is ever downloaded."""
+    match = re.fullmatch(r"([^:]+)(?::(\d+\.\d+\.\d+))?:(.+)", spec)
+    if match is None:
+        raise ValueError(f"tfds:{spec}: a TFDS dataset is named tfds:NAME:SPLIT")
+    name, version, split = match.groups()
+    root = Path(data_dir or "~/tensorflow_datasets").expanduser()
+    versions = {
+        tuple(map(int, path.parent.name.split("."))): path.parent
+        for path in (root / name).glob("*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+    }
+    wanted = tuple(map(int, version.split("."))) if version else max(versions, default=())
+    if wanted not in versions:
+        raise ValueError(
+            f"tfds:{spec} is not prepared in {str(root)!r} (nothing is downloaded here; run "
+            f"`tfds build {name} --data_dir={root} --file_format=array_record`)"
+            + _what_is_prepared(root, name, [path.name for path in versions.values()])
+        )
+    return _open_tfds_folder(versions[wanted], split, f"{name}:{split}")
+
+
+def _what_is_prepared(root: Path, name: str, versions: list[str]) -> str:
+    if versions:
+        return f"; prepared versions: {', '.join(sorted(versions))}"
+    configs = sorted(p.parent.parent.name for p in (root / name).glob("*/*/dataset_info.json"))
+    if configs:
+        return "; prepared configs: " + ", ".join(f"{name}/{config}" for config in configs)
+    return files.nearest(name, [p.name for p in root.iterdir()] if root.is_dir() else [])
+
+
+def _open_tfds_folder(folder: Path, split: str, name: str) -> Source:
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(folder))
+    splits = ", ".join(builder.info.splits)
+    if not split:
+        raise ValueError(f"{folder} is a TFDS dataset: write tfds:NAME:SPLIT (splits: {splits})")
+    features = dict(builder.info.features.items())
+
+    def of_kind(kind: type) -> set[str]:
+        return {key for key, feature in features.items() if isinstance(feature, kind)}
+
+    # Images stay encoded: reading labels then decodes nothing, and images.py decodes all alike.
+    encoded = {key: tfds.decode.SkipDecoding() for key in of_kind(tfds.features.Image)}
+    try:
+        data = builder.as_data_source(split=split, decoders=encoded)
+    except NotImplementedError:
+        raise ValueError(
+            f"tfds:{name} is prepared in a format without random access; prepare it again with "
+            "--file_format=array_record"
+        ) from None
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"tfds:{name}: {reason} (splits: {splits})") from None
+    if len(data) == 0:
+        raise ValueError(f"tfds:{name}: the split has no rows")
+    text = of_kind(tfds.features.Text)
+
+    def value(row: int, key: str, raw: Any) -> Any:
+        try:
+            return raw.decode("utf-8") if key in text else raw  # TFDS gives text as bytes
+        except UnicodeDecodeError:
+            raise ValueError(f"tfds:{name}, row {row + 1}: {key!r} is not UTF-8") from None
+
+    return Source(
+        name=name,
+        columns=tuple(features),
+        count=len(data),
+        read_row=lambda row: {k: value(row, k, raw) for k, raw in data[int(row)].items()},
+        read_column=lambda key: [value(row, key, data[row][key]) for row in range(len(data))],
+        class_names={key: tuple(features[key].names) for key in of_kind(tfds.features.ClassLabel)},
+    )
+
+
+# The digits that scikit-learn ships
+
+
+def _open_digits(spec: str) -> Source:
+    """1,797 handwritten digits, 8x8 grey; every fifth example of each class is in ':test'.
+
+    The values 0..16 become 0..255 (round(x * 255 / 16)), so that they are images like others.
+    """
+    if spec not in ("digits:train", "digits:test"):
+        raise ValueError(f"sklearn:{spec}: there are sklearn:digits:train and sklearn:digits:test")
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    within_class = np.zeros(len(digits.target), np.int64)
+    for label in range(10):
+        members = digits.target == label
+        within_class[members] = np.arange(members.sum())
+    chosen = (within_class % 5 == 4) == (spec == "digits:test")
+    images = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+    return files.table(
+        spec,
+        {"image": images, "label": digits.target[chosen].tolist()},
+        class_names={"label": tuple(str(label) for label in range(10))},
+    )

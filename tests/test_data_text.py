@@ -1,0 +1,219 @@
+"""Tokenising: equal to AutoTokenizer, cut like it, cached, and safe against a damaged cache."""
+
+import json
+import shutil
+import string
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers, processors
+
+from jaxft.data.files import table
+from jaxft.data.text import find_text_columns, load_tokenizer, tokenize
+
+TEXTS = [
+    "the cat sat on the mat",
+    "",
+    "   ",
+    "Über ÉTÉ naïve 中文字 😀 \u200b\t tab",
+    "a " * 60,
+    "supercalifragilistic!!! [SEP] [MASK] don't",
+    "x",
+]
+OTHERS = ["a dog", "the mat", "", "été " * 50, "b " * 30, "中", "the cat sat"]
+
+
+def write_tokenizer(folder, lowercase=True, **flags):
+    """A checkpoint folder with a WordPiece tokenizer over letters and a few words."""
+    folder.mkdir(exist_ok=True)
+    letters = string.ascii_letters + string.digits + string.punctuation + "é中文"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "mat", "Cat"]
+    words += list(letters) + [f"##{letter}" for letter in letters]
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    # Checkpoints are saved with settings like these; they must not reach the data.
+    tokenizer.enable_padding(length=64)
+    tokenizer.enable_truncation(20)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase} | flags
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    lines = sorted(vocabulary, key=vocabulary.__getitem__)
+    (folder / "vocab.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tokenizer(tmp_path_factory.mktemp("model"))
+
+
+def run(folder, *columns, max_length=32, vocab_size=1000, cache_dir=None, rows=None):
+    names = ("text_a", "text_b")[: len(columns)]
+    source = table("a.csv", dict(zip(names, columns, strict=True)))
+    rows = np.arange(len(source)) if rows is None else rows
+    return tokenize(
+        source,
+        rows,
+        names,
+        load_tokenizer(folder),
+        max_length=max_length,
+        vocab_size=vocab_size,
+        cache_dir=cache_dir,
+    )
+
+
+def split(tokens):
+    return [part.tolist() for part in np.split(tokens.ids, tokens.offsets[1:-1])]
+
+
+@pytest.mark.parametrize("max_length", [4, 7, 16, 64])
+@pytest.mark.parametrize("columns", [(TEXTS,), (TEXTS, OTHERS)], ids=["single", "pair"])
+def test_tokens_equal_the_auto_tokenizer(folder, columns, max_length):
+    from transformers import AutoTokenizer
+
+    expected = AutoTokenizer.from_pretrained(folder)(
+        *columns, truncation=True, max_length=max_length
+    )
+    tokens = run(folder, *columns, max_length=max_length)
+    assert split(tokens) == expected["input_ids"]
+    assert tokens.second.tolist() == [row.count(0) for row in expected["token_type_ids"]]
+    assert tokens.lengths.tolist() == list(map(len, expected["input_ids"]))
+
+
+@pytest.mark.parametrize("case", ["flags differ", "flags missing", "cased", "vocab only"])
+def test_the_auto_tokenizer_decides_where_the_files_disagree(tmp_path, case):
+    from transformers import AutoTokenizer
+
+    path = write_tokenizer(tmp_path / "m", lowercase=case != "flags missing" and case != "cased")
+    if case == "flags differ":  # the flag wins over tokenizer.json
+        write_tokenizer(tmp_path / "m", do_lower_case=False)
+    if case == "flags missing":
+        (tmp_path / "m" / "tokenizer_config.json").unlink()
+    if case == "vocab only":
+        (tmp_path / "m" / "tokenizer.json").unlink()
+    expected = AutoTokenizer.from_pretrained(path)(["The Cat sat", "Cat"])["input_ids"]
+    assert split(run(path, ["The Cat sat", "Cat"])) == expected
+
+
+def test_only_the_given_rows_are_tokenised_in_their_order(folder):
+    every = split(run(folder, TEXTS))
+    assert split(run(folder, TEXTS, rows=np.array([5, 0]))) == [every[5], every[0]]
+
+
+def test_a_cached_file_is_mapped_and_equal(folder, tmp_path):
+    made = run(folder, TEXTS, OTHERS, cache_dir=str(tmp_path / "new"))
+    again = run(folder, TEXTS, OTHERS, cache_dir=str(tmp_path / "new"))
+    assert not made.cached and again.cached
+    assert isinstance(again.ids.base, np.memmap)
+    for name in ("ids", "offsets", "second"):
+        np.testing.assert_array_equal(getattr(made, name), getattr(again, name))
+    assert len(list((tmp_path / "new").iterdir())) == 1  # and no temporary file
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["text", "columns", "max_length", "tokenizer"],
+)
+def test_whatever_changes_the_tokens_changes_the_file(folder, tmp_path, change):
+    cache = str(tmp_path / "cache")
+    run(folder, ["ab", "c"], cache_dir=cache)
+    if change == "text":
+        assert not run(folder, ["a", "bc"], cache_dir=cache).cached
+    if change == "columns":
+        assert not run(folder, ["ab"], ["c"], cache_dir=cache).cached
+    if change == "max_length":
+        assert not run(folder, ["ab", "c"], max_length=5, cache_dir=cache).cached
+    if change == "tokenizer":
+        other = write_tokenizer(tmp_path / "other", lowercase=False)
+        assert not run(other, ["ab", "c"], cache_dir=cache).cached
+    assert run(folder, ["ab", "c"], cache_dir=cache).cached
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "other", "text"])
+def test_a_damaged_cache_is_made_anew(folder, tmp_path, damage):
+    good = run(folder, TEXTS, cache_dir=str(tmp_path))
+    expected = split(good)
+    del good
+    (file,) = tmp_path.iterdir()
+    data = bytearray(file.read_bytes())
+    if damage == "flip":
+        data[-5] ^= 4
+    changed = {
+        "cut": data[:-8],
+        "flip": data,
+        "empty": b"",
+        "other": b"\x93NUMPY" + bytes(40),
+        "text": b"hello",
+    }
+    file.unlink()
+    file.write_bytes(changed[damage])
+    again = run(folder, TEXTS, cache_dir=str(tmp_path))
+    assert not again.cached and split(again) == expected
+    assert run(folder, TEXTS, cache_dir=str(tmp_path)).cached
+
+
+def test_a_tokenizer_of_another_model_is_an_error(folder):
+    with pytest.raises(ValueError, match=r"token \d+ \('.*'\), but the model's vocabulary has 20"):
+        run(folder, TEXTS, vocab_size=20)
+
+
+@pytest.mark.parametrize("value", [None, ["a"], float("nan")])
+def test_a_row_without_text_is_named(folder, value):
+    with pytest.raises(ValueError, match="a.csv, row 2: column 'text_a' has no text"):
+        run(folder, ["a", value])
+
+
+def test_numbers_and_bytes_are_text(folder):
+    assert split(run(folder, [12, b"the"])) == split(run(folder, ["12", "the"]))
+
+
+def test_too_short_a_limit_is_refused(folder):
+    with pytest.raises(ValueError, match="at least 4 tokens, got 3"):
+        run(folder, TEXTS, max_length=3)
+
+
+def test_missing_and_broken_tokenizers(tmp_path):
+    with pytest.raises(ValueError, match="no tokenizer there"):
+        load_tokenizer(str(tmp_path))
+    path = write_tokenizer(tmp_path / "m")
+    shutil.copy(f"{path}/config.json", f"{path}/tokenizer.json")
+    (tmp_path / "m" / "tokenizer.json").write_text('{"version": "1.0", "model"')
+    with pytest.raises(ValueError, match="not readable JSON"):
+        load_tokenizer(path)
+
+
+@pytest.mark.parametrize(
+    "columns, found",
+    [
+        (["text", "label"], ("text",)),
+        (["label", "Sentence"], ("Sentence",)),
+        (["premise", "hypothesis", "label", "text"], ("premise", "hypothesis")),
+        (["idx", "sentence1", "sentence2", "label"], ("sentence1", "sentence2")),
+        (["question", "sentence", "label"], ("question", "sentence")),
+        (["utterance", "label"], ("utterance",)),  # the only column beside the label
+    ],
+)
+def test_text_columns_are_found_by_name(columns, found):
+    source = table("a.csv", {name: ["x"] for name in columns})
+    assert find_text_columns(source, label="label") == found
+
+
+def test_text_columns_as_given():
+    source = table("a.csv", {name: ["x"] for name in ("title", "body", "other", "label")})
+    assert find_text_columns(source, ("body", "title")) == ("body", "title")
+    with pytest.raises(ValueError, match="no column 'bdy'.*did you mean 'body'"):
+        find_text_columns(source, ("bdy",))
+    with pytest.raises(ValueError, match="no text column found among 'title', 'body'"):
+        find_text_columns(source, label="label")
+    with pytest.raises(ValueError, match="one or two text columns"):
+        find_text_columns(source, ("title", "body", "other"))
