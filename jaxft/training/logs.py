@@ -1,0 +1,287 @@
+"""What a run says while it goes on: metrics.jsonl, TensorBoard event files, and the terminal.
+
+Not a place for decisions, with one exception: a loss that is not finite ends the run here, since
+this is where losses first reach the host.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxft.terminal.progress import Progress, is_better
+from jaxft.training.rows import Row, RowFile
+from jaxft.training.tensorboard import EventFile
+
+# Steps handed in and not yet fetched, at most. With these the device has work queued while the host
+# does something else; each of them keeps a batch alive, so more would cost memory.
+_IN_FLIGHT = 4
+_SHOWN = ("loss", "accuracy", "f1_macro", "mcc")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """A step whose metrics may still be computed on the device."""
+
+    number: int
+    metrics: Mapping[str, jax.Array]
+    learning_rate: float
+    handed_in: float
+
+    def is_ready(self) -> bool:
+        # jax.Array documents no is_ready, its implementation has it.
+        return all(v.is_ready() for v in self.metrics.values())  # type: ignore[attr-defined]
+
+
+@dataclasses.dataclass
+class _Window:
+    """Sums over the fetched steps since the last row."""
+
+    steps: int = 0
+    last: _Step | None = None
+    weight: float = 0.0
+    loss: float = 0.0
+    grad_norm: float = 0.0
+    tokens: float = 0.0
+
+    def add(self, step: _Step, values: Mapping[str, float]) -> None:
+        self.steps += 1
+        self.last = step
+        self.weight += values["weight"]
+        self.loss += values["loss"] * values["weight"]
+        self.grad_norm += values["grad_norm"]
+        self.tokens += values.get("tokens", 0.0)
+
+
+class Logs:
+    """Logs of one process; only the lead process writes anything.
+
+    Use as a context manager: leaving it without an error flushes. A fresh run logs at once; one
+    that continues from a checkpoint calls `resume` first.
+
+    Args:
+      directory: the run directory; must exist.
+      total_steps, steps_per_epoch: optimizer updates.
+      log_every: steps between rows of training metrics.
+      tensorboard: also write event files.
+      enabled: False on all processes but the first. They still raise on a non-finite loss, so that
+        all processes end at the same step instead of waiting for each other.
+
+    Raises:
+      OSError: a file cannot be written; the message says which and why.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        total_steps: int,
+        steps_per_epoch: int,
+        log_every: int,
+        tensorboard: bool,
+        enabled: bool,
+    ):
+        self.enabled = enabled
+        self._directory = Path(directory)
+        self._steps_per_epoch = steps_per_epoch
+        self._log_every = log_every
+        self._tensorboard = tensorboard
+        self._progress = Progress(total_steps) if enabled else None
+        self._rows: RowFile | None = None
+        self._events: EventFile | None = None
+        self._pending: collections.deque[_Step] = collections.deque()
+        self._window = _Window()
+        self._clock: float | None = None  # when the window began; None: no step since a pause
+        self._flushed = time.perf_counter()
+        self._seconds = 0.0  # of training, in all processes of this run so far
+        self._best: dict[tuple[str, str], float] = {}  # by split and metric
+
+    def __enter__(self) -> Logs:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            self.close()
+
+    def resume(self, step: int) -> None:
+        """Continue after `step`: rows of later steps, which will be written again, are removed."""
+        if not self.enabled:
+            return
+        for row in self._open(after=step):
+            if row["kind"] == "train":
+                self._seconds = row["seconds"]
+            elif row["kind"] == "eval":
+                self._note_best(row["split"], _scalars(row))
+        self.event(step, "resume", f"continued from the checkpoint of step {step}")
+
+    def train(self, step: int, metrics: Mapping[str, jax.Array], learning_rate: float) -> None:
+        """Take the metrics of `step` without waiting for the device.
+
+        A row is written every `log_every` steps and at each flush. Its loss is the mean over the
+        examples, its grad_norm the mean over the steps, since the row before.
+
+        Args:
+          step: updates done.
+          metrics: scalars 'loss' (mean), 'weight' (examples), 'grad_norm', and 'tokens' if known.
+          learning_rate: of this update, before any scale per parameter.
+
+        Raises:
+          FloatingPointError: loss or gradient of an earlier step is not finite.
+        """
+        for value in metrics.values():
+            value.copy_to_host_async()
+        self._pending.append(_Step(step, metrics, learning_rate, time.perf_counter()))
+        while self._pending and (len(self._pending) > _IN_FLIGHT or self._pending[0].is_ready()):
+            self._fetch(self._pending.popleft())
+
+    def flush(self) -> None:
+        """Wait for every step handed in, and write them. To be called before an evaluation or save.
+
+        After it the clock stands still until the next step: pauses do not count as training.
+
+        Raises:
+          FloatingPointError: see `train`; the parameters are spoilt, the last checkpoint is not.
+        """
+        while self._pending:
+            self._fetch(self._pending.popleft())
+        self._write_window()
+        self._clock = None
+        self._flushed = time.perf_counter()
+
+    def evaluation(
+        self, step: int, split: str, metrics: Mapping[str, Any], *, best: bool,
+        seconds: float | None = None,
+    ) -> None:  # fmt: skip
+        """Write and show the metrics of a split.
+
+        Args:
+          step: updates done.
+          split: 'eval' or 'test'.
+          metrics: as `classification_metrics` gives them.
+          best: whether this is the best step so far; shown for 'eval'.
+          seconds: what it took; None: the time since the last flush.
+        """
+        if self._progress is None:
+            return
+        seconds = time.perf_counter() - self._flushed if seconds is None else seconds
+        head = {"kind": "eval", "split": split, "step": step, "epoch": self._epoch(step)}
+        self._write({**head, **metrics, "seconds": round(seconds, 3)})
+        scalars = _scalars(metrics)
+        self._write_scalars(step, split, scalars)
+        shown = {name: scalars[name] for name in _SHOWN if name in scalars}
+        before = {name: self._best[split, name] for name in shown if (split, name) in self._best}
+        title = f"{split} after step {step}, epoch {self._epoch(step):.2f}"
+        title += ", the best so far" if best and split == "eval" else ""
+        self._progress.evaluation(title, shown, before)
+        self._note_best(split, scalars)
+
+    def event(self, step: int, name: str, message: str) -> None:
+        """Write and show that something happened: a resume, an early stop, SIGTERM."""
+        if self.enabled:
+            self._write({"kind": "event", "step": step, "name": name, "message": message})
+            self.say(message)
+
+    def say(self, text: str) -> None:
+        """Show a message."""
+        if self._progress is not None:
+            self._progress.say(text)
+
+    def close(self) -> None:
+        """Close files and the bar, without waiting for steps."""
+        self._pending.clear()
+        for part in (self._progress, self._events, self._rows):
+            if part is not None:
+                part.close()
+
+    def _fetch(self, step: _Step) -> None:
+        values = {name: float(np.asarray(value)) for name, value in step.metrics.items()}
+        self._check_finite(step.number, values)
+        if self._progress is None:
+            return
+        self._clock = step.handed_in if self._clock is None else self._clock
+        self._window.add(step, values)
+        if step.number % self._log_every == 0:
+            self._write_window()
+        self._progress.advance(step.number)
+
+    def _check_finite(self, step: int, values: Mapping[str, float]) -> None:
+        """A gradient that is not finite counts too: its update has spoilt the parameters."""
+        for name, words in (("loss", "loss"), ("grad_norm", "gradient norm")):
+            if not math.isfinite(values[name]):
+                message = f"the {words} is {values[name]} at step {step}" + (
+                    "; checkpoints of earlier steps are kept. A lower optim.lr, a longer "
+                    "optim.warmup or a smaller optim.clip may help"
+                    if step > 1
+                    else ", before any update: a weight of the checkpoint is not finite or too large"
+                )
+                self._write_window()
+                if self.enabled:
+                    self._write(
+                        {"kind": "event", "step": step, "name": "not finite", "message": message}
+                    )
+                raise FloatingPointError(message)
+
+    def _write_window(self) -> None:
+        """One row of training metrics, if there was a step since the last one."""
+        window, last = self._window, self._window.last
+        if last is None or self._clock is None or self._progress is None:
+            return
+        now = time.perf_counter()
+        elapsed = max(now - self._clock, 1e-9)
+        self._window, self._clock, self._seconds = _Window(), now, self._seconds + elapsed
+        values = {
+            "epoch": self._epoch(last.number),
+            "loss": window.loss / max(window.weight, 1e-9),
+            "learning_rate": last.learning_rate,
+            "grad_norm": window.grad_norm / window.steps,
+            "examples_per_second": round(window.weight / elapsed, 2),
+        }
+        if window.tokens:
+            values["tokens_per_second"] = round(window.tokens / elapsed, 1)
+        row = {"kind": "train", "step": last.number, **values, "seconds": round(self._seconds, 6)}
+        self._write(row)
+        self._write_scalars(last.number, "train", values)
+        self._progress.log(last.number, values)
+
+    def _epoch(self, step: int) -> float:
+        return round(step / self._steps_per_epoch, 4)
+
+    def _note_best(self, split: str, scalars: Mapping[str, float]) -> None:
+        for name, value in scalars.items():
+            known = self._best.get((split, name))
+            if known is None or is_better(name, value, known):
+                self._best[split, name] = value
+
+    def _write(self, row: Row) -> None:
+        if self._rows is None:
+            self._open(
+                after=-1
+            )  # a fresh run: rows of an attempt that died before its first save go
+        assert self._rows is not None
+        self._rows.write(row)
+
+    def _write_scalars(self, step: int, prefix: str, values: Mapping[str, float]) -> None:
+        if self._events is not None:
+            self._events.scalars(step, {f"{prefix}/{name}": v for name, v in values.items()})
+
+    def _open(self, *, after: int) -> list[Row]:
+        """Open the files, without what they hold of later steps; returns the rows that stay."""
+        self._rows = RowFile(self._directory / "metrics.jsonl", after=after)
+        if self._tensorboard:
+            self._events = EventFile(self._directory / "tensorboard", purge_step=after + 1)
+        return self._rows.kept
+
+
+def _scalars(row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if isinstance(value, float)}

@@ -1,0 +1,143 @@
+"""The update as one pure function of (state, batch). No files, no config, no devices.
+
+`jit`, `jit` over a mesh and `pmap` are three ways to compile it (see `parallel`). Only `axis_name`
+differs: with it, sums, weights and gradients are added over that axis before anything is divided.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxft.optim import merge
+
+Arrays = dict[str, jax.Array]
+# (params, batch, dropout key or None) -> outputs
+Forward = Callable[[Any, Arrays, jax.Array | None], Arrays]
+# (outputs, batch) -> (sum, weight)
+Loss = Callable[[Arrays, Arrays], tuple[jax.Array, jax.Array]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that an update reads and writes.
+
+    `params` and `frozen` are the model's tree with None where the leaf belongs to the other: what is
+    not in `params` has no gradient, no optimizer slot and no backward work.
+
+    Attributes:
+      step: int32 scalar, optimizer updates done; schedules, logs and checkpoints count the same.
+      params: trainable parameters, float32.
+      frozen: all other parameters.
+      opt_state: of the optax transform, for `params` alone.
+    """
+
+    step: jax.Array
+    params: Any
+    frozen: Any
+    opt_state: Any
+
+
+def init_state(params: Any, frozen: Any, tx: optax.GradientTransformation) -> TrainState:
+    """State before the first update."""
+    return TrainState(jnp.zeros((), jnp.int32), params, frozen, tx.init(params))
+
+
+def train_step(
+    state: TrainState,
+    batch: Arrays,
+    *,
+    forward: Forward,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    key: jax.Array,
+    accumulate: int = 1,
+    held: Any = None,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Arrays]:
+    """One optimizer update.
+
+    Args:
+      state: see `TrainState`; may be donated.
+      batch: arrays whose leading axis is a multiple of `accumulate`; 'weight' 0 marks padding.
+      forward, loss, tx: the model, the task, the optimizer.
+      key: root key of the run; the update's own is `fold_in(key, step)`, so nothing random is stored.
+      accumulate: microbatches. Gradients of loss *sums* are added and divided once by the summed
+        weight, hence equal to the whole batch also when microbatches weigh differently.
+      held: bools at the paths of `params`: True for what keeps its slots but does not train now (a
+        stage of gradual unfreezing that froze it again); None if there is none.
+      axis_name: the mapped axis under pmap; None under jit.
+
+    Returns:
+      The next state, and metrics: 'loss' (weighted mean), 'weight' (examples), 'grad_norm' (global
+      L2 norm of the trainable gradients before clipping), float32 scalars equal on all devices.
+    """
+    key = jax.random.fold_in(key, state.step)
+    if axis_name is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+    def loss_sum(params: Any, part: Arrays, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # Frozen values enter as constants, so differentiation stops where they alone are involved.
+        if held is not None:
+            params = jax.tree.map(lambda p, h: jax.lax.stop_gradient(p) if h else p, params, held)
+        return loss(forward(merge(params, state.frozen), part, key), part)
+
+    value_and_grad = jax.value_and_grad(loss_sum, has_aux=True)
+    if accumulate == 1:
+        (total, weight), grads = value_and_grad(state.params, batch, key)
+    else:
+        total, weight, grads = _accumulated(value_and_grad, state.params, batch, key, accumulate)
+    if axis_name is not None:
+        total, weight, grads = jax.lax.psum((total, weight, grads), axis_name)
+
+    divisor = jnp.maximum(weight, 1e-9)  # an all-padding batch has a zero gradient, not a NaN
+    grads = jax.tree.map(lambda g: g / divisor, grads)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {"loss": total / divisor, "weight": weight, "grad_norm": optax.tree.norm(grads)}
+    return TrainState(state.step + 1, params, state.frozen, opt_state), metrics
+
+
+def eval_step(
+    params: Any, batch: Arrays, *, forward: Forward, axis_name: str | None = None
+) -> Arrays:
+    """Logits of a batch without dropout, with the row numbers they belong to.
+
+    Args:
+      params: the whole tree, so that one program serves every stage of unfreezing.
+      batch, forward, axis_name: as in `train_step`.
+
+    Returns:
+      'logits' [..., C] float32 and 'index' [...] int32 (-1 for padding), of all devices when
+      `axis_name` is given.
+    """
+    outputs = forward(params, batch, None)
+    result = {"logits": outputs["logits"].astype(jnp.float32), "index": batch["index"]}
+    if axis_name is not None:
+        result = jax.lax.all_gather(result, axis_name, tiled=True)
+    return result
+
+
+def _accumulated(
+    value_and_grad: Any, params: Any, batch: Arrays, key: jax.Array, parts: int
+) -> tuple[jax.Array, jax.Array, Any]:
+    """Sums of loss, weight and gradient over `parts` microbatches, one after the other."""
+
+    # Row r goes to microbatch r % parts: on every device a strided share of its own rows, so no
+    # row moves between devices (a contiguous split would gather the batch).
+    def cut(x: jax.Array) -> jax.Array:
+        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+    def body(sums: Any, part_and_key: tuple[Arrays, jax.Array]) -> tuple[Any, None]:
+        (total, weight), grads = value_and_grad(params, *part_and_key)
+        return jax.tree.map(jnp.add, sums, (total, weight, grads)), None
+
+    zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    sums, _ = jax.lax.scan(body, zeros, (jax.tree.map(cut, batch), jax.random.split(key, parts)))
+    return sums
