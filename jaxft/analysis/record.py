@@ -1,0 +1,103 @@
+"""What a run directory says about its run. Reads its files only; any of them may be missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxft.training.rows import Row, read_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The files of a run directory.
+
+    Attributes:
+      name: of the directory.
+      config, summary: {} when missing.
+      parameters: rows of parameters.json.
+      train: rows of training metrics, by step.
+      evals: rows of evaluations by split, each by step.
+      events: rows of events, by step.
+      predictions: rows by split.
+    """
+
+    name: str
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    parameters: list[Row]
+    train: list[Row]
+    evals: dict[str, list[Row]]
+    events: list[Row]
+    predictions: dict[str, list[Row]]
+
+    @property
+    def split(self) -> str:
+        """The split that results are reported on: test where there is one."""
+        return "test" if self.metrics("test") else "eval"
+
+    def metrics(self, split: str) -> dict[str, Any]:
+        """Metrics of the exported checkpoint on a split; {} if there are none."""
+        if self.summary.get(split):
+            return self.summary[split]
+        rows = self.evals.get(split, [])
+        best = [row for row in rows if row["step"] == self.summary.get("best_step")]
+        return (best or rows[-1:] or [{}])[0]
+
+
+def read_record(directory: str | Path) -> Record:
+    """Read a run directory.
+
+    Raises:
+      ValueError: there is no such directory.
+    """
+    path = Path(directory)
+    if not path.is_dir():
+        raise ValueError(f"no run directory {str(path)!r}")
+    rows = read_rows(path / "metrics.jsonl")
+    evals = _by_step(rows, "eval")
+    files = sorted(path.glob("predictions/*.jsonl"))
+    parameters = _read_json(path / "parameters.json")
+    config, summary = _read_json(path / "config.json"), _read_json(path / "summary.json")
+    return Record(
+        name=path.resolve().name,
+        config=config if isinstance(config, dict) else {},
+        summary=summary if isinstance(summary, dict) else {},
+        parameters=parameters if isinstance(parameters, list) else [],
+        train=_by_step(rows, "train"),
+        evals={
+            split: [row for row in evals if row["split"] == split] for split in ("eval", "test")
+        },
+        events=[row for row in rows if row["kind"] == "event"],
+        predictions={file.stem: read_rows(file) for file in files},
+    )
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    >>> flatten({'task': 'x', 'optim': {'lr': 0.1}})
+    {'task': 'x', 'optim.lr': 0.1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}.{name}": leaf for name, leaf in flatten(value).items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def _by_step(rows: list[Row], kind: str) -> list[Row]:
+    """Rows of a kind in order; of several for one step and split the last, which counts."""
+    last = {(row["step"], row.get("split")): row for row in rows if row["kind"] == kind}
+    return [last[key] for key in sorted(last, key=lambda key: key[0])]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # missing, or cut short by a full disk
+        return None

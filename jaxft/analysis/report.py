@@ -1,0 +1,71 @@
+"""report.html of a run: one self-contained page from the run directory's files, and nothing else.
+
+It needs no model, no data set and no device. What a missing file would have told, the page says it
+does not know.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxft.analysis import mistakes, sections
+from jaxft.analysis.page import element, join, page
+from jaxft.analysis.record import Record, flatten, read_record
+
+
+def write_report(run_dir: str | Path, *, defaults: Mapping[str, Any] | None = None) -> Path:
+    """Write report.html into a run directory and return its path.
+
+    Args:
+      run_dir: the run directory, finished or not.
+      defaults: the default config, nested or flat; fields that differ are listed first. None: all
+        fields in one list.
+
+    Raises:
+      ValueError: there is no such directory.
+      OSError: the page cannot be written.
+    """
+    path = Path(run_dir) / "report.html"
+    text = render(read_record(run_dir), None if defaults is None else flatten(defaults))
+    beside = path.with_name(path.name + ".tmp")
+    # Texts of a data set may hold halves of surrogate pairs, which UTF-8 cannot.
+    beside.write_bytes(text.encode("utf-8", "replace"))
+    os.replace(beside, path)
+    return path
+
+
+def render(record: Record, defaults: Mapping[str, Any] | None) -> str:
+    """The page of a record."""
+    # Imported here: matplotlib costs 0.8 s, which training would pay at its start otherwise.
+    from jaxft.analysis import plots
+
+    parts = {
+        "Training": sections.training(record, plots),
+        "Learning rate": sections.learning_rate(record, plots),
+        "Predictions": mistakes.predictions(record, plots),
+        "Mistakes": mistakes.confident_mistakes(record),
+        "Time": sections.timing(record),
+        "Configuration": sections.configuration(record, defaults),
+        "Environment": sections.environment(record),
+    }
+    links = [
+        element("a", name, attributes={"href": f"#{name.replace(' ', '-').lower()}"})
+        for name in parts
+    ]
+    body = [
+        element("header", sections.header(record), element("nav", *links)),
+        *(
+            element(
+                "section",
+                element("h2", name),
+                part,
+                attributes={"id": name.replace(" ", "-").lower()},
+            )
+            for name, part in parts.items()
+        ),
+        element("footer", "Written by jaxft from the files of the run directory."),
+    ]
+    return page(f"{record.name}: jaxft report", element("main", join(body)))

@@ -1,0 +1,126 @@
+"""Metrics are held against scikit-learn, which defines their conventions."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from jaxft.analysis.metrics import (
+    classification_metrics,
+    prediction_rows,
+    softmax,
+    wilson_interval,
+)
+
+
+def case(seed: int, examples: int, classes: int, used: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random logits and labels; only the first `used` classes are labels."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, used, examples)
+    logits = rng.normal(size=(examples, classes)) * 2
+    logits[np.arange(examples), labels] += 1.5
+    return logits.astype(np.float32), labels
+
+
+@pytest.mark.parametrize(
+    "examples,classes,used",
+    [(200, 2, 2), (300, 5, 5), (60, 28, 28), (50, 6, 3), (7, 3, 1), (1, 2, 1)],
+)
+def test_metrics_equal_scikit_learn(examples, classes, used):
+    logits, labels = case(examples, examples, classes, used)
+    names = [f"c{i}" for i in range(classes)]
+    predicted = logits.argmax(-1)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        ours = classification_metrics(logits, labels, names)
+    assert not said
+    for average in ("macro", "micro"):
+        p, r, f, _ = sk.precision_recall_fscore_support(
+            labels, predicted, average=average, zero_division=0
+        )
+        got = [ours[f"{name}_{average}"] for name in ("precision", "recall", "f1")]
+        np.testing.assert_allclose(got, [p, r, f], rtol=1e-12)
+    everything = list(range(classes))
+    rows = sk.precision_recall_fscore_support(labels, predicted, labels=everything, zero_division=0)
+    got = [
+        [ours["per_class"][n][k] for n in names] for k in ("precision", "recall", "f1", "support")
+    ]
+    np.testing.assert_allclose(got, rows, rtol=1e-12)
+    assert ours["confusion"] == sk.confusion_matrix(labels, predicted, labels=everything).tolist()
+    np.testing.assert_allclose(ours["accuracy"], sk.accuracy_score(labels, predicted), rtol=1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn's, when there is one class only
+        expected = sk.matthews_corrcoef(labels, predicted)
+    np.testing.assert_allclose(ours["mcc"], expected, atol=1e-12)
+    np.testing.assert_allclose(
+        ours["loss"], sk.log_loss(labels, softmax(logits), labels=everything), rtol=1e-6
+    )
+    assert ours["examples"] == examples
+
+
+def test_metrics_are_plain_json_and_survive_a_round_trip():
+    logits, labels = case(0, 40, 3, 3)
+    ours = classification_metrics(logits, labels, ["a", "b", "c"])
+    assert json.loads(json.dumps(ours, allow_nan=False)) == ours
+
+
+def test_the_loss_is_exact_for_extreme_logits_and_can_be_given():
+    logits = np.array([[1000.0, 0.0], [0.0, 1000.0]])
+    ours = classification_metrics(logits, np.array([0, 0]), ["a", "b"])
+    assert ours["loss"] == pytest.approx(500.0)
+    given = classification_metrics(logits, np.array([0, 0]), ["a", "b"], loss=0.25)
+    assert given["loss"] == 0.25
+    assert given["accuracy"] == ours["accuracy"] == 0.5
+
+
+def test_broken_inputs_are_refused():
+    logits, labels = case(0, 4, 3, 3)
+    with pytest.raises(ValueError, match="no example"):
+        classification_metrics(logits[:0], labels[:0], "abc")
+    with pytest.raises(ValueError, match=r"labels must be 0\.\.2, got 0\.\.3"):
+        classification_metrics(logits, np.array([0, 1, 2, 3]), "abc")
+    logits[2, 1] = np.nan
+    with pytest.raises(FloatingPointError, match="1 of 4 examples"):
+        classification_metrics(logits, labels, "abc")
+
+
+def test_prediction_rows_describe_each_example():
+    logits = np.log(np.array([[0.9, 0.1], [0.7, 0.3]]))
+    rows = prediction_rows(
+        logits, np.array([0, 1]), ["no", "yes"],
+        index=np.array([7, 3]), kind="text", inputs=["a\n  b", "x" * 400],
+    )  # fmt: skip
+    assert rows[0] == {
+        "index": 7,
+        "label": "no",
+        "predicted": "no",
+        "probability": pytest.approx(0.9),
+        "loss": pytest.approx(-np.log(0.9)),
+        "text": "a b",
+    }
+    assert rows[1]["label"] == "yes" and rows[1]["predicted"] == "no"
+    assert rows[1]["loss"] == pytest.approx(-np.log(0.3))
+    assert len(rows[1]["text"]) == 300 and rows[1]["text"].endswith("…")
+    json.dumps(rows, allow_nan=False)
+
+
+def test_image_paths_are_kept_whole():
+    path = "/images/" + "x" * 400 + ".png"
+    (row,) = prediction_rows(
+        np.zeros((1, 2)), np.array([0]), "ab", index=np.array([0]), kind="image", inputs=[path]
+    )
+    assert row["image"] == path
+
+
+def test_wilson_interval_against_the_published_values():
+    # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
+    for correct, total, low, high in [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ]:
+        np.testing.assert_allclose(wilson_interval(correct, total), (low, high), atol=6e-5)
+    assert wilson_interval(20, 20)[1] == 1.0
