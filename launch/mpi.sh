@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# One rank of a run started by mpirun (Open MPI, MPICH, Intel MPI). Tested with the variables set by
+# hand, not under mpirun.
+#
+#   mpirun -np 4 launch/mpi.sh --config configs/text_classification.py --workdir runs/mine --config.…
+#   mpirun -np 16 -x COORDINATOR=node1:47700 launch/mpi.sh …      ranks on several machines
+#
+# The arguments are those of `python -m jaxft.train`. MPI only starts the processes; they find each
+# other at COORDINATOR, which is host:port of rank 0 and by default a port of this machine. With
+# NVIDIA GPUs each rank takes the one of its number on its machine.
+set -u
+rank=${OMPI_COMM_WORLD_RANK:-${PMI_RANK:?start this with mpirun}}
+size=${OMPI_COMM_WORLD_SIZE:-${PMI_SIZE:?start this with mpirun}}
+local_rank=${OMPI_COMM_WORLD_LOCAL_RANK:-${MPI_LOCALRANKID:-}}
+if [[ $local_rank ]] && command -v nvidia-smi >/dev/null; then
+  export CUDA_VISIBLE_DEVICES=$local_rank
+fi
+exec "${PYTHON:-python}" -m jaxft.train "$@" \
+  --coordinator="${COORDINATOR:-localhost:47700}" --num_processes="$size" --process_id="$rank"

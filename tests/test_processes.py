@@ -1,0 +1,364 @@
+"""Real processes: two with two devices each are one with four, and however one ends, the run is safe."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from jaxft import export
+from jaxft.run import processes
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+HEARTBEAT = 10  # seconds; also what bounds how long the survivors of a kill may take
+STEPS, EVAL_EVERY, SAVE_EVERY = 20, 10, 5
+MODES = {
+    "shard": ("image", ("--config.parallel.mode=shard",)),
+    "pmap": ("image", ("--config.parallel.mode=pmap",)),
+    # Packed texts and dropout; one process holds only half of every large parameter.
+    "fsdp": ("text", ("--config.parallel.fsdp=4",)),
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Checkpoints and data that all tests of this module read."""
+    folder = tmp_path_factory.mktemp("world")
+    tiny.vit(folder / "vit")
+    tiny.images(folder / "images", each=24)
+    tiny.bert(folder / "bert", blocks=1, width=256)
+    tiny.texts(folder / "train.csv", 48)
+    return folder
+
+
+def arguments(world: Path, workdir: Path, mode: str, *extra: str) -> list[str]:
+    kind, flags = MODES[mode]
+    model, data = ("vit", "images") if kind == "image" else ("bert", "train.csv")
+    # A low rate: the true gradient of a key's bias is zero, and Adam makes steps of its rounding.
+    return [
+        f"--config={ROOT}/configs/{kind}_classification.py", f"--workdir={workdir}",
+        f"--config.model.path={world / model}", f"--config.data.train={world / data}",
+        f"--config.train.steps={STEPS}", "--config.train.batch_size=16",
+        f"--config.eval.every={EVAL_EVERY} steps", f"--config.checkpoint.every_steps={SAVE_EVERY}",
+        "--config.train.log_every=2", "--config.optim.lr=1e-4", "--config.train.compile_cache=",
+        "--config.log.tensorboard=false", *flags, *extra,
+    ]  # fmt: skip
+
+
+def environment(devices: int) -> dict[str, str]:
+    return {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "PYTHON": sys.executable}
+
+
+@dataclasses.dataclass
+class Processes:
+    """A launch. Leaving the block ends what is left of it."""
+
+    children: list[subprocess.Popen]
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_) -> None:
+        for child in self.children:
+            child.kill()
+            child.communicate()
+
+    def end(self, seconds: float = 300) -> tuple[list[int], list[str], list[str]]:
+        """Statuses, what was printed, and what went to stderr, without Gloo's own lines."""
+        pairs = [child.communicate(timeout=seconds) for child in self.children]
+        outputs = [
+            "".join(
+                line for line in text.splitlines(True) if not re.search("Gloo|peer ranks", line)
+            )
+            for text, _ in pairs
+        ]
+        return [child.returncode for child in self.children], outputs, [text for _, text in pairs]
+
+
+def launch(*commands: list[str]) -> Processes:
+    """One process of two devices for each of the command lines."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    children = []
+    for number, command in enumerate(commands):
+        joined = [
+            sys.executable, "-m", "jaxft.train", *command, f"--coordinator=localhost:{port}",
+            f"--num_processes={len(commands)}", f"--process_id={number}", f"--heartbeat={HEARTBEAT}",
+        ]  # fmt: skip
+        children.append(
+            subprocess.Popen(
+                joined,
+                cwd=ROOT,
+                env=environment(2),
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )  # fmt: skip
+        )
+    return Processes(children)
+
+
+def alone(*commands: list[str]) -> None:
+    """The runs of these command lines, one after the other, in one process of four devices."""
+    code = (
+        "import json, sys; from jaxft import train; [train.main(a) for a in json.load(sys.stdin)]"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps([["train", *c] for c in commands]), text=True,
+        cwd=ROOT, env=environment(4), check=True, capture_output=True,
+    )  # fmt: skip
+
+
+def weights(run: Path) -> dict[str, np.ndarray]:
+    return load_file(run / "best" / "model.safetensors")
+
+
+def assert_close(found: Path, expected: Path, atol: float) -> None:
+    ours, theirs = weights(found), weights(expected)
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=atol, err_msg=name)
+
+
+def rows(run: Path) -> list[dict]:
+    """metrics.jsonl without events and times."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in row.items() if not k.endswith(("second", "seconds"))}
+        for row in map(json.loads, lines)
+        if row["kind"] != "event"
+    ]
+
+
+def evaluations(run: Path) -> list[dict]:
+    return [row for row in rows(run) if row["kind"] == "eval"]
+
+
+def wait_for_step(run: Path, step: int, started: Processes) -> None:
+    while not re.search(f'"step": {step},', _read(run / "metrics.jsonl")):
+        assert all(child.poll() is None for child in started.children), "ended too early"
+        time.sleep(0.02)
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture(scope="module")
+def single(world, tmp_path_factory):
+    """One process with four devices, in every mode."""
+    folder = tmp_path_factory.mktemp("single")
+    alone(*(arguments(world, folder / mode, mode) for mode in MODES))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def double(world, tmp_path_factory):
+    """Two processes with two devices each, undisturbed: (run directory, their output) by mode."""
+    folder, finished = tmp_path_factory.mktemp("double"), {}
+
+    def run(mode: str):
+        if mode not in finished:
+            command = arguments(world, folder / mode, mode)
+            with launch(command, command) as started:
+                finished[mode] = folder / mode, started.end()
+        return finished[mode]
+
+    return run
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_two_processes_are_one_with_as_many_devices(single, double, mode):
+    run, (statuses, outputs, errors) = double(mode)
+    assert statuses == [0, 0], errors
+    assert_close(run, single / mode, atol=1e-6)
+    found, expected = rows(run), rows(single / mode)
+    logged = {*range(2, STEPS + 1, 2), *range(SAVE_EVERY, STEPS + 1, SAVE_EVERY)}
+    assert len(found) == len(expected) == len(logged) + STEPS // EVAL_EVERY
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            near = pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+            assert ours[name] == near, (name, ours)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_only_the_first_process_prints_and_writes(single, double, mode):
+    run, (_, outputs, errors) = double(mode)
+    assert "best step" in outputs[0]
+    assert (outputs[1], errors[0], errors[1]) == ("", "", "")
+
+    def files(folder: Path) -> set[Path]:
+        return {p.relative_to(folder) for p in folder.rglob("*") if "checkpoints" not in p.parts}
+
+    assert files(run) == files(single / mode)
+
+
+def test_sharded_parameters_are_exported_whole_by_any_number_of_processes(double, tmp_path):
+    run, _ = double("fsdp")
+    layout = (run / "checkpoints" / str(STEPS) / "params" / "_sharding").read_text()
+    assert "fsdp" in layout  # or nothing was cut
+    assert export.main(["export", f"--run={run}", f"--output={tmp_path}/out"]) == 0
+    assert load_file(tmp_path / "out" / "model.safetensors").keys() == weights(run).keys()
+    exported = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(np.array_equal(exported[name], value) for name, value in weights(run).items())
+
+
+def kill_and_continue(world: Path, run: Path, mode: str, victim: int) -> None:
+    command = arguments(world, run, mode)
+    with launch(command, command) as started:
+        wait_for_step(run, 12, started)
+        started.children[victim].send_signal(signal.SIGKILL)
+        began = time.monotonic()
+        statuses, *_ = started.end(HEARTBEAT + 60)
+        took = time.monotonic() - began
+    assert statuses[victim] == -signal.SIGKILL and statuses[1 - victim] not in (0, None)
+    assert took < HEARTBEAT + 30  # seconds; alone on two cores it is about HEARTBEAT
+    with launch(command, command) as started:
+        statuses, outputs, errors = started.end()
+    assert statuses == [0, 0], errors
+    assert "continued from the checkpoint of step 1" in outputs[0]
+
+
+def test_the_others_end_when_one_is_killed_and_the_same_command_continues(world, double, tmp_path):
+    kill_and_continue(world, tmp_path / "run", "shard", victim=1)
+    undisturbed, _ = double("shard")
+    assert_close(tmp_path / "run", undisturbed, atol=0)
+    assert rows(tmp_path / "run") == rows(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "victim"), [("shard", 0), ("pmap", 1), ("fsdp", 0)])
+def test_a_kill_in_every_mode(world, double, tmp_path, mode, victim):
+    kill_and_continue(world, tmp_path / "run", mode, victim)
+    undisturbed, _ = double(mode)
+    assert_close(tmp_path / "run", undisturbed, atol=0)
+
+
+def test_sigterm_saves_one_step_and_one_process_can_continue(world, single, tmp_path):
+    run = tmp_path / "run"
+    command = arguments(world, run, "shard")
+    with launch(command, command) as started:
+        wait_for_step(run, 6, started)
+        for child in started.children:
+            child.terminate()
+        statuses, *_ = started.end()
+    assert statuses == [143, 143]
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["name"] == "sigterm" and 6 <= last["step"] < STEPS
+    assert (run / "checkpoints" / str(last["step"])).is_dir()
+    alone(command)
+    assert_close(run, single / "shard", atol=1e-6)
+    for ours, theirs in zip(evaluations(run), evaluations(single / "shard"), strict=True):
+        assert (ours["step"], ours["confusion"]) == (theirs["step"], theirs["confusion"])
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
+def test_a_mistake_is_said_once_by_the_launcher(world, tmp_path):
+    command = arguments(world, tmp_path / "run", "shard", "--config.optim.lrr=1")
+    ended = subprocess.run(
+        ["launch/local.sh", "2", *command], cwd=ROOT, env=environment(1), capture_output=True,
+        text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines() == [
+        "jaxft: error: config.optim.lrr does not exist (did you mean 'optim.lr'?)"
+    ]
+
+
+def test_processes_with_different_configs_do_not_begin(world, tmp_path):
+    first = arguments(world, tmp_path / "run", "shard")
+    second = [*first, "--config.train.seed=1"]
+    with launch(first, second) as started:
+        statuses, outputs, errors = started.end(120)
+    assert (statuses, outputs, errors[0]) == ([2, 2], ["", ""], "")
+    assert errors[1].splitlines()[-1] == (
+        "jaxft: error: the config in this process is not the same as in process 0"
+    )
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+FAIL_IN_ONE = """
+import sys
+from jaxft import train
+from jaxft.terminal.errors import run_command
+from jaxft.training.logs import Logs
+
+original = Logs.train
+
+def fail(self, step, *rest):
+    original(self, step, *rest)
+    if step == 7 and not self.enabled:
+        raise OSError(5, "the disk of this machine is gone")
+
+Logs.train = fail
+sys.exit(run_command(train.main, sys.argv))
+"""
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_ends_all(world, tmp_path, monkeypatch):
+    command = arguments(world, tmp_path / "run", "shard")
+    script = tmp_path / "fail.py"
+    script.write_text(FAIL_IN_ONE)
+    original = subprocess.Popen
+
+    def popen(words, **options):
+        return original([words[0], str(script), *words[3:]], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with launch(command, command) as started:
+        statuses, _, errors = started.end(HEARTBEAT + 120)
+    assert statuses[1] == 1 and statuses[0] != 0
+    assert "jaxft: error: process 1: the disk of this machine is gone" in errors[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num_processes=2"], "need --coordinator"),
+        (["--coordinator=here"], "is not HOST:PORT"),
+        (
+            ["--coordinator=here:1", "--num_processes=2", "--process_id=2"],
+            "below --num_processes=2",
+        ),
+        (["--coordinator=here:1", "--num_processes=two"], "num_processes"),
+        (["--config", "FILE", "--num_processes", "2"], "need --coordinator"),
+    ],
+)
+def test_flags_that_cannot_work_are_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        processes.join(["train", *flags])
+
+
+def test_no_cluster_is_said_in_our_words(monkeypatch):
+    def initialize(**_):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(ValueError, match="--distributed finds no cluster"):
+        processes.join(["train", "--distributed"])
+
+
+def test_one_process_agrees_with_itself():
+    processes.join(["train", "--config", "FILE", "--config.optim.lr", "1"])
+    with processes.agreement("the config") as facts:
+        facts.append({"a": (1, None)})
+    with pytest.raises(KeyError), processes.agreement("the config"):
+        raise KeyError
+    assert processes.is_lead() and not processes.several()
+    assert [processes.lead_says(value) for value in (True, False)] == [True, False]
