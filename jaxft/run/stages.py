@@ -1,0 +1,172 @@
+"""The stages of a run: which parameters train from which update on, each with its own program.
+
+A run without gradual unfreezing has one stage. At a change of stage the trainable tree grows, what
+trained before keeps its slots bit for bit, and the next program has been compiled meanwhile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from jaxft import optim
+from jaxft.config import ConfigDict, duration_steps
+from jaxft.training.parallel import Parallel, Programs
+from jaxft.training.step import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """From update `start` (0 is the first) to the next stage's start.
+
+    Attributes:
+      frozen: paths that have not trained so far: no gradient, no slot, not in checkpoints.
+      held: paths that trained earlier and pause now.
+      state: shapes and placement of the state in this stage.
+      program: its compiled step.
+    """
+
+    start: int
+    frozen: frozenset[str]
+    held: frozenset[str]
+    tx: Any
+    state: TrainState
+    program: Programs
+
+
+def make_plan(
+    config: ConfigDict, depths: dict[str, int], *, num_steps: int, steps_per_epoch: int
+) -> optim.Plan:
+    """The plan of `config.optim.unfreeze` over depths; () when everything trains from the start.
+
+    Raises:
+      ValueError: a stage would begin after the end of the run, or names a depth that is not there.
+    """
+    c = config.optim
+    if c.unfreeze == "none":
+        return ()
+
+    def steps(field: str, value: Any) -> int:
+        return duration_steps(
+            f"optim.{field}", value, steps_per_epoch=steps_per_epoch, total_steps=num_steps
+        )
+
+    groups = sorted(set(depths.values()))
+    every = steps("unfreeze_every", c.unfreeze_every)
+    try:
+        if c.unfreeze == "explicit":
+            plan = optim.explicit({steps("unfreeze_at", at): who for at, who in c.unfreeze_at})
+        else:
+            plan = getattr(optim, c.unfreeze)(groups, every)
+        optim.check_plan(plan, depths)
+    except ValueError as error:
+        raise ValueError(f"config.optim.unfreeze={c.unfreeze!r}: {error}") from error
+    if plan[-1].start >= num_steps:
+        raise ValueError(
+            f"config.optim.unfreeze={c.unfreeze!r} begins its last stage at update {plan[-1].start}, "
+            f"but the run has {num_steps}; shorten optim.unfreeze_every={c.unfreeze_every!r}"
+        )
+    return plan
+
+
+def frozen_and_held(
+    plan: optim.Plan, depths: dict[str, int], index: int
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Paths that have not trained up to stage `index`, and those that pause in it."""
+    if not plan:
+        return frozenset(), frozenset()
+    waiting = optim.frozen_in(plan, depths, index)
+    frozen = frozenset(path for path, yes in waiting.items() if yes)
+    now = plan[index].groups
+    return frozen, frozenset(p for p, d in depths.items() if d not in now and p not in frozen)
+
+
+def split_for(stage_frozen: frozenset[str], params: Any) -> tuple[Any, Any]:
+    """(trainable, frozen) parts of a whole tree of parameters."""
+    labels = optim.path_map(
+        lambda path, _: optim.FROZEN if path in stage_frozen else optim.TRAIN, params
+    )
+    parts = optim.split(params, labels, names=(optim.TRAIN, optim.FROZEN))
+    return parts[optim.TRAIN], parts[optim.FROZEN]
+
+
+class Stages:
+    """The stages of one run, in order; the loop asks for the one of each update.
+
+    Args:
+      stages: at least one; the first starts at 0.
+      batches: an empty batch of every shape, to compile for.
+    """
+
+    def __init__(
+        self, stages: Sequence[Stage], parallel: Parallel, batches: Callable[[], list[Any]]
+    ):
+        self._stages, self._parallel, self._batches = stages, parallel, batches
+        self._ahead: threading.Thread | None = None
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    def index(self, step: int) -> int:
+        """Number of the stage that update `step` (0 is the first) belongs to."""
+        return sum(stage.start <= step for stage in self._stages) - 1
+
+    def at(self, step: int) -> Stage:
+        """The stage that update `step` belongs to."""
+        return self._stages[self.index(step)]
+
+    def saved_at(self, step: int) -> Stage:
+        """The stage whose state a checkpoint of `step` updates holds."""
+        return self.at(max(step - 1, 0))
+
+    def begins(self, step: int) -> bool:
+        """Whether update `step` is the first of a later stage."""
+        return step > 0 and self.at(step).start == step
+
+    def describe(self, step: int) -> str:
+        """What trains from update `step` on, for the log."""
+        stage = self.at(step)
+        paths = optim.by_path(stage.state.params)
+        sizes = [math.prod(x.shape) for path, x in paths.items() if path not in stage.held]
+        number = self.index(step) + 1
+        return (
+            f"stage {number} of {len(self)}: {len(sizes)} tensors, {sum(sizes):,} parameters train"
+        )
+
+    def compile(self, step: int) -> None:
+        """Compile the stage of update `step`, then begin on the one after it in the background."""
+        if self._ahead is not None:
+            self._ahead.join()
+        self._compile(self.at(step))
+        following = self.index(step) + 1
+        if following < len(self._stages):
+            # XLA compiles without the interpreter's lock: the loop goes on meanwhile.
+            work = functools.partial(self._compile, self._stages[following])
+            self._ahead = threading.Thread(target=work, daemon=True)
+            self._ahead.start()
+
+    def advance(self, state: TrainState, step: int) -> TrainState:
+        """The state for the stage that begins with update `step`: trained slots are kept as they are."""
+        stage = self.at(step)
+        whole = self._parallel.unreplicate(optim.merge(state.params, state.frozen))
+        fresh = self._parallel.init(*split_for(stage.frozen, whole), stage.tx)
+        slots = optim.grow(state.opt_state, fresh.opt_state)
+        return TrainState(state.step, fresh.params, fresh.frozen, slots)
+
+    def _compile(self, stage: Stage) -> None:
+        stage.program.compile((stage.state,), self._batches())
+
+
+def abstract_params(abstract: Any, shardings: Any) -> Any:
+    """Shapes with their placement, for `Parallel.abstract`."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        abstract,
+        shardings,
+    )
