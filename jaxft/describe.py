@@ -1,0 +1,42 @@
+"""Show what a config does to every parameter, before any compute: `python -m jaxft.describe --config FILE`.
+
+One row a parameter: path, shape, depth, trainable, peak learning rate, weight decay; then totals and
+warnings, among them those of `jaxft.optim.lint`. `--paths` prints only the paths, to write patterns from.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jaxft.run.build import findings, prepare
+from jaxft.run.table import parameter_rows
+from jaxft.terminal.errors import run_command
+from jaxft.terminal.flags import Flag, parse
+from jaxft.terminal.tables import show_parameters
+
+FLAGS = (Flag("paths", "print the parameter paths and nothing else", default=False),)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns the exit status."""
+    values, config = parse(argv, FLAGS, with_config=True)
+    assert config is not None
+    prepared = prepare(config)
+    rows = parameter_rows(prepared)
+    if values.paths:
+        print("\n".join(row["path"] for row in rows))
+        return 0
+    show_parameters(rows)
+    print(prepared.treatment.summary)
+    for stage in prepared.plan:
+        print(
+            f"from update {stage.start}: depths {', '.join(sorted(map(str, stage.groups), key=int))} train"
+        )
+    for warning in (*prepared.treatment.warnings, *map(str, findings(prepared))):
+        print(f"warning: {warning}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv))

@@ -1,0 +1,58 @@
+"""Measure a finished run on labelled data: `python -m jaxft.evaluate --run DIR [--data FILE]`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxft.data.labels import find_label_column, holdout, read_labels
+from jaxft.data.sources import open_source
+from jaxft.run.data import Split
+from jaxft.run.directory import RunDirectory
+from jaxft.run.inference import Inference, load_inference
+from jaxft.terminal.errors import run_command
+from jaxft.terminal.flags import Flag, parse
+from jaxft.terminal.tables import show_metrics
+
+FLAGS = (
+    Flag("run", "directory of a finished run", required=True),
+    Flag("data", "labelled data; default: the run's own test data, else its evaluation data"),
+    Flag("output", "also write the metrics to this JSON file"),
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns the exit status."""
+    values, _ = parse(argv, FLAGS)
+    folder = Path(values.output).absolute().parent
+    if not folder.is_dir():
+        raise ValueError(f"--output {values.output}: no such directory {folder}")
+    model = load_inference(RunDirectory(values.run))
+    spec, split = _split(model, values.data)
+    result = model.evaluate(split)
+    print(f"{spec}: {len(split.labels)} rows, model {values.run}/best")
+    show_metrics(result.metrics)
+    if values.output:
+        with open(values.output, "w") as file:
+            json.dump(result.metrics, file, indent=1)
+    return 0
+
+
+def _split(model: Inference, spec: str) -> tuple[str, Split]:
+    """The rows to measure on, and what to call them."""
+    c = model.config.data
+    spec = spec or c.test or c.eval
+    source = open_source(spec or c.train, data_dir=c.dir or None)
+    column = find_label_column(source, c.label)
+    labels = read_labels(source, column, names=model.names, classes=c.classes)
+    split = Split(source, labels)
+    if spec:
+        return spec, split
+    _, held_out = holdout(labels.ids, c.eval_fraction, model.config.train.seed)
+    return f"held-out share of {c.train}", split.take(held_out)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv))

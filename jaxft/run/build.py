@@ -1,0 +1,284 @@
+"""From a config to everything a command needs: the one place where the parts meet.
+
+`prepare` opens the checkpoint and the data; `build` adds parameters, optimizer and the steps.
+Commands that only look (describe) stop after the first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxft.config import ConfigDict, duration_steps
+from jaxft.models import Architecture, config_json, hf, load_architecture
+from jaxft.models.names import ReadReport
+from jaxft.optim import Finding, Plan, lint, path_map
+from jaxft.run.compilation import blank_batches
+from jaxft.run.data import Batches, Encoder, Slicing, Splits, make_encoder, open_splits, run_length
+from jaxft.run.optimizer import Treatment, frozen_blocks, make_optimizer, make_schedule, treat
+from jaxft.run.stages import Stage, Stages, abstract_params, frozen_and_held, make_plan, split_for
+from jaxft.tasks import TASKS
+from jaxft.training.parallel import Parallel, Programs, make_parallel
+from jaxft.training.step import TrainState, eval_step, train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What is known before any parameter is read.
+
+    Attributes:
+      directory: the checkpoint's local directory.
+      treatment: per parameter path: trainable, learning-rate scale, weight decay.
+      plan: stages of gradual unfreezing, over depths; () for none.
+      num_steps, steps_per_epoch: optimizer updates.
+      learning_rates: [num_steps] of the schedule, before any factor. Read by the loop: calling the
+        schedule there would dispatch a dozen tiny programs a step.
+    """
+
+    config: ConfigDict
+    directory: str
+    architecture: Architecture
+    splits: Splits
+    treatment: Treatment
+    plan: Plan
+    num_steps: int
+    steps_per_epoch: int
+    learning_rates: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything the loop uses. All of it is a pure function of the config and its sources."""
+
+    prepared: Prepared
+    parallel: Parallel
+    encoder: Encoder
+    train_batches: Batches
+    eval_batches: Batches
+    stages: Stages
+    eval_step: Programs
+    eval_every: int
+    initialised: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def steps_done(self, state: TrainState) -> int:
+        """Optimizer updates that led to `state`."""
+        return int(self.parallel.unreplicate(state.step))
+
+
+def prepare(config: ConfigDict) -> Prepared:
+    """Open checkpoint and data, settle labels, depth and rates of every parameter.
+
+    Raises:
+      ValueError: anything in the config, checkpoint or data that cannot work; one line.
+    """
+    task = TASKS[config.task]
+    if not config.model.path:
+        raise ValueError("config.model.path is empty: give a checkpoint directory or a hub id")
+    directory = hf.resolve(config.model.path)
+    hf_config = config_json.load(directory)
+    names = _checkpoint_labels(hf_config)
+    splits = open_splits(config, task.inputs, names)
+    architecture = load_architecture(
+        directory,
+        num_labels=len(splits.names),
+        dropout=config.model.dropout,
+        new_head=bool(names) and tuple(names) != splits.names,
+    )
+    if architecture.inputs != task.inputs:
+        raise ValueError(
+            f"config.task={config.task!r} needs a model of {task.inputs}, but {config.model.path} is "
+            f"{hf_config['model_type']!r}, a model of {architecture.inputs}"
+        )
+    num_steps, per_epoch = run_length(config, len(splits.train.labels))
+    rates = jax.vmap(make_schedule(config, num_steps, per_epoch))(jnp.arange(num_steps))
+    treatment = treat(config, architecture)
+    plan = make_plan(config, architecture.depths, num_steps=num_steps, steps_per_epoch=per_epoch)
+    return Prepared(
+        config, directory, architecture, splits, treatment, plan, num_steps, per_epoch,
+        np.broadcast_to(rates, num_steps),
+    )  # fmt: skip
+
+
+def findings(prepared: Prepared) -> list[Finding]:
+    """What `jaxft.optim.lint` has against the optimizer of this run."""
+    config, architecture, treatment = prepared.config, prepared.architecture, prepared.treatment
+    tx = make_optimizer(
+        config, treatment, num_steps=prepared.num_steps, steps_per_epoch=prepared.steps_per_epoch,
+        plan=prepared.plan, depths=architecture.depths,
+    )  # fmt: skip
+    schedule = make_schedule(config, prepared.num_steps, prepared.steps_per_epoch)
+    return lint(
+        tx,
+        architecture.abstract,
+        frozen={path: path in treatment.frozen for path in architecture.depths},
+        patterns=[*config.optim.frozen, *(pattern for pattern, _ in config.optim.lr_mult)],
+        plan=prepared.plan,
+        groups=architecture.depths if prepared.plan else None,
+        schedule=schedule,
+    )
+
+
+def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple[Run, TrainState]:
+    """Read the parameters, make the optimizer, plan the batches, wrap the steps (not yet compiled).
+
+    The first state is apart from the run: the loop donates it, so nothing else may hold it.
+    """
+    config, architecture = prepared.config, prepared.architecture
+    if not prepared.treatment.totals["trainable"]:
+        raise ValueError(
+            f"nothing to train: config.optim.frozen={config.optim.frozen!r} and "
+            f"freeze_below={config.optim.freeze_below} freeze every parameter, the head too"
+        )
+    task = TASKS[config.task]
+    encoder = make_encoder(
+        config, task.inputs, prepared.directory, architecture.hf_config, prepared.splits, cache
+    )
+    cut = slicing(parallel, config.train.accumulate)
+    train_batches = encoder.training(prepared.splits.train, config, prepared.num_steps, cut)
+    eval_batches = encoder.evaluation(prepared.splits.eval, config, cut)
+    params, report = read_params(prepared, parallel)
+    stages = _make_stages(prepared, parallel, report.initialised)
+    first = stages[0]
+    state = parallel.init(*split_for(first.frozen, params), first.tx)
+    forward = functools.partial(architecture.apply, dtype=jnp.dtype(config.model.dtype))
+    evaluation = functools.partial(eval_step, forward=forward, axis_name=parallel.axis_name)
+    run = Run(
+        prepared=prepared,
+        parallel=parallel,
+        encoder=encoder,
+        train_batches=train_batches,
+        eval_batches=eval_batches,
+        stages=Stages(stages, parallel, lambda: blank_batches(train_batches, parallel)),
+        eval_step=parallel.compile_eval(evaluation),
+        eval_every=eval_interval(prepared),
+        initialised=report.initialised,
+        dropped=report.dropped,
+    )
+    return run, state
+
+
+def read_params(prepared: Prepared, parallel: Parallel) -> tuple[Any, ReadReport]:
+    """The whole tree of parameters as the run begins with, placed, and what was not in the source."""
+    config, architecture = prepared.config, prepared.architecture
+    return hf.read_params(
+        prepared.directory,
+        architecture,
+        key=jax.random.fold_in(jax.random.key(config.train.seed), 1),
+        shardings=parallel.param_shardings(architecture.abstract, architecture.tensor_rules),
+        scratch=config.model.scratch,
+    )
+
+
+def _make_stages(prepared: Prepared, parallel: Parallel, fresh: Collection[str]) -> list[Stage]:
+    """One stage for each of the plan, or a single one."""
+    architecture = prepared.architecture
+    places = parallel.param_shardings(architecture.abstract, architecture.tensor_rules)
+    shapes = abstract_params(architecture.abstract, places)
+    stages = []
+    for index in range(max(1, len(prepared.plan))):
+        waiting, held = frozen_and_held(prepared.plan, architecture.depths, index)
+        frozen = prepared.treatment.frozen | waiting
+        tx = make_optimizer(
+            prepared.config, prepared.treatment, num_steps=prepared.num_steps,
+            steps_per_epoch=prepared.steps_per_epoch, fresh=fresh, plan=prepared.plan,
+            depths=architecture.depths, stage=index,
+        )  # fmt: skip
+        state = parallel.abstract(*split_for(frozen, shapes), tx)
+        step = _step(prepared, parallel, tx, still=frozen | held, held=held, params=state.params)
+        start = prepared.plan[index].start if prepared.plan else 0
+        program = parallel.compile_train(step, state)
+        stages.append(Stage(start, frozen, held, tx, state, program))
+    return stages
+
+
+def _step(
+    prepared: Prepared,
+    parallel: Parallel,
+    tx: optax.GradientTransformation,
+    *,
+    still: Collection[str],
+    held: Collection[str],
+    params: Any,
+) -> Callable[..., Any]:
+    """The training step of one stage, waiting for `(state, batch)`."""
+    config, architecture = prepared.config, prepared.architecture
+    forward = functools.partial(
+        architecture.apply,
+        frozen_blocks=frozen_blocks(architecture, still),
+        remat=config.model.remat,
+        dtype=jnp.dtype(config.model.dtype),
+    )
+    return functools.partial(
+        train_step,
+        forward=forward,
+        loss=functools.partial(
+            TASKS[config.task].loss, label_smoothing=config.train.label_smoothing
+        ),
+        tx=tx,
+        key=jax.random.fold_in(jax.random.key(config.train.seed), 2),
+        accumulate=config.train.accumulate,
+        held=path_map(lambda path, _: path in held, params) if held else None,
+        axis_name=parallel.axis_name,
+    )
+
+
+def slicing(parallel: Parallel, accumulate: int = 1) -> Slicing:
+    """How this process's batches are cut."""
+    return Slicing(parallel.shards, accumulate, jax.process_index(), jax.process_count())
+
+
+def devices(config: ConfigDict) -> Parallel:
+    """The devices of `config.parallel`."""
+    c = config.parallel
+    return make_parallel(c.mode, data=c.data, fsdp=c.fsdp, tensor=c.tensor)
+
+
+def eval_interval(prepared: Prepared) -> int:
+    """Steps between evaluations, at least 1."""
+    steps = duration_steps(
+        "eval.every", prepared.config.eval.every,
+        steps_per_epoch=prepared.steps_per_epoch, total_steps=prepared.num_steps,
+    )  # fmt: skip
+    return max(1, steps)
+
+
+def source_record(run: Run) -> dict[str, Any]:
+    """What source.json holds: enough to notice that a resumed run would not be the same run."""
+    config, splits = run.prepared.config, run.prepared.splits
+    return {
+        "model fingerprint": "" if config.model.scratch else hf.fingerprint(run.prepared.directory),
+        "label names": list(splits.names),
+        "columns": list(splits.columns),
+        "training rows": len(splits.train.labels),
+        "evaluation rows": len(splits.eval.labels),
+        "data fingerprint": _data_fingerprint(run),
+    }
+
+
+def _checkpoint_labels(hf_config: dict[str, Any]) -> list[str]:
+    """Names of the classes a checkpoint's head was trained for; [] when it does not say."""
+    names = hf_config.get("id2label") or {}
+    ordered = [str(names[i]) for i in sorted(names, key=int)]
+    generic = all(re.fullmatch(r"LABEL_\d+", name) for name in ordered)
+    return [] if generic else ordered
+
+
+def _data_fingerprint(run: Run) -> str:
+    """Of rows, labels and text lengths: changes when an example is added, moved, relabelled or edited."""
+    digest = hashlib.sha256()
+    for batches in (run.train_batches, run.eval_batches):
+        digest.update(np.ascontiguousarray(batches.labels.rows).tobytes())
+        digest.update(np.ascontiguousarray(batches.labels.ids).tobytes())
+        if hasattr(batches, "tokens"):
+            digest.update(np.ascontiguousarray(batches.tokens.ids).tobytes())
+    return digest.hexdigest()

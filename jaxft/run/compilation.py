@@ -1,0 +1,25 @@
+"""What is compiled before the first step, and the cache that makes the next run start faster."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import jax
+
+from jaxft.run.data import Batches
+from jaxft.training.parallel import Parallel
+
+
+def use_compilation_cache(directory: str) -> None:
+    """Keep compiled programs in `directory` ('' = do not). A program is found by what it computes."""
+    if not directory:
+        return
+    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
+    # The defaults skip programs that compile within a second; a run has dozens of those.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def blank_batches(batches: Batches, parallel: Parallel) -> list[dict[str, Any]]:
+    """An all-padding batch of every shape that `batches` will have, on the devices."""
+    return [parallel.put(batch) for batch in batches.blank()]

@@ -1,0 +1,162 @@
+"""The run directory: the interface between the commands.
+
+config.json       the resolved config; another config in the same directory is refused
+source.json       what the run was built from: fingerprints, label names, columns, sizes
+metrics.jsonl     one row a logged step, evaluation or event
+parameters.json   one row a parameter: shape, depth, trainable, rates
+checkpoints/      Orbax, one folder a step
+best/             the best checkpoint in Hugging Face format
+predictions/      one row an evaluated example
+summary.json      results, timing, versions; written last: a run that has it is finished
+report.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxft import config as config_lib
+from jaxft.config import ConfigDict
+
+
+class RunDirectory:
+    """Paths and small files of one run."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best"
+        self.predictions = self.path / "predictions"
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Create the directory and hold it: two processes writing one run would ruin it.
+
+        Raises:
+          OSError: it cannot be created or written, or another process holds it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "w")  # noqa: SIM115 held until the block ends
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot write to --workdir {self.path}: {os.strerror(error.errno or 0)}",
+            ) from error
+        with lock:
+            try:
+                # The kernel drops the lock when the process ends, however it ends.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise
+                raise OSError(
+                    errno.EBUSY, f"--workdir {self.path} is in use by another jaxft process"
+                ) from error
+            yield
+
+    def check_config(self, config: ConfigDict) -> None:
+        """Hold `config` against the one of the run that is here, if one is.
+
+        Raises:
+          ValueError: they differ; lists every field.
+        """
+        if not self._holds_work():
+            return
+        changed = config_lib.differences(self.config(), config)
+        if changed:
+            raise ValueError(
+                f"{self.path} holds a run with another config; give a new --workdir, or these values:\n"
+                + "\n".join(f"  config.{line}" for line in changed)
+            )
+
+    def config(self) -> ConfigDict:
+        """The run's resolved config.
+
+        Raises:
+          ValueError: this is no run directory.
+        """
+        return config_lib.from_json(self.read_json("config.json"))
+
+    def source(self) -> dict[str, Any]:
+        """What the run was built from.
+
+        Raises:
+          ValueError: this is no run directory, or the file is not what `begin` wrote.
+        """
+        source = self.read_json("source.json")
+        if not {"label names", "columns"} <= set(source):
+            raise ValueError(f"{self.path / 'source.json'} is not what jaxft wrote; restore it")
+        return source
+
+    def begin(self, config: ConfigDict, source: dict[str, Any]) -> None:
+        """Write config.json and source.json, or hold `source` against the one that is there.
+
+        Only what could be built gets here: a mistake that is mended can be tried again in the same
+        directory.
+
+        Raises:
+          ValueError: see `check_source`.
+        """
+        if self._holds_work():
+            return self.check_source(source)
+        self.write_json("source.json", source)
+        self.write_json("config.json", config_lib.to_json(config))
+
+    def check_source(self, source: dict[str, Any]) -> None:
+        """Hold `source` against source.json.
+
+        Raises:
+          ValueError: the model or the data are not those that the run began with.
+        """
+        known = self.source()
+        for name, value in json.loads(json.dumps(source)).items():
+            if known.get(name) != value:
+                raise ValueError(
+                    f"{name} has changed since the run in {self.path} began, so it cannot be continued "
+                    "exactly; restore it, or give a new --workdir"
+                )
+
+    def _holds_work(self) -> bool:
+        """Whether anything would be lost or mixed by another run in this directory."""
+        saved = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
+        return (self.path / "summary.json").exists() or any(p.name.isdigit() for p in saved)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Raises ValueError when the file is missing or not a JSON object."""
+        path = self.path / name
+        try:
+            value = json.loads(path.read_text())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ValueError(f"{self.path} is not a run directory: it has no {name}") from error
+        except ValueError as error:
+            raise ValueError(f"{path} is not valid JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise ValueError(f"{path} holds no JSON object; it is not what jaxft wrote")
+        return value
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Whole or not at all."""
+        self._write(name, json.dumps(value, indent=1) + "\n")
+
+    def write_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """JSON lines, whole or not at all."""
+        self._write(name, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def _write(self, name: str, text: str) -> None:
+        """Written beside and renamed."""
+        path = self.path / name
+        beside = path.with_name(path.name + ".tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_text(text)
+            os.replace(beside, path)
+        except OSError as error:  # a write, unlike an open, does not say of what
+            raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error

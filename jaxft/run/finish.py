@@ -1,0 +1,168 @@
+"""The end of a run: test the best checkpoint, export it, and write down what happened."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxft.analysis.metrics import prediction_rows
+from jaxft.analysis.pictures import inline
+from jaxft.config import default_config, to_json
+from jaxft.models import hf
+from jaxft.optim import merge
+from jaxft.run.build import Prepared, Run, read_params, slicing
+from jaxft.run.data import Encoder, Split
+from jaxft.run.directory import RunDirectory
+from jaxft.run.evaluation import Evaluation, evaluate
+from jaxft.run.session import Memory, Session
+from jaxft.run.stages import split_for
+from jaxft.training.checkpoint import Checkpoints
+from jaxft.training.step import TrainState
+
+_VERSIONS = ("jaxft", "jax", "flax", "optax", "orbax-checkpoint", "transformers")
+
+
+def finish(session: Session, state: TrainState, memory: Memory) -> None:
+    """Test, export, summarise, report. Repeating it after a kill gives the same files."""
+    run, logs, clock = session.run, session.logs, session.clock
+    prepared, last_step, best = run.prepared, run.steps_done(state), memory.best_step
+    assert best is not None  # the last step is always evaluated
+    whole, stage = merge(state.params, state.frozen), run.stages.saved_at(last_step)
+    del state  # the optimizer's slots are not needed any more
+    if best != last_step:
+        stage = run.stages.saved_at(best)
+        whole = best_params(run, session.checkpoints, best)
+    tested = None
+    if prepared.splits.test is not None:
+        with clock.time("eval"):
+            tested = _test(session, whole, prepared.splits.test, best)
+    with clock.time("save"):
+        export(prepared, run.parallel.unreplicate(whole), str(session.directory.best),
+               unchanged=stage.frozen, lead=logs.enabled)  # fmt: skip
+    if not logs.enabled:
+        return
+    summary = _summary(session, memory, last_step, tested)
+    session.directory.write_json("summary.json", summary)
+    from jaxft.analysis.report import write_report  # imports matplotlib: 0.4 s and 40 MB
+
+    report = write_report(session.directory.path, defaults=to_json(default_config()))
+    logs.say(f"best step {best}: model in {session.directory.best}, report in {report}")
+
+
+def best_params(run: Run, checkpoints: Checkpoints, step: int) -> Any:
+    """The whole tree as it was after `step` updates, placed; replicated under pmap.
+
+    Read anew: what the checkpoint does not hold was frozen then, and may have trained since.
+    """
+    source, _ = read_params(run.prepared, run.parallel)
+    params, frozen = split_for(run.stages.saved_at(step).frozen, source)
+    params, frozen = run.parallel.replicate((params, frozen))
+    return merge(checkpoints.restore_params(step, params), frozen)
+
+
+def export(
+    prepared: Prepared, whole: Any, output: str, *, unchanged: frozenset[str], lead: bool
+) -> None:
+    """Write a Hugging Face checkpoint; what was frozen keeps the source's bytes.
+
+    Args:
+      whole: the model's tree, not replicated.
+      output: directory; replaced as a whole.
+      unchanged: paths that never trained.
+      lead: whether this process writes; all must call (sharded parameters are gathered).
+    """
+    whole = jax.tree.map(_gathered, whole)
+    if lead:
+        hf.write_checkpoint(
+            output,
+            prepared.architecture,
+            whole,
+            id2label=dict(enumerate(prepared.splits.names)),
+            source=prepared.directory,
+            unchanged=() if prepared.config.model.scratch else unchanged,
+        )
+
+
+def _gathered(x: jax.Array) -> Any:
+    """The whole array, readable in this process; all must call."""
+    if x.is_fully_addressable:
+        return x
+    if x.is_fully_replicated:
+        return x.addressable_data(0)
+    return multihost_utils.process_allgather(x, tiled=True)
+
+
+def write_predictions(
+    directory: RunDirectory, name: str, split: Split, encoder: Encoder, result: Evaluation
+) -> None:
+    """predictions/NAME.jsonl: label, prediction and probability of every row, with its input."""
+    rows = prediction_rows(
+        result.logits, split.labels.ids, split.labels.names, index=split.labels.rows,
+        kind=encoder.inputs, inputs=[_shown(split.source[int(row)], encoder) for row in split.labels.rows],
+    )  # fmt: skip
+    directory.write_rows(f"predictions/{name}.jsonl", rows)
+
+
+def _shown(row: dict[str, Any], encoder: Encoder) -> str:
+    """What a reader of the report sees of an example: its text, or its image (a path, or inline)."""
+    if encoder.inputs == "text":
+        return " | ".join(str(row[c]) for c in encoder.columns)
+    image = row[encoder.columns[0]]
+    if isinstance(image, str | Path):
+        return str(image)
+    return "" if isinstance(image, bytes) else inline(np.asarray(image))
+
+
+def _test(session: Session, whole: Any, split: Split, step: int) -> Evaluation:
+    run = session.run
+    batches = run.encoder.evaluation(split, run.prepared.config, slicing(run.parallel))
+    started = time.perf_counter()
+    result = evaluate(run.eval_step, whole, batches, run.parallel, split)
+    if session.logs.enabled:
+        write_predictions(session.directory, "test", split, run.encoder, result)
+        seconds = time.perf_counter() - started
+        session.logs.evaluation(step, "test", result.metrics, best=False, seconds=seconds)
+    return result
+
+
+def _summary(
+    session: Session, memory: Memory, last_step: int, tested: Evaluation | None
+) -> dict[str, Any]:
+    run, clock = session.run, session.clock
+    prepared, splits = run.prepared, run.prepared.splits
+    plan = getattr(run.train_batches, "plan", None)
+    return {
+        "task": prepared.config.task,
+        "model": prepared.config.model.path,
+        "labels": list(splits.names),
+        "data": {
+            "train": len(splits.train.labels),
+            "eval": len(splits.eval.labels),
+            "test": len(splits.test.labels) if splits.test else 0,
+        },
+        "steps": last_step,
+        "epochs": last_step / prepared.steps_per_epoch,
+        "best_step": memory.best_step,
+        "best_metric": {"name": prepared.config.eval.metric, "value": memory.best_value},
+        "stopped_early": memory.stopped_early,
+        "eval": memory.best_metrics,
+        "test": tested.metrics if tested else None,
+        "seconds": {k: round(v, 3) for k, v in {"total": clock.total, **clock.seconds}.items()},
+        "examples_per_second": clock.counts["examples"] / max(clock.seconds["train"], 1e-9),
+        "parameters": prepared.treatment.totals,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _VERSIONS},
+        },
+        "device": run.parallel.summary,
+        "initialised": list(run.initialised),
+        "shapes": [str(shape) for shape in plan.shapes] if plan else [],
+        "padding_efficiency": plan.efficiency if plan else None,
+    }

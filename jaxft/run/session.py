@@ -1,0 +1,61 @@
+"""A run together with the places it writes to: what the loop and the finish hand around."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from jaxft.config import ConfigDict
+from jaxft.run.build import Run
+from jaxft.run.directory import RunDirectory
+from jaxft.run.evaluation import Evaluation
+from jaxft.run.timing import Stopwatch
+from jaxft.training.checkpoint import Checkpoints
+from jaxft.training.logs import Logs
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """One process's work on one run. All processes have one; only the lead's logs write."""
+
+    run: Run
+    directory: RunDirectory
+    checkpoints: Checkpoints
+    logs: Logs
+    clock: Stopwatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What the loop remembers besides the state; saved with each checkpoint as JSON.
+
+    Attributes:
+      best_step, best_value, best_metrics: of the best evaluation so far.
+      reference: the value that the next one must beat by `eval.min_delta`.
+      without_improvement: evaluations since the reference was beaten.
+    """
+
+    best_step: int | None = None
+    best_value: float | None = None
+    best_metrics: dict[str, Any] | None = None
+    reference: float | None = None
+    without_improvement: int = 0
+    stopped_early: bool = False
+
+
+def judge(memory: Memory, step: int, result: Evaluation, config: ConfigDict) -> Memory:
+    """What is remembered after an evaluation: a new best, or one more without improvement."""
+    value = float(result.metrics[config.eval.metric])
+    sign = -1.0 if config.eval.metric == "loss" else 1.0
+    if memory.best_value is None or sign * (value - memory.best_value) > 0:
+        memory = dataclasses.replace(
+            memory, best_step=step, best_value=value, best_metrics=result.metrics
+        )
+    # Patience has a reference of its own: many improvements below min_delta must be able to add up.
+    if memory.reference is None or sign * (value - memory.reference) > config.eval.min_delta:
+        memory = dataclasses.replace(memory, reference=value, without_improvement=0)
+    else:
+        memory = dataclasses.replace(memory, without_improvement=memory.without_improvement + 1)
+    patience = config.eval.patience
+    stop = patience is not None and memory.without_improvement >= patience
+    return dataclasses.replace(memory, stopped_early=stop)

@@ -1,0 +1,35 @@
+"""The table of every parameter: what `describe` prints, parameters.json holds and the report draws."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from jaxft.models import flatten
+from jaxft.run.build import Prepared
+
+
+def parameter_rows(prepared: Prepared) -> list[dict[str, Any]]:
+    """One row a parameter, by depth and then by the model's own order.
+
+    `learning_rate` is the peak one, `weight_decay` the decoupled coefficient; both 0 when frozen.
+    """
+    treatment, config = prepared.treatment, prepared.config
+    rows = []
+    for path, leaf in flatten(prepared.architecture.abstract).items():
+        trainable = path not in treatment.frozen
+        scale = treatment.lr_scale[path] if trainable else 0.0
+        decays = trainable and path in treatment.decayed
+        rows.append(
+            {
+                "path": path,
+                "shape": list(leaf.shape),
+                "size": math.prod(leaf.shape),
+                "depth": prepared.architecture.depths[path],
+                "trainable": trainable,
+                "lr_scale": scale,
+                "learning_rate": config.optim.lr * scale,
+                "weight_decay": config.optim.weight_decay if decays else 0.0,
+            }
+        )
+    return sorted(rows, key=lambda row: row["depth"])
