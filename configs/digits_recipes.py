@@ -1,0 +1,41 @@
+"""One worked example of each way to treat layers differently, on the quickstart's data.
+
+python -m jaxft.train --config configs/digits_recipes.py:layerwise --workdir runs/layerwise
+
+plain       every parameter at one rate, from the start
+layerwise   each block further from the head learns 0.7 times as fast (BEiT, ELECTRA)
+gradual     the head first, one more block below it every tenth of the run (ULMFiT)
+lp_ft       the head alone for a fifth of the run, then everything (LP-FT)
+groups      rates, decay and schedules of their own for head and embeddings (fastai's
+            discriminative rates, PyTorch's parameter groups)
+l2sp        decay towards the pretrained weights in place of zero (L2-SP)
+"""
+
+from pathlib import Path
+
+from jaxft.terminal.config_file import load
+
+QUICKSTART = str(Path(__file__).parent / "quickstart.py")
+
+
+def get_config(recipe: str = "plain"):
+    config = load(QUICKSTART)
+    optim = config.optim
+    optim.freeze_below, optim.layer_decay = None, 1.0
+    if recipe == "layerwise":
+        optim.layer_decay = 0.7
+    elif recipe == "gradual":
+        optim.unfreeze, optim.unfreeze_every = "top_down", "10%"
+    elif recipe == "lp_ft":
+        optim.unfreeze, optim.unfreeze_every = "lp_ft", "20%"
+    elif recipe == "groups":
+        optim.groups = (
+            ("classifier/.*", {"lr": 2 * optim.lr, "weight_decay": 0.0}),
+            ("vit/embeddings/.*", {"lr": optim.lr / 10, "schedule": "constant"}),
+        )
+    elif recipe == "l2sp":
+        optim.decay_towards, optim.weight_decay = "pretrained", 0.5
+    elif recipe != "plain":
+        known = "plain, layerwise, gradual, lp_ft, groups, l2sp"
+        raise ValueError(f"recipe {recipe!r} is not one of {known}")
+    return config
