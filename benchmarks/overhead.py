@@ -1,0 +1,98 @@
+"""What the loop costs: examples/s of `jaxft.train` over those of its compiled step alone.
+
+    python benchmarks/overhead.py --config FILE [--steps 60] [--rounds 5] [--config.a.b=value …]
+
+One process, one state, the same batches: in turn the real loop (data, logs, metrics, a checkpoint
+at the end) and the bare step on batches that are already on the device. Printed is the median of
+the rounds' ratios; 1.00 is a loop that costs nothing.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxft import train
+from jaxft.run.build import Run, build, devices, prepare
+from jaxft.run.directory import RunDirectory
+from jaxft.run.session import Memory, Session
+from jaxft.run.timing import Stopwatch
+from jaxft.terminal.errors import run_command
+from jaxft.terminal.flags import Flag, parse
+from jaxft.training.checkpoint import Checkpoints
+from jaxft.training.logs import Logs
+from jaxft.training.step import TrainState
+
+FLAGS = (
+    Flag("steps", "optimizer updates of a round", default=60),
+    Flag("rounds", "how often the two take turns", default=5),
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print a line a round and the median."""
+    values, config = parse(argv, FLAGS, with_config=True)
+    assert config is not None
+    config.train.epochs, config.train.steps = None, values.steps
+    prepared = prepare(config)
+    run, state = build(prepared, devices(config), cache=None)
+    run.stages.compile(0)
+    weights = [float(run.train_batches[i]["weight"].sum()) for i in range(values.steps)]
+    ratios = []
+    for round_ in range(values.rounds):
+        bare = _bare(run, state)
+        loop = _loop(run, state)
+        ratios.append(bare / loop)
+        print(
+            f"round {round_}: loop {sum(weights) / loop:.1f} examples/s, "
+            f"bare step {sum(weights) / bare:.1f}, ratio {ratios[-1]:.3f}"
+        )
+    print(f"median ratio {statistics.median(ratios):.3f}")
+    return 0
+
+
+def _copy(state: TrainState) -> TrainState:
+    """The step donates its state, and each round begins with the same one."""
+    return jax.block_until_ready(jax.tree.map(lambda x: x.copy(), state))
+
+
+def _bare(run: Run, state: TrainState) -> float:
+    """Seconds of all steps on batches that are on the device before the clock starts."""
+    batches: list[Any] = [
+        run.parallel.put(run.train_batches[i]) for i in range(len(run.train_batches))
+    ]
+    state, program = _copy(state), run.stages.at(0).program
+    jax.block_until_ready(batches)
+    start = time.perf_counter()
+    for batch in batches:
+        state, metrics = program(state, batch)
+    jax.block_until_ready((state, metrics))
+    return time.perf_counter() - start
+
+
+def _loop(run: Run, state: TrainState) -> float:
+    """Seconds of `jaxft.train`'s own loop, less evaluation and saving."""
+    with tempfile.TemporaryDirectory() as folder:
+        directory, clock = RunDirectory(folder), Stopwatch()
+        prepared = run.prepared
+        with (
+            Checkpoints(directory.checkpoints, run.parallel, keep=1) as checkpoints,
+            Logs(Path(folder), total_steps=prepared.num_steps,
+                 steps_per_epoch=prepared.steps_per_epoch,
+                 log_every=prepared.config.train.log_every, tensorboard=True, enabled=True) as logs,
+        ):  # fmt: skip
+            session = Session(run, directory, checkpoints, logs, clock)
+            with clock.time("train", without=("eval", "save")):
+                train.train(session, _copy(state), Memory())
+        return clock.seconds["train"]
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv))
