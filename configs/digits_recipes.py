@@ -9,6 +9,11 @@ lp_ft       the head alone for a fifth of the run, then everything (LP-FT)
 groups      rates, decay and schedules of their own for head and embeddings (fastai's
             discriminative rates, PyTorch's parameter groups)
 l2sp        decay towards the pretrained weights in place of zero (L2-SP)
+ema         a moving average of the weights is what counts
+swa         the mean of the weights of the last quarter of the run is
+wise_ft     the head first; then a mixture, half pretrained, is what counts (WiSE-FT)
+sam         gradients are taken a little uphill (sharpness-aware; twice the work)
+free        no schedule: the weights are averaged instead (schedule-free)
 """
 
 from pathlib import Path
@@ -35,7 +40,18 @@ def get_config(recipe: str = "plain"):
         )
     elif recipe == "l2sp":
         optim.decay_towards, optim.weight_decay = "pretrained", 0.5
+    elif recipe == "ema":
+        optim.average, optim.average_decay = "ema", 0.9
+    elif recipe == "swa":
+        optim.average, optim.average_from = "swa", "75%"
+    elif recipe == "wise_ft":
+        optim.unfreeze, optim.unfreeze_every = "lp_ft", "20%"
+        optim.wise_ft = 0.5
+    elif recipe == "sam":
+        optim.sam_radius = 0.05
+    elif recipe == "free":
+        optim.schedule_free, optim.schedule = True, "constant"
     elif recipe != "plain":
-        known = "plain, layerwise, gradual, lp_ft, groups, l2sp"
+        known = "plain, layerwise, gradual, lp_ft, groups, l2sp, ema, swa, wise_ft, sam, free"
         raise ValueError(f"recipe {recipe!r} is not one of {known}")
     return config

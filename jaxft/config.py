@@ -2,7 +2,8 @@
 
 A config file is Python with `get_config(arg=None)` that starts from `default_config()` and changes a
 few fields; `terminal/config_file.py` reads it and the command line. Here are the fields and what they
-may be. This is not a place for logic: below the commands, functions take plain arguments.
+mean; `config_check.py` says what they may be. This is not a place for logic: below the commands,
+functions take plain arguments.
 """
 
 from __future__ import annotations
@@ -15,18 +16,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
-
-_DURATIONS = ("optim.warmup", "optim.unfreeze_every", "eval.every")
-_CHOICES = {
-    "task": ("text_classification", "image_classification"),
-    "model.dtype": ("float32", "bfloat16"),
-    "data.augment": ("none", "flip", "crop_flip"),
-    "optim.schedule": ("linear", "cosine", "constant"),
-    "optim.decay_towards": ("zero", "pretrained"),
-    "optim.unfreeze": ("none", "top_down", "bottom_up", "chain_thaw", "lp_ft", "explicit"),
-    "eval.metric": ("accuracy", "f1_macro", "f1_micro", "mcc", "loss"),
-    "parallel.mode": ("auto", "jit", "shard", "pmap"),
-}
 
 
 def default_config() -> ConfigDict:
@@ -78,6 +67,7 @@ def default_config() -> ConfigDict:
     c.optim.lr = (
         5e-5  # peak learning rate of the head; layer_decay and lr_mult scale it per parameter
     )
+    c.optim.optimizer = "adamw"  # or 'sgd' (momentum b1), 'lion' (about a tenth of AdamW's lr)
     c.optim.schedule = "linear"  # after warm-up: 'linear' or 'cosine' to end_lr, or 'constant'
     c.optim.warmup = "10%"  # duration: '100 steps', '1 epochs', '10%' of the run
     c.optim.end_lr = 0.0  # share of lr at the last step
@@ -92,11 +82,23 @@ def default_config() -> ConfigDict:
     c.optim.freeze_below = None  # int k: the embeddings and the first k blocks stay as they are
     c.optim.frozen = ()  # patterns of parameter paths that stay as they are (see `describe`)
     c.optim.lr_mult = ()  # ((pattern, factor), …): first match wins, on top of layer_decay
-    c.optim.groups = ()  # ((pattern, {'lr': …, 'weight_decay': …, 'schedule': …}), …): what they name
+    # ((pattern, {'lr': …, 'weight_decay': …, 'schedule': …, 'optimizer': …}), …): first match wins;
+    # what a group does not name is the run's own.
+    c.optim.groups = ()
     c.optim.decay_towards = "zero"  # 'pretrained': L2-SP; keeps one more copy of what is trained
     c.optim.unfreeze = "none"  # plan of gradual unfreezing; 'lp_ft' is the head first, then all
     c.optim.unfreeze_every = "1 epochs"  # duration between two stages of the plan
     c.optim.unfreeze_at = ()  # for 'explicit': ((duration, (depth, …)), …), see `describe` for depths
+    c.optim.sam_radius = (
+        None  # sharpness-aware: gradients are taken so far uphill; a second one a step
+    )
+    c.optim.schedule_free = False  # with schedule 'constant': weights are averaged instead; uses b1
+    # What is evaluated and exported: the weights as they are; their moving average ('ema'), one more
+    # copy of what is trained; or the mean of those since average_from ('swa').
+    c.optim.average = "none"
+    c.optim.average_decay = 0.999  # of 'ema': about the last 1 / (1 - decay) steps count
+    c.optim.average_from = "75%"  # of 'swa': duration from the start
+    c.optim.wise_ft = None  # share of the trained weights; the rest is pretrained (heads: trained)
 
     c.eval = ConfigDict(type_safe=False)
     c.eval.every = "1 epochs"  # duration between evaluations; the last step always has one
@@ -121,49 +123,6 @@ def default_config() -> ConfigDict:
     c.log.tensorboard = True  # event files in WORKDIR/tensorboard
     c.lock()
     return c
-
-
-# Fields that are None by default have their type here; all others have the type of their default.
-OPTIONAL_TYPES: dict[str, type] = {
-    "model.dropout": float,
-    "data.examples_per_class": int,
-    "data.max_length": int,
-    "train.epochs": float,
-    "train.steps": int,
-    "optim.clip": float,
-    "optim.freeze_below": int,
-    "eval.patience": int,
-}
-# (field, lowest, highest): inclusive bounds that a wrong unit or a slipped digit breaks.
-_BOUNDS: tuple[tuple[str, float, float], ...] = (
-    ("model.dropout", 0, 0.99),
-    ("data.eval_fraction", 0.001, 0.9),
-    ("data.examples_per_class", 1, float("inf")),
-    ("data.max_length", 4, float("inf")),
-    ("data.max_shapes", 1, 64),
-    ("data.workers", 1, 256),
-    ("train.batch_size", 1, float("inf")),
-    ("train.epochs", 1e-9, float("inf")),
-    ("train.steps", 1, float("inf")),
-    ("train.seed", 0, 2**31 - 1),
-    ("train.accumulate", 1, float("inf")),
-    ("train.label_smoothing", 0, 0.99),
-    ("train.log_every", 1, float("inf")),
-    ("optim.lr", 0, 10),
-    ("optim.end_lr", 0, 1),
-    ("optim.weight_decay", 0, 10),
-    ("optim.b1", 0, 0.9999999),
-    ("optim.b2", 0, 0.9999999),
-    ("optim.eps", 1e-20, 1),
-    ("optim.clip", 1e-12, float("inf")),
-    ("optim.layer_decay", 1e-3, 1),
-    ("optim.freeze_below", 0, float("inf")),
-    ("eval.batch_size", 1, float("inf")),
-    ("eval.patience", 1, float("inf")),
-    ("eval.min_delta", 0, float("inf")),
-    ("checkpoint.every_steps", 1, float("inf")),
-    ("checkpoint.keep", 1, float("inf")),
-)
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,118 +197,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """' (did you mean X?)' when something is close, else ''."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def validate(config: ConfigDict) -> None:
-    """Raise ValueError for the first value of the wrong type, choice or range."""
-    flat = flatten(config)
-    for field, value in flat.items():
-        if not _has_type(field, value):
-            raise ValueError(f"config.{field}={value!r} is not {type_name(field)}")
-    for field, allowed in _CHOICES.items():
-        if flat[field] not in allowed:
-            hint = nearest(str(flat[field]), allowed)
-            raise ValueError(
-                f"config.{field}={flat[field]!r} is not one of {', '.join(allowed)}{hint}"
-            )
-    for field, low, high in _BOUNDS:
-        if flat[field] is not None and not low <= flat[field] <= high:
-            limit = f"between {low} and {high}" if math.isfinite(high) else f"at least {low}"
-            choice = ", or none" if field in OPTIONAL_TYPES else ""
-            raise ValueError(f"config.{field}={flat[field]!r} must be {limit}{choice}")
-    for field in _DURATIONS:
-        duration_steps(field, flat[field], steps_per_epoch=1, total_steps=1)
-    for field in ("data.text", "data.classes", "optim.frozen"):
-        for entry in flat[field]:
-            if not isinstance(entry, str):
-                raise ValueError(f"config.{field}: {entry!r} is not text; write {str(entry)!r}")
-    for entry in flat["optim.lr_mult"]:
-        _check_multiplier(entry)
-    _check_groups(flat["optim.groups"])
-    for entry in flat["optim.unfreeze_at"]:
-        if not (isinstance(entry, tuple | list) and len(entry) == 2):
-            raise ValueError(
-                f"config.optim.unfreeze_at: {entry!r} is not a (duration, depths) pair"
-            )
-    if bool(flat["optim.unfreeze_at"]) != (flat["optim.unfreeze"] == "explicit"):
-        raise ValueError(
-            "config.optim.unfreeze='explicit' and config.optim.unfreeze_at go together"
-        )
-    if flat["optim.groups"] and flat["optim.unfreeze"] != "none":
-        raise ValueError("config.optim.groups and config.optim.unfreeze cannot be combined")
-    if len(flat["data.text"]) > 2:
-        raise ValueError(f"config.data.text={flat['data.text']!r} names more than two columns")
-
-
-def _check_multiplier(entry: Any) -> None:
-    if not (isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[0], str)):
-        raise ValueError(f"config.optim.lr_mult: {entry!r} is not a (pattern, factor) pair")
-    pattern, factor = entry
-    if type(factor) not in (int, float) or not 0 <= factor < math.inf:
-        raise ValueError(
-            f"config.optim.lr_mult: the factor {factor!r} of {pattern!r} is not a number of at least 0"
-        )
-
-
-def _check_groups(groups: Any) -> None:
-    known = ("lr", "weight_decay", "schedule")
-    for entry in groups:
-        if not (
-            isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[1], Mapping)
-        ):
-            raise ValueError(f"config.optim.groups: {entry!r} is not a (pattern, settings) pair")
-        for name in entry[1]:
-            if name not in known:
-                hint = nearest(name, known)
-                raise ValueError(
-                    f"config.optim.groups: {entry[0]!r} sets {name!r}; there are {', '.join(known)}{hint}"
-                )
-
-
-def field_type(field: str) -> type:
-    known = flatten(default_config())
-    if field not in known:
-        sections = {f.rpartition(".")[0] for f in known} - {""}
-        if field in sections:
-            inside = ", ".join(f for f in known if f.startswith(f"{field}."))
-            raise ValueError(f"config.{field} is a section; set one of its fields: {inside}")
-        raise ValueError(no_such_field(field))
-    return OPTIONAL_TYPES.get(field) or type(known[field])
-
-
-def no_such_field(name: str) -> str:
-    """Of a dotted field, or of its last part alone, which is all that a locked ConfigDict tells."""
-    known = list(flatten(default_config()))
-    hint = nearest(name, known) if "." in name else ""
-    if not hint:
-        last = {field: field.rpartition(".")[2] for field in known}
-        close = difflib.get_close_matches(
-            name.rpartition(".")[2], set(last.values()), n=1, cutoff=0.5
-        )
-        fields = " or ".join(repr(field) for field in known if last[field] in close)
-        hint = f" (did you mean {fields}?)" if fields else ""
-    return f"config.{name} does not exist{hint}"
-
-
-def _has_type(field: str, value: Any) -> bool:
-    kind = field_type(field)
-    if value is None:
-        return field in OPTIONAL_TYPES
-    if field in _DURATIONS:
-        return isinstance(value, str | int | float)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is tuple:
-        return isinstance(value, tuple | list)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-
-
-def type_name(field: str) -> str:
-    kind = field_type(field)
-    names = {
-        bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list"
-    }  # fmt: skip
-    return names[kind] + (" (or none)" if field in OPTIONAL_TYPES else "")
 
 
 def as_tuples(value: Any) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from jaxft.run import finish
 from jaxft.run.build import build, prepare, source_record
 from jaxft.run.directory import RunDirectory
+from jaxft.run.weights import best_weights
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 from jaxft.training.checkpoint import Checkpoints
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     directory.check_source(source_record(run))
     with Checkpoints(directory.checkpoints, parallel, keep=config.checkpoint.keep) as checkpoints:
         step = _step(checkpoints, values.step)
-        whole = finish.best_params(run, checkpoints, step)
+        whole = best_weights(run, checkpoints, step)
     frozen = run.stages.saved_at(step).frozen
     finish.export(prepared, whole, str(output), unchanged=frozen, lead=True)
     print(f"step {step} of {directory.path} -> {output}")

@@ -33,6 +33,7 @@ from jaxft.run.session import Memory, Session, judge
 from jaxft.run.stages import split_for
 from jaxft.run.table import parameter_rows
 from jaxft.run.timing import Stopwatch
+from jaxft.run.weights import weights_of
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 from jaxft.training.checkpoint import Checkpoints
@@ -92,7 +93,7 @@ def run(config: ConfigDict, directory: RunDirectory, clock: Stopwatch) -> int:
         start = built.steps_done(state)
         with clock.time("compile"):
             built.stages.compile(start)
-            whole = merge(state.params, state.frozen)
+            whole = merge(state.params, state.frozen)  # only its shapes and places matter
             built.eval_step.compile((whole,), blank_batches(built.eval_batches, built.parallel))
         with clock.time("train", without=("eval", "save")):
             state, memory, stopped_by = train(session, state, memory)
@@ -182,8 +183,9 @@ def _evaluate(session: Session, state: TrainState, memory: Memory, step: int) ->
     run, logs, split = session.run, session.logs, session.run.prepared.splits.eval
     logs.flush()  # a loss that is not finite ends the run here, before it is evaluated
     with session.clock.time("eval"):
-        whole = merge(state.params, state.frozen)
-        result = evaluate(run.eval_step, whole, run.eval_batches, run.parallel, split)
+        result = evaluate(
+            run.eval_step, weights_of(run, state), run.eval_batches, run.parallel, split
+        )
     memory = judge(memory, step, result, run.prepared.config)
     best = memory.best_step == step
     if best and logs.enabled:

@@ -2,7 +2,7 @@
 
     clip by global norm     trainable gradients only: frozen ones are neither counted nor computed
     adaptive core           Adam's moments; everything that rescales gradients comes before this
-    line decoupled weight decay  after the core, or Adam would rescale it; not on biases and norms
+    decoupled weight decay  after the core, or Adam would rescale it; not on biases and norms
     scale per path          after the core, where it is a learning rate; it scales the decay too
     schedule                last, one for all; counts optimizer updates
 

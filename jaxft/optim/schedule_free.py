@@ -1,8 +1,7 @@
 """Schedule-free optimisation that leaves frozen parameters alone: optax's own, inside `freeze`.
 
-Defazio et al., "The road less scheduled", 2024 (https://arxiv.org/abs/2405.15682). The parameters
-that
-are trained are not those to evaluate: take these with `schedule_free_params`.
+Defazio et al., "The road less scheduled", 2024 (https://arxiv.org/abs/2405.15682). The
+parameters that are trained are not those to evaluate: take these with `schedule_free_params`.
 """
 
 from __future__ import annotations

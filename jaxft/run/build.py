@@ -24,7 +24,14 @@ from jaxft.models.names import ReadReport
 from jaxft.optim import Finding, Plan, lint, path_map
 from jaxft.run.compilation import blank_batches
 from jaxft.run.data import Batches, Encoder, Slicing, Splits, make_encoder, open_splits, run_length
-from jaxft.run.optimizer import Treatment, frozen_blocks, make_optimizer, make_schedule, treat
+from jaxft.run.optimizer import (
+    Treatment,
+    base_optimizer,
+    frozen_blocks,
+    make_optimizer,
+    make_schedule,
+    treat,
+)
 from jaxft.run.stages import Stage, Stages, abstract_params, frozen_and_held, make_plan, split_for
 from jaxft.tasks import TASKS
 from jaxft.training.parallel import Parallel, Programs, make_parallel
@@ -112,7 +119,7 @@ def prepare(config: ConfigDict) -> Prepared:
 def findings(prepared: Prepared) -> list[Finding]:
     """What `jaxft.optim.lint` has against the optimizer of this run."""
     config, architecture, treatment = prepared.config, prepared.architecture, prepared.treatment
-    tx = make_optimizer(
+    tx = base_optimizer(
         config, treatment, num_steps=prepared.num_steps, steps_per_epoch=prepared.steps_per_epoch,
         plan=prepared.plan, depths=architecture.depths,
     )  # fmt: skip

@@ -16,14 +16,12 @@ from jaxft.analysis.metrics import prediction_rows
 from jaxft.analysis.pictures import inline
 from jaxft.config import default_config, to_json
 from jaxft.models import hf
-from jaxft.optim import merge
-from jaxft.run.build import Prepared, Run, read_params, slicing
+from jaxft.run.build import Prepared, slicing
 from jaxft.run.data import Encoder, Split
 from jaxft.run.directory import RunDirectory
 from jaxft.run.evaluation import Evaluation, evaluate
 from jaxft.run.session import Memory, Session
-from jaxft.run.stages import split_for
-from jaxft.training.checkpoint import Checkpoints
+from jaxft.run.weights import best_weights, weights_of
 from jaxft.training.step import TrainState
 
 _VERSIONS = ("jaxft", "jax", "flax", "optax", "orbax-checkpoint", "transformers")
@@ -34,18 +32,19 @@ def finish(session: Session, state: TrainState, memory: Memory) -> None:
     run, logs, clock = session.run, session.logs, session.clock
     prepared, last_step, best = run.prepared, run.steps_done(state), memory.best_step
     assert best is not None  # the last step is always evaluated
-    whole, stage = merge(state.params, state.frozen), run.stages.saved_at(last_step)
-    del state  # the optimizer's slots are not needed any more
-    if best != last_step:
-        stage = run.stages.saved_at(best)
-        whole = best_params(run, session.checkpoints, best)
+    if best == last_step:
+        whole = weights_of(run, state)
+        del state  # the optimizer's slots are not needed any more
+    else:
+        del state
+        whole = best_weights(run, session.checkpoints, best)
     tested = None
     if prepared.splits.test is not None:
         with clock.time("eval"):
             tested = _test(session, whole, prepared.splits.test, best)
     with clock.time("save"):
         export(prepared, run.parallel.unreplicate(whole), str(session.directory.best),
-               unchanged=stage.frozen, lead=logs.enabled)  # fmt: skip
+               unchanged=run.stages.saved_at(best).frozen, lead=logs.enabled)  # fmt: skip
     if not logs.enabled:
         return
     summary = _summary(session, memory, last_step, tested)
@@ -54,17 +53,6 @@ def finish(session: Session, state: TrainState, memory: Memory) -> None:
 
     report = write_report(session.directory.path, defaults=to_json(default_config()))
     logs.say(f"best step {best}: model in {session.directory.best}, report in {report}")
-
-
-def best_params(run: Run, checkpoints: Checkpoints, step: int) -> Any:
-    """The whole tree as it was after `step` updates, placed; replicated under pmap.
-
-    Read anew: what the checkpoint does not hold was frozen then, and may have trained since.
-    """
-    source, _ = read_params(run.prepared, run.parallel)
-    params, frozen = split_for(run.stages.saved_at(step).frozen, source)
-    params, frozen = run.parallel.replicate((params, frozen))
-    return merge(checkpoints.restore_params(step, params), frozen)
 
 
 def export(

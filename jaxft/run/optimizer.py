@@ -13,6 +13,8 @@ from jaxft import optim
 from jaxft.config import ConfigDict, duration_steps
 from jaxft.models import Architecture, flatten
 
+REST = "rest"  # what no pattern of `optim.groups` matches
+
 
 @dataclasses.dataclass(frozen=True)
 class Treatment:
@@ -92,12 +94,49 @@ def make_optimizer(
     *,
     num_steps: int,
     steps_per_epoch: int,
+    **rest: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """The transform for the trainable parameters (with holes) or for all of them.
+
+    Args:
+      rest: as for `base_optimizer`. Around that go schedule-free averaging, the sharpness-aware
+        gradient and the average of the weights, each where the config asks for it.
+    """
+    c = config.optim
+    tx = base_optimizer(
+        config, treatment, num_steps=num_steps, steps_per_epoch=steps_per_epoch, **rest
+    )
+    if c.schedule_free:
+        tx = optim.schedule_free(tx, make_schedule(config, num_steps, steps_per_epoch), b1=c.b1)
+    if c.sam_radius is not None:
+        tx = optim.sam(tx, c.sam_radius)
+    if c.average == "ema":
+        tx = optax.chain(tx, optim.weight_ema(c.average_decay))
+    elif c.average == "swa":
+        start = duration_steps(
+            "optim.average_from", c.average_from, steps_per_epoch=steps_per_epoch,
+            total_steps=num_steps,
+        )  # fmt: skip
+        if start > num_steps:
+            raise ValueError(
+                f"config.optim.average_from={c.average_from!r} is step {start}, the run has {num_steps}"
+            )
+        tx = optax.chain(tx, optim.swa(max(start, 1)))
+    return tx
+
+
+def base_optimizer(
+    config: ConfigDict,
+    treatment: Treatment,
+    *,
+    num_steps: int,
+    steps_per_epoch: int,
     fresh: Collection[str] = (),
     plan: optim.Plan = (),
     depths: dict[str, int] | None = None,
     stage: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """The transform for the trainable parameters (with holes) or for all of them.
+    """Clip, core, decay, scales and schedule; what `jaxft.optim.lint` looks at.
 
     Args:
       fresh: paths that are newly initialised: with L2-SP they decay towards zero.
@@ -105,10 +144,9 @@ def make_optimizer(
     """
     c = config.optim
     schedule = make_schedule(config, num_steps, steps_per_epoch)
-    core = optax.scale_by_adam(b1=c.b1, b2=c.b2, eps=c.eps)
     frozen = {path: path in treatment.frozen for path in treatment.lr_scale}
     if c.groups:
-        groups = _groups(config, treatment, core, num_steps, steps_per_epoch)
+        groups = _groups(config, treatment, num_steps, steps_per_epoch)
         return optax.chain(groups, optim.scale_by_path(treatment.lr_scale))
     decay = None
     if c.decay_towards == "pretrained":
@@ -116,7 +154,7 @@ def make_optimizer(
         decay = optim.l2sp(c.weight_decay, fresh=new, fresh_strength=c.weight_decay)
     return optim.fine_tuning_optimizer(
         schedule,
-        core=core,
+        core=_core(config, c.optimizer),
         frozen=frozen,
         scales=treatment.lr_scale,
         weight_decay=c.weight_decay,
@@ -127,6 +165,37 @@ def make_optimizer(
         groups=depths if plan else None,
         stage=stage if plan else None,
     )
+
+
+def _core(config: ConfigDict, name: str) -> optax.GradientTransformation:
+    """What turns gradients into directions. Schedule-free averaging takes the place of momentum."""
+    c = config.optim
+    momentum = 0.0 if c.schedule_free else c.b1
+    if name == "sgd":
+        return optax.trace(momentum) if momentum else optax.identity()
+    if name == "lion":
+        return optax.scale_by_lion(b1=momentum, b2=c.b2)
+    return optax.scale_by_adam(b1=momentum, b2=c.b2, eps=c.eps)
+
+
+def settings_of(config: ConfigDict, path_labels: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """{path: {'lr', 'weight_decay', 'schedule', 'optimizer'}} before any factor."""
+    c = config.optim
+    own = {name: c[name] for name in ("lr", "weight_decay", "schedule", "optimizer")}
+    return {
+        path: own if label == REST else {**own, **dict(c.groups[int(label)][1])}
+        for path, label in path_labels.items()
+    }
+
+
+def group_labels(config: ConfigDict, paths: Collection[str]) -> dict[str, str]:
+    """The number of the first of `optim.groups` that matches each path, or `REST`.
+
+    Raises:
+      ValueError: a pattern that matches nothing.
+    """
+    rules = [(pattern, str(i)) for i, (pattern, _) in enumerate(config.optim.groups)]
+    return _rules(rules, dict.fromkeys(paths, 0), "groups", default=REST)
 
 
 def make_schedule(
@@ -169,32 +238,23 @@ def make_schedule(
 
 
 def _groups(
-    config: ConfigDict,
-    treatment: Treatment,
-    core: optax.GradientTransformation,
-    num_steps: int,
-    steps_per_epoch: int,
+    config: ConfigDict, treatment: Treatment, num_steps: int, steps_per_epoch: int
 ) -> optax.GradientTransformationExtraArgs:
     """`optim.groups`: the settings of the first pattern that matches, else those of the run."""
-    c = config.optim
-    rules = [(pattern, str(i)) for i, (pattern, _) in enumerate(c.groups)]
-    paths = dict.fromkeys(treatment.lr_scale, 0)
-    labels = {
-        path: "frozen" if path in treatment.frozen else label
-        for path, label in _rules(rules, paths, "groups", default="rest").items()
-    }
-    used = set(labels.values())
-    settings: dict[str, dict[str, Any]] = {str(i): dict(s) for i, (_, s) in enumerate(c.groups)}
-    settings["rest"] = {}
-    groups: dict[str, optim.Group | None] = {"frozen": None}
-    for name, given in settings.items():
-        schedule = make_schedule(
-            config, num_steps, steps_per_epoch, lr=given.get("lr"), kind=given.get("schedule")
-        )
-        groups[name] = optim.Group(schedule, given.get("weight_decay", c.weight_decay), core)
-    return optim.parameter_groups(
-        {name: group for name, group in groups.items() if name in used}, labels, clip=c.clip
-    )
+    labels = group_labels(config, treatment.lr_scale)
+    settings = settings_of(config, labels)
+    labels = {p: "frozen" if p in treatment.frozen else label for p, label in labels.items()}
+    groups: dict[str, optim.Group | None] = {}
+    for path, label in labels.items():
+        if label == "frozen":
+            groups[label] = None
+        elif label not in groups:
+            s = settings[path]
+            schedule = make_schedule(
+                config, num_steps, steps_per_epoch, lr=s["lr"], kind=s["schedule"]
+            )
+            groups[label] = optim.Group(schedule, s["weight_decay"], _core(config, s["optimizer"]))
+    return optim.parameter_groups(groups, labels, clip=config.optim.clip)
 
 
 def _rules(rules: Any, tree: Any, field: str, *, default: Any) -> Any:

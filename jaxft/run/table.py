@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxft.models import flatten
 from jaxft.run.build import Prepared
+from jaxft.run.optimizer import group_labels, settings_of
 
 
 def parameter_rows(prepared: Prepared) -> list[dict[str, Any]]:
@@ -15,6 +16,7 @@ def parameter_rows(prepared: Prepared) -> list[dict[str, Any]]:
     `learning_rate` is the peak one, `weight_decay` the decoupled coefficient; both 0 when frozen.
     """
     treatment, config = prepared.treatment, prepared.config
+    settings = settings_of(config, group_labels(config, treatment.lr_scale))
     rows = []
     for path, leaf in flatten(prepared.architecture.abstract).items():
         trainable = path not in treatment.frozen
@@ -28,8 +30,8 @@ def parameter_rows(prepared: Prepared) -> list[dict[str, Any]]:
                 "depth": prepared.architecture.depths[path],
                 "trainable": trainable,
                 "lr_scale": scale,
-                "learning_rate": config.optim.lr * scale,
-                "weight_decay": config.optim.weight_decay if decays else 0.0,
+                "learning_rate": settings[path]["lr"] * scale,
+                "weight_decay": settings[path]["weight_decay"] if decays else 0.0,
             }
         )
     return sorted(rows, key=lambda row: row["depth"])

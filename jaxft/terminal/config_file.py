@@ -10,19 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxft.config import (
-    OPTIONAL_TYPES,
-    ConfigDict,
-    as_tuples,
-    default_config,
-    field_type,
-    flatten,
-    nearest,
-    no_such_field,
-    type_name,
-    unflatten,
-    validate,
-)
+from jaxft.config import ConfigDict, as_tuples, default_config, flatten, nearest, unflatten
+from jaxft.config_check import OPTIONAL_TYPES, field_type, no_such_field, type_name, validate
 
 # One of each pair is set; the one given closest to the command line wins (see `_settle_pairs`).
 _EITHER = (("train.epochs", "train.steps"),)

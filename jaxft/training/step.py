@@ -88,19 +88,21 @@ def train_step(
             params = jax.tree.map(lambda p, h: jax.lax.stop_gradient(p) if h else p, params, held)
         return loss(forward(merge(params, state.frozen), part, key), part)
 
-    value_and_grad = jax.value_and_grad(loss_sum, has_aux=True)
-    if accumulate == 1:
-        (total, weight), grads = value_and_grad(state.params, batch, key)
-    else:
-        total, weight, grads = _accumulated(value_and_grad, state.params, batch, key, accumulate)
-    if axis_name is not None:
-        total, weight, grads = jax.lax.psum((total, weight, grads), axis_name)
+    def mean_gradient(params: Any) -> tuple[jax.Array, jax.Array, Any]:
+        sums = _sums(jax.value_and_grad(loss_sum, has_aux=True), params, batch, key, accumulate)
+        if axis_name is not None:
+            sums = jax.lax.psum(sums, axis_name)
+        total, weight, grads = sums
+        divisor = jnp.maximum(weight, 1e-9)  # an all-padding batch has a zero gradient, not a NaN
+        return total / divisor, weight, jax.tree.map(lambda g: g / divisor, grads)
 
-    divisor = jnp.maximum(weight, 1e-9)  # an all-padding batch has a zero gradient, not a NaN
-    grads = jax.tree.map(lambda g: g / divisor, grads)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    mean, weight, grads = mean_gradient(state.params)
+    # grad_fn is for transforms that look elsewhere on the same batch (SAM); untouched, it costs nothing.
+    updates, opt_state = optax.with_extra_args_support(tx).update(
+        grads, state.opt_state, state.params, grad_fn=lambda params: mean_gradient(params)[2]
+    )
     params = optax.apply_updates(state.params, updates)
-    metrics = {"loss": total / divisor, "weight": weight, "grad_norm": optax.tree.norm(grads)}
+    metrics = {"loss": mean, "weight": weight, "grad_norm": optax.tree.norm(grads)}
     return TrainState(state.step + 1, params, state.frozen, opt_state), metrics
 
 
@@ -124,10 +126,13 @@ def eval_step(
     return result
 
 
-def _accumulated(
+def _sums(
     value_and_grad: Any, params: Any, batch: Arrays, key: jax.Array, parts: int
 ) -> tuple[jax.Array, jax.Array, Any]:
     """Sums of loss, weight and gradient over `parts` microbatches, one after the other."""
+    if parts == 1:
+        (total, weight), grads = value_and_grad(params, batch, key)
+        return total, weight, grads
 
     # Row r goes to microbatch r % parts: on every device a strided share of its own rows, so no
     # row moves between devices (a contiguous split would gather the batch).

@@ -1,0 +1,72 @@
+"""Which weights of a state are evaluated and exported: the last ones, their average, or a mixture.
+
+Everything that measures or exports asks here, so what is measured is what is exported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from jaxft import optim
+from jaxft.run.build import Run, read_params
+from jaxft.run.stages import split_for
+from jaxft.training.checkpoint import Checkpoints
+from jaxft.training.step import TrainState
+
+
+def weights_of(run: Run, state: TrainState) -> Any:
+    """The whole tree that stands for `state`, placed (replicated under pmap).
+
+    Schedule-free and averaged weights come from the optimizer's slots. With `optim.wise_ft` they are
+    mixed with the source's, which are read anew: one more copy of the model while this lasts.
+    """
+    config, whole = run.prepared.config.optim, optim.merge(state.params, state.frozen)
+    if config.average != "none":
+        whole = optim.averaged(state.opt_state, whole)
+    if config.schedule_free:
+        whole = _on_one_copy(run, optim.schedule_free_params, state.opt_state, whole)
+    if config.wise_ft is not None:
+        source, _ = read_params(run.prepared, run.parallel)
+        source = run.parallel.replicate(source)
+        mixed = _on_one_copy(run, _mixed(config.wise_ft), source, whole)
+        # A new head has nothing pretrained to be mixed with, and what never trained keeps its bits.
+        kept = {*run.initialised, *optim.by_path(state.frozen)}
+        trained = optim.by_path(whole)
+        whole = optim.path_map(lambda path, x: trained[path] if path in kept else x, mixed)
+    return whole
+
+
+def best_weights(run: Run, checkpoints: Checkpoints, step: int) -> Any:
+    """The same for the checkpoint of `step` updates.
+
+    The source is read anew: what the checkpoint does not hold was frozen then, and may have trained
+    since.
+    """
+    stage, parallel = run.stages.saved_at(step), run.parallel
+    source, _ = read_params(run.prepared, parallel)
+    params, frozen = split_for(stage.frozen, source)
+    config = run.prepared.config.optim
+    if config.average != "none" or config.schedule_free:
+        state, _ = checkpoints.restore(step, parallel.init(params, frozen, stage.tx))
+    else:  # without the slots, which weigh twice as much as the parameters
+        params, frozen = parallel.replicate((params, frozen))
+        params = checkpoints.restore_params(step, params)
+        state = TrainState(step, params, frozen, None)  # type: ignore[arg-type]
+    return weights_of(run, state)
+
+
+def _mixed(share: float) -> Any:
+    def mix(source: Any, trained: Any) -> Any:
+        return optim.wise_ft(source, trained, share)
+
+    return mix
+
+
+def _on_one_copy(run: Run, function: Any, first: Any, second: Any) -> Any:
+    """`function(first, second)`, compiled, placed as `second`; under pmap on each copy."""
+    places = jax.tree.map(lambda x: x.sharding, second)
+    if run.parallel.mode == "pmap":
+        function = jax.vmap(function)
+    return jax.jit(function, out_shardings=places)(first, second)
