@@ -25,10 +25,10 @@ from jaxft.data.loader import iterate
 from jaxft.optim import merge
 from jaxft.run import processes
 from jaxft.run.build import Run, build, devices, prepare, source_record
-from jaxft.run.compilation import blank_batches, use_compilation_cache
+from jaxft.run.compilation import blank_batches, release_free_memory, use_compilation_cache
 from jaxft.run.directory import RunDirectory
 from jaxft.run.evaluation import evaluate
-from jaxft.run.finish import finish, write_predictions
+from jaxft.run.finish import finish, weights_if_best, write_predictions
 from jaxft.run.session import Memory, Session, judge
 from jaxft.run.stages import split_for
 from jaxft.run.table import parameter_rows
@@ -95,6 +95,7 @@ def run(config: ConfigDict, directory: RunDirectory, clock: Stopwatch) -> int:
             built.stages.compile(start)
             whole = merge(state.params, state.frozen)  # only its shapes and places matter
             built.eval_step.compile((whole,), blank_batches(built.eval_batches, built.parallel))
+            release_free_memory()
         with clock.time("train", without=("eval", "save")):
             state, memory, stopped_by = train(session, state, memory)
         epochs = (built.steps_done(state) - start) / prepared.steps_per_epoch
@@ -102,7 +103,9 @@ def run(config: ConfigDict, directory: RunDirectory, clock: Stopwatch) -> int:
         if stopped_by:
             return 128 + stopped_by
         saves.wait()
-        finish(session, state, memory)
+        last_step, whole = built.steps_done(state), weights_if_best(session, state, memory)
+        del state
+        finish(session, whole, memory, last_step)
         processes.together("finished")
     return 0
 

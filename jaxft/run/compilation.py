@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from typing import Any
 
 import jax
@@ -23,3 +25,14 @@ def use_compilation_cache(directory: str) -> None:
 def blank_batches(batches: Batches, parallel: Parallel) -> list[dict[str, Any]]:
     """An all-padding batch of every shape that `batches` will have, on the devices."""
     return [parallel.put(batch) for batch in batches.blank()]
+
+
+def release_free_memory() -> None:
+    """Give back to the system what malloc keeps for later; only where the C library is glibc.
+
+    The compiler's own memory, mostly: MEASURED MB of resident memory after compiling a 6-block BERT.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

@@ -17,6 +17,7 @@ from jaxft.analysis.pictures import inline
 from jaxft.config import default_config, to_json
 from jaxft.models import hf
 from jaxft.run.build import Prepared, slicing
+from jaxft.run.compilation import release_free_memory
 from jaxft.run.data import Encoder, Split
 from jaxft.run.directory import RunDirectory
 from jaxft.run.evaluation import Evaluation, evaluate
@@ -27,16 +28,24 @@ from jaxft.training.step import TrainState
 _VERSIONS = ("jaxft", "jax", "flax", "optax", "orbax-checkpoint", "transformers")
 
 
-def finish(session: Session, state: TrainState, memory: Memory) -> None:
-    """Test, export, summarise, report. Repeating it after a kill gives the same files."""
+def weights_if_best(session: Session, state: TrainState, memory: Memory) -> Any:
+    """The weights of the last state where it is the best; else None, and `finish` reads them."""
+    last = memory.best_step == session.run.steps_done(state)
+    return weights_of(session.run, state) if last else None
+
+
+def finish(session: Session, whole: Any, memory: Memory, last_step: int) -> None:
+    """Test, export, summarise, report. Repeating it after a kill gives the same files.
+
+    Args:
+      whole: the best weights, or None to read them from their checkpoint. Not the state: by now the
+        caller holds its slots no longer, which weigh twice as much.
+    """
     run, logs, clock = session.run, session.logs, session.clock
-    prepared, last_step, best = run.prepared, run.steps_done(state), memory.best_step
+    prepared, best = run.prepared, memory.best_step
     assert best is not None  # the last step is always evaluated
-    if best == last_step:
-        whole = weights_of(run, state)
-        del state  # the optimizer's slots are not needed any more
-    else:
-        del state
+    release_free_memory()
+    if whole is None:
         whole = best_weights(run, session.checkpoints, best)
     tested = None
     if prepared.splits.test is not None:
