@@ -203,7 +203,10 @@ class Programs:
         """Compile for arguments `(*head, batch)` for each of `batches` (arrays or shapes)."""
         start = time.perf_counter()
         todo = {_shapes(b): b for b in batches if _shapes(b) not in self._compiled}
-        with ThreadPoolExecutor(max_workers=2) as pool:
+        # On the CPU one program already compiles on all cores: two at once took no less time, and
+        # 1.18 GB in place of 0.95 (MiniLM, four shapes, two cores).
+        workers = 1 if jax.default_backend() == "cpu" else 2
+        with ThreadPoolExecutor(max_workers=workers) as pool:
             # Tracing holds the interpreter lock; XLA's part of the work does not.
             programs = pool.map(lambda b: self._program(head, b), todo.values())
             self._compiled.update(zip(todo, programs, strict=True))
