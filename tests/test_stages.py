@@ -14,9 +14,8 @@ from jaxft import export, optim, train
 from jaxft.run.build import build, devices, prepare
 from jaxft.run.stages import split_for
 from jaxft.terminal import config_file
-from jaxft.training.logs import Logs
 from tests import tiny
-from tests.test_train import Crash, arguments, rows, weights
+from tests.test_train import arguments, assert_same_weights, killed_at, rows, weights
 
 PLANS = {
     "top_down": ("--config.optim.unfreeze=top_down", "--config.optim.unfreeze_every=3 steps"),
@@ -131,27 +130,13 @@ def test_stages_equal_the_gated_single_program(world):
 
 
 @pytest.mark.parametrize("plan", ["top_down", "chain_thaw"])
-def test_a_kill_inside_and_at_the_edge_of_a_stage_changes_nothing(
-    world, tmp_path, monkeypatch, plan
-):
+def test_a_kill_inside_and_at_the_edge_of_a_stage_changes_nothing(world, tmp_path, plan):
     extra = (*PLANS[plan], "--config.checkpoint.every_steps=1")
     assert train.main(arguments(world, tmp_path / "whole", *extra)) == 0
-    original = Logs.train
     for step in (2, 4, 7, 10):
-
-        def crash(self, at, *rest, step=step):
-            original(self, at, *rest)
-            if at == step:
-                raise Crash
-
-        monkeypatch.setattr(Logs, "train", crash)
-        with pytest.raises(Crash):
-            train.main(arguments(world, tmp_path / "broken", *extra))
-    monkeypatch.setattr(Logs, "train", original)
+        killed_at(step, arguments(world, tmp_path / "broken", *extra))
     assert train.main(arguments(world, tmp_path / "broken", *extra)) == 0
-    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "broken")
-    for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert_same_weights(tmp_path / "broken", tmp_path / "whole")
     events = [row for row in rows(tmp_path / "whole") if row["kind"] == "event"]
     assert [e["name"] for e in events] == ["stage"] * (len(events))
     assert len(events) == (3 if plan == "top_down" else 4)

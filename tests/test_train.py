@@ -94,27 +94,37 @@ class Crash(BaseException):
     """Stands for a kill: nothing in the program catches it."""
 
 
+def killed_at(step: int, argv: list[str]) -> None:
+    """Run a command that is killed after it logged this step."""
+    original = Logs.train
+
+    def crash(self, at, *rest):
+        original(self, at, *rest)
+        if at == step:
+            raise Crash
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(Logs, "train", crash)
+        train.main(argv)
+
+
+def assert_same_weights(found: Path, expected: Path) -> None:
+    """Of two finished runs, bit for bit."""
+    ours, theirs = weights(found), weights(expected)
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
 @pytest.mark.parametrize("mode", ["jit", "shard", "pmap"])
-def test_a_run_killed_at_any_step_ends_bitwise_equal(world, tmp_path, monkeypatch, mode):
+def test_a_run_killed_at_any_step_ends_bitwise_equal(world, tmp_path, mode):
     whole = tmp_path / "whole"
     assert train.main(arguments(world, whole, mode=mode)) == 0
     broken = tmp_path / "broken"
-    original = Logs.train
     for step in (3, 4, 9, 12):
-
-        def crash(self, at, *rest, step=step):
-            original(self, at, *rest)
-            if at == step:
-                raise Crash
-
-        monkeypatch.setattr(Logs, "train", crash)
-        with pytest.raises(Crash):
-            train.main(arguments(world, broken, mode=mode))
-    monkeypatch.setattr(Logs, "train", original)
+        killed_at(step, arguments(world, broken, mode=mode))
     assert train.main(arguments(world, broken, mode=mode)) == 0
-    expected, found = weights(whole), weights(broken)
-    for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert_same_weights(broken, whole)
     timeless = [
         [{k: v for k, v in row.items() if not k.endswith(("second", "seconds"))} for row in rows(path)
          if row["kind"] != "event"]
@@ -177,9 +187,7 @@ def _kill_and_compare(world: Path, folder: Path, kills: int) -> None:
         child.kill()
         assert child.wait() == -signal.SIGKILL
     subprocess.run(command("killed"), check=True, cwd=ROOT, capture_output=True)
-    expected, found = weights(folder / "whole"), weights(folder / "killed")
-    for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert_same_weights(folder / "killed", folder / "whole")
 
 
 def test_another_config_in_the_same_directory_is_refused(world, finished):
@@ -191,20 +199,10 @@ def test_another_config_in_the_same_directory_is_refused(world, finished):
 
 
 @pytest.mark.parametrize("changed", ["train.csv", "bert/model.safetensors"])
-def test_a_source_that_changed_is_refused(world, tmp_path, monkeypatch, changed):
+def test_a_source_that_changed_is_refused(world, tmp_path, changed):
     copy = tmp_path / "world"
     shutil.copytree(world, copy)
-    original = Logs.train
-
-    def crash(self, at, *rest):
-        original(self, at, *rest)
-        if at == 5:
-            raise Crash
-
-    monkeypatch.setattr(Logs, "train", crash)
-    with pytest.raises(Crash):
-        train.main(arguments(copy, tmp_path / "run"))
-    monkeypatch.setattr(Logs, "train", original)
+    killed_at(5, arguments(copy, tmp_path / "run"))
     path = copy / changed
     data = path.read_bytes()
     path.write_bytes(

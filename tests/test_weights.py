@@ -13,10 +13,9 @@ from safetensors.numpy import load_file
 from jaxft import evaluate, export, optim, train
 from jaxft.models import flatten
 from jaxft.run.weights import weights_of
-from jaxft.training.logs import Logs
 from tests import tiny
 from tests.test_stages import built, host, stepped
-from tests.test_train import Crash, arguments, weights
+from tests.test_train import arguments, assert_same_weights, killed_at, weights
 
 CONSTANT = ("--config.optim.schedule=constant", "--config.optim.warmup=0")
 RECIPES = {
@@ -83,26 +82,12 @@ def test_wise_ft_mixes_what_was_pretrained_and_leaves_a_new_head_alone(world):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_what_was_measured_is_what_is_exported_also_after_a_kill(
-    world, tmp_path, monkeypatch, recipe
-):
+def test_what_was_measured_is_what_is_exported_also_after_a_kill(world, tmp_path, recipe):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert train.main(arguments(world, whole, *RECIPES[recipe])) == 0
-    original = Logs.train
-
-    def crash(self, at, *rest):
-        original(self, at, *rest)
-        if at == 7:
-            raise Crash
-
-    monkeypatch.setattr(Logs, "train", crash)
-    with pytest.raises(Crash):
-        train.main(arguments(world, broken, *RECIPES[recipe]))
-    monkeypatch.setattr(Logs, "train", original)
+    killed_at(7, arguments(world, broken, *RECIPES[recipe]))
     assert train.main(arguments(world, broken, *RECIPES[recipe])) == 0
-    assert weights(whole).keys() == weights(broken).keys()
-    for name, value in weights(whole).items():
-        np.testing.assert_array_equal(weights(broken)[name], value, err_msg=name)
+    assert_same_weights(broken, whole)
 
     again = tmp_path / "again"
     assert export.main(["export", f"--run={whole}", f"--output={again}"]) == 0
