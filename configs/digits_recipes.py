@@ -26,7 +26,7 @@ QUICKSTART = str(Path(__file__).parent / "quickstart.py")
 def get_config(recipe: str = "plain"):
     config = load(QUICKSTART)
     optim = config.optim
-    optim.freeze_below, optim.layer_decay = None, 1.0
+    optim.freeze_below, optim.layer_decay, optim.lr = None, 1.0, 2e-3
     if recipe == "layerwise":
         optim.layer_decay = 0.7
     elif recipe == "gradual":
