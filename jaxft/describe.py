@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from jaxft.run.build import findings, prepare
 from jaxft.run.table import parameter_rows
+from jaxft.run.weights import what_counts
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 from jaxft.terminal.tables import show_parameters
@@ -29,6 +30,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     show_parameters(rows)
     print(prepared.treatment.summary)
+    if counts := what_counts(config):
+        print(counts)
     for stage in prepared.plan:
         print(
             f"from update {stage.start}: depths {', '.join(sorted(map(str, stage.groups), key=int))} train"

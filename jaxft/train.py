@@ -33,7 +33,7 @@ from jaxft.run.session import Memory, Session, judge
 from jaxft.run.stages import split_for
 from jaxft.run.table import parameter_rows
 from jaxft.run.timing import Stopwatch
-from jaxft.run.weights import weights_of
+from jaxft.run.weights import weights_of, what_counts
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 from jaxft.training.checkpoint import Checkpoints
@@ -247,6 +247,8 @@ def _introduce(run: Run, logs: Logs) -> None:
     logs.say(
         f"{prepared.num_steps} steps, {prepared.steps_per_epoch} an epoch; {run.parallel.summary}"
     )
+    if counts := what_counts(prepared.config):
+        logs.say(counts)
     if run.initialised:
         logs.say(f"newly initialised: {', '.join(run.initialised)}")
     if run.dropped:

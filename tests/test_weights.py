@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxft import evaluate, export, optim, train
+from jaxft import describe, evaluate, export, optim, train
 from jaxft.models import flatten
 from jaxft.run.weights import weights_of
 from tests import tiny
@@ -156,6 +156,15 @@ def test_a_group_may_have_an_optimizer_of_its_own(world, name, size):
     else:  # the gradient, times the rate: no two alike
         assert len(np.unique(step)) > step.size / 2 and step.max() < 1e-2
     assert np.abs(after[KERNEL] - before[KERNEL]).max() == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_what_counts_is_said(world, capsys):
+    argv = [a for a in arguments(world, world / "none", *RECIPES["ema"]) if "--workdir" not in a]
+    assert describe.main([*argv, "--config.optim.wise_ft=0.25"]) == 0
+    assert (
+        "evaluated and exported: the moving average of the weights (decay 0.7), 25% of that and "
+        "75% of the pretrained weights"
+    ) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from jaxft import optim
+from jaxft.config import ConfigDict
 from jaxft.run.build import Run, read_params
 from jaxft.run.stages import split_for
 from jaxft.training.checkpoint import Checkpoints
@@ -36,6 +37,21 @@ def weights_of(run: Run, state: TrainState) -> Any:
         trained = optim.by_path(whole)
         whole = optim.path_map(lambda path, x: trained[path] if path in kept else x, mixed)
     return whole
+
+
+def what_counts(config: ConfigDict) -> str:
+    """One line for the terminal; empty when it is the last weights, as usual."""
+    c, parts = config.optim, []
+    if c.average == "ema":
+        parts.append(f"the moving average of the weights (decay {c.average_decay:g})")
+    if c.average == "swa":
+        parts.append(f"the mean of the weights from {c.average_from} on")
+    if c.schedule_free:
+        parts.append("the schedule-free average of the weights")
+    if c.wise_ft is not None:
+        parts.append(f"{c.wise_ft:.0%} of that and {1 - c.wise_ft:.0%} of the pretrained weights")
+        parts[0] = parts[0].replace("of that", "of the trained weights")
+    return f"evaluated and exported: {', '.join(parts)}" if parts else ""
 
 
 def best_weights(run: Run, checkpoints: Checkpoints, step: int) -> Any:
