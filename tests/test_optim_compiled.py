@@ -132,11 +132,14 @@ def mesh():
     )
 
 
-@pytest.mark.parametrize(
+on_many_devices = pytest.mark.parametrize(
     ("how", "tx", "expected"),
     [("masked", optax.adamw(1e-3), FULL), ("masked", good(), SAVED), ("split", good(), SAVED),
      ("masked", outside(), FULL)],
 )  # fmt: skip
+
+
+@on_many_devices
 def test_the_saving_survives_sharding(how, tx, expected):
     train, frozen = split(how)
     columns = NamedSharding(mesh(), PartitionSpec(None, "tensor"))
@@ -147,11 +150,7 @@ def test_the_saving_survives_sharding(how, tx, expected):
     assert count_matmuls(compiled) == expected
 
 
-@pytest.mark.parametrize(
-    ("how", "tx", "expected"),
-    [("masked", optax.adamw(1e-3), FULL), ("masked", good(), SAVED), ("split", good(), SAVED),
-     ("masked", outside(), FULL)],
-)  # fmt: skip
+@on_many_devices
 def test_the_saving_survives_pmap(how, tx, expected):
     train, frozen = split(how)
     args = jax.tree.map(lambda x: jnp.stack([x] * 8), (train, tx.init(train), frozen))

@@ -16,22 +16,31 @@ from jaxft.run.stages import split_for
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.step import TrainState
 
+# Under pmap, for each copy. Made once: jit finds its program again by the function.
+_schedule_free_copies = jax.vmap(optim.schedule_free_params)
 
-def weights_of(run: Run, state: TrainState) -> Any:
+
+def weights_of(run: Run, state: TrainState, source: Any = None) -> Any:
     """The whole tree that stands for `state`, placed (replicated under pmap).
 
     Schedule-free and averaged weights come from the optimizer's slots. With `optim.wise_ft` they are
-    mixed with the source's, which are read anew: one more copy of the model while this lasts.
+    mixed with the source's: one more copy of the model while this lasts.
+
+    Args:
+      source: what `read_params` gives, where the caller has it; None reads it if it is needed.
     """
     config, whole = run.prepared.config.optim, optim.merge(state.params, state.frozen)
+    places = jax.tree.map(lambda x: x.sharding, whole)
     if config.average != "none":
         whole = optim.averaged(state.opt_state, whole)
     if config.schedule_free:
-        whole = _on_one_copy(run, optim.schedule_free_params, state.opt_state, whole)
+        pmapped = run.parallel.mode == "pmap"
+        evaluated = _schedule_free_copies if pmapped else optim.schedule_free_params
+        whole = jax.jit(evaluated, out_shardings=places)(state.opt_state, whole)
     if config.wise_ft is not None:
-        source, _ = read_params(run.prepared, run.parallel)
-        source = run.parallel.replicate(source)
-        mixed = _on_one_copy(run, _mixed(config.wise_ft), source, whole)
+        source = read_params(run.prepared, run.parallel)[0] if source is None else source
+        mix = jax.jit(optim.wise_ft, static_argnums=2, out_shardings=places)
+        mixed = mix(run.parallel.replicate(source), whole, config.wise_ft)
         # A new head has nothing pretrained to be mixed with, and what never trained keeps its bits.
         kept = {*run.initialised, *optim.by_path(state.frozen)}
         trained = optim.by_path(whole)
@@ -49,8 +58,10 @@ def what_counts(config: ConfigDict) -> str:
     if c.schedule_free:
         parts.append("the schedule-free average of the weights")
     if c.wise_ft is not None:
-        parts.append(f"{c.wise_ft:.0%} of that and {1 - c.wise_ft:.0%} of the pretrained weights")
-        parts[0] = parts[0].replace("of that", "of the trained weights")
+        trained = "that" if parts else "the trained weights"
+        parts.append(
+            f"{c.wise_ft:.0%} of {trained} and {1 - c.wise_ft:.0%} of the pretrained weights"
+        )
     return f"evaluated and exported: {', '.join(parts)}" if parts else ""
 
 
@@ -70,19 +81,4 @@ def best_weights(run: Run, checkpoints: Checkpoints, step: int) -> Any:
         params, frozen = parallel.replicate((params, frozen))
         params = checkpoints.restore_params(step, params)
         state = TrainState(step, params, frozen, None)  # type: ignore[arg-type]
-    return weights_of(run, state)
-
-
-def _mixed(share: float) -> Any:
-    def mix(source: Any, trained: Any) -> Any:
-        return optim.wise_ft(source, trained, share)
-
-    return mix
-
-
-def _on_one_copy(run: Run, function: Any, first: Any, second: Any) -> Any:
-    """`function(first, second)`, compiled, placed as `second`; under pmap on each copy."""
-    places = jax.tree.map(lambda x: x.sharding, second)
-    if run.parallel.mode == "pmap":
-        function = jax.vmap(function)
-    return jax.jit(function, out_shardings=places)(first, second)
+    return weights_of(run, state, source)
