@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxft.optim.checks import Scalar, known
 from jaxft.optim.paths import Tree, by_path, path_map
 
 
@@ -23,7 +24,7 @@ class AverageState(NamedTuple):
     average: Tree
 
 
-def weight_ema(decay: float) -> optax.GradientTransformation:
+def weight_ema(decay: Scalar) -> optax.GradientTransformation:
     """Exponential moving average of the parameters, which starts at their value at init.
 
     Tarvainen and Valpola, "Mean teachers are better role models", 2017
@@ -35,9 +36,9 @@ def weight_ema(decay: float) -> optax.GradientTransformation:
     >>> averaged(state, params).tolist()  # 0.75 * 1 + 0.25 * (1 - 4)
     [0.0]
     """
-    if not 0 <= decay < 1:
+    if known(decay) and not 0 <= decay < 1:
         raise ValueError(f"the decay {decay} of an average is not in [0, 1)")
-    return _average(lambda count: jnp.float32(1 - decay))
+    return _average(lambda count: jnp.asarray(1 - decay, jnp.float32))
 
 
 def swa(start: int, every: int = 1) -> optax.GradientTransformation:
@@ -56,7 +57,7 @@ def swa(start: int, every: int = 1) -> optax.GradientTransformation:
     >>> params.tolist(), averaged(state, params).tolist()  # the average of 2 and 3
     ([3.0], [2.5])
     """
-    if start < 1 or every < 1:
+    if (known(start) and start < 1) or (known(every) and every < 1):
         raise ValueError(f"start and every count updates from 1, got {start} and {every}")
 
     def weight(count: jax.Array) -> jax.Array:
@@ -84,7 +85,7 @@ def averaged(state: optax.OptState, params: Tree) -> Tree:
     return path_map(lambda path, param: average.get(path, param), params)
 
 
-def wise_ft(pretrained: Tree, fine_tuned: Tree, alpha: float) -> Tree:
+def wise_ft(pretrained: Tree, fine_tuned: Tree, alpha: Scalar) -> Tree:
     """`(1 - alpha) * pretrained + alpha * fine_tuned`: more robust off the training distribution.
 
     Wortsman et al., "Robust fine-tuning of zero-shot models" (WiSE-FT), 2022
@@ -97,7 +98,7 @@ def wise_ft(pretrained: Tree, fine_tuned: Tree, alpha: float) -> Tree:
     Raises:
       ValueError: `alpha` is not in [0, 1], or the trees have different structures.
     """
-    if not 0 <= alpha <= 1:
+    if known(alpha) and not 0 <= alpha <= 1:
         raise ValueError(
             f"alpha {alpha} is not in [0, 1]: 0 is the pretrained model, 1 the fine-tuned"
         )

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxft.optim.checks import Scalar, known
 from jaxft.optim.paths import Tree
 
 
-def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
+def clip_by_norm(max_norm: Scalar) -> optax.GradientTransformation:
     """Scale all gradients by `min(1, max_norm / global norm)`.
 
     Pascanu et al., "On the difficulty of training recurrent neural networks", 2013
@@ -28,7 +29,7 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
     Raises:
       ValueError: `max_norm` is not above 0.
     """
-    if not max_norm > 0:
+    if known(max_norm) and not max_norm > 0:
         raise ValueError(f"cannot clip to the norm {max_norm}: give a number above 0, or None")
 
     def update(updates: Tree, params: Tree | None) -> Tree:

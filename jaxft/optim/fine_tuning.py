@@ -12,13 +12,17 @@ update.
 
 from __future__ import annotations
 
+from typing import Any
+
 import optax
 
+from jaxft.optim.checks import Scalar
 from jaxft.optim.clip import clip_by_norm
 from jaxft.optim.freeze import freeze
 from jaxft.optim.layerwise import scale_by_path
+from jaxft.optim.lookup import TreeOrFunction, deferred, is_function, lookup, of
 from jaxft.optim.masks import decay_mask
-from jaxft.optim.paths import Tree, align, by_path
+from jaxft.optim.paths import Tree
 from jaxft.optim.stages import Plan
 from jaxft.optim.unfreeze import unfreeze
 
@@ -27,14 +31,14 @@ def fine_tuning_optimizer(
     learning_rate: optax.ScalarOrSchedule,
     *,
     core: optax.GradientTransformation | None = None,
-    frozen: Tree | None = None,
-    scales: Tree | None = None,
-    weight_decay: float = 0.01,
-    decayed: Tree | None = None,
+    frozen: TreeOrFunction | None = None,
+    scales: TreeOrFunction | None = None,
+    weight_decay: Scalar = 0.01,
+    decayed: TreeOrFunction | None = None,
     decay: optax.GradientTransformation | None = None,
-    clip: float | None = None,
+    clip: Scalar | None = None,
     plan: Plan | None = None,
-    groups: Tree | None = None,
+    groups: TreeOrFunction | None = None,
     stage: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW with frozen parameters, rates per path and clipping of the trainable gradients.
@@ -51,9 +55,14 @@ def fine_tuning_optimizer(
     (-0.00101, 0.0)
 
     The trees below hold one value a parameter path and may be of any container, also a flat
-    `{path: value}`. The transform serves the full tree and its trainable part (None elsewhere, see
+    `{path: value}`, or functions `params -> tree`, which are called with what `init` and `update`
+    are given. The transform serves the full tree and its trainable part (None elsewhere, see
     `partition.split`) alike. Differentiate the trainable part: that alone guarantees that frozen
     parameters cost no backward work.
+
+    Every number, also in the trees, may be traced: `optax.inject_hyperparams(fine_tuning_optimizer)`
+    works under jit, and a step that makes its optimizer from rates it receives works under vmap.
+    Values are then not checked.
 
     Args:
       learning_rate: number or schedule, before the multipliers.
@@ -75,22 +84,32 @@ def fine_tuning_optimizer(
       ValueError: `plan` without `groups` or the reverse, or a plan out of order; (at init or
         update) a parameter has no value in one of the trees.
     """
-    if decay is None:
-        decay = optax.add_decayed_weights(
-            weight_decay, decay_mask if decayed is None else _mask(decayed)
-        )
-    direction = optax.chain(optax.scale_by_adam() if core is None else core, decay)
-    if plan is not None and groups is not None:
-        direction = unfreeze(direction, plan, groups, clip=clip, stage=stage)
-    elif plan is not None or groups is not None:
+    if (plan is None) != (groups is None):
         raise ValueError("a plan of unfreezing and the groups it speaks of must be given together")
-    elif clip is not None:
-        direction = optax.chain(clip_by_norm(clip), direction)
-    rates = optax.identity() if scales is None else scale_by_path(scales)
-    tx = optax.chain(direction, rates, optax.scale_by_learning_rate(learning_rate))
-    return optax.with_extra_args_support(tx) if frozen is None else freeze(tx, frozen)
 
+    def compose(frozen: Any, scales: Any, decayed: Any, groups: Any) -> Any:
+        direction = optax.chain(
+            optax.scale_by_adam() if core is None else core,
+            optax.add_decayed_weights(weight_decay, decayed) if decay is None else decay,
+        )
+        if plan is not None:
+            direction = unfreeze(direction, plan, groups, clip=clip, stage=stage)
+        elif clip is not None:
+            direction = optax.chain(clip_by_norm(clip), direction)
+        rates = optax.identity() if scales is None else scale_by_path(scales)
+        tx = optax.chain(direction, rates, optax.scale_by_learning_rate(learning_rate))
+        return optax.with_extra_args_support(tx) if frozen is None else freeze(tx, frozen)
 
-def _mask(decayed: Tree):
-    values = by_path(decayed)
-    return lambda tree: align(values, tree)
+    mask = decay_mask if decayed is None else lookup(decayed)
+    if not any(map(is_function, (frozen, scales, decayed, groups))):
+        return compose(frozen, scales, mask, groups)
+
+    def for_tree(params: Tree) -> optax.GradientTransformation:
+        # Here, where the whole tree is seen: inside `freeze` a function would see it with holes.
+        mask = decay_mask if decayed is None else lookup(of(decayed, params))
+        found = of(groups, params)
+        # Still as a function: in a part of the tree a group of the plan may have no parameter.
+        by_group = (lambda _: found) if is_function(groups) else groups
+        return compose(of(frozen, params), of(scales, params), mask, by_group)
+
+    return deferred(for_tree)

@@ -10,11 +10,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+import jax
 import optax
 
+from jaxft.optim.checks import Scalar, known
 from jaxft.optim.clip import clip_by_norm
+from jaxft.optim.lookup import TreeOrFunction, is_function, lookup
 from jaxft.optim.masks import decay_mask
-from jaxft.optim.paths import Tree, align, by_path, nearest
+from jaxft.optim.paths import Tree, by_path, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +31,12 @@ class Group:
     """
 
     learning_rate: optax.ScalarOrSchedule
-    weight_decay: float = 0.0
+    weight_decay: Scalar = 0.0
     core: optax.GradientTransformation | None = None
 
 
 def parameter_groups(
-    groups: Mapping[str, Group | None], labels: Tree, *, clip: float | None = None
+    groups: Mapping[str, Group | None], labels: TreeOrFunction, *, clip: Scalar | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """One optimizer a group; None in place of a group freezes it.
 
@@ -48,45 +51,55 @@ def parameter_groups(
 
     Args:
       groups: by label.
-      labels: the label of every parameter, from `match_rules` or by hand; in any container.
+      labels: the label of every parameter, from `match_rules` or by hand; in any container, or
+        a function that gives them for the parameters.
       clip: largest global norm of the gradients of all groups that train, taken together.
 
     Raises:
       ValueError: a label has no group or a group no parameter; (at init) a parameter has no label.
     """
-    label_at = by_path(labels)
-    used = set(label_at.values())
-    for path, label in label_at.items():
-        if label not in groups:
-            raise ValueError(
-                f"{path!r} is in the group {label!r}, which is not given{_near(label, groups)}"
-            )
-    for name in groups:
-        if name not in used:
-            raise ValueError(f"no parameter is in the group {name!r}{_near(name, used)}")
+    if not is_function(labels):
+        _check_labels(labels, groups)
+        used = set(by_path(labels).values())
+        for name in groups:
+            if name not in used:
+                raise ValueError(f"no parameter is in the group {name!r}{_near(name, used)}")
+    label_of = lookup(labels)
+
+    def labelled(tree: Tree) -> Tree:
+        found = label_of(tree)
+        _check_labels(found, groups)
+        return found
+
     transforms = {
         name: optax.set_to_zero() if group is None else _transform(group)
         for name, group in groups.items()
     }
-    by_group = optax.multi_transform(transforms, lambda tree: align(label_at, tree))
+    by_group = optax.multi_transform(transforms, labelled)
     if clip is None:
         return by_group
-    trains = {path: groups[label] is not None for path, label in label_at.items()}
+
+    def trains(tree: Tree) -> Tree:
+        return jax.tree.map(lambda label: groups[label] is not None, labelled(tree))
+
     # Masked: the gradients of frozen groups must neither count nor be computed for the norm.
-    clipped = optax.masked(clip_by_norm(clip), lambda tree: align(trains, tree))
+    clipped = optax.masked(clip_by_norm(clip), trains)
     return optax.chain(clipped, by_group)
 
 
-def spread(low: float, high: float, count: int) -> tuple[float, ...]:
+def spread(low: Scalar, high: Scalar, count: int) -> tuple[Scalar, ...]:
     """`count` rates from `low` (stem) to `high` (head), each the same factor above the one before.
 
     >>> spread(1e-5, 1e-3, 3)
     (1e-05, 0.0001, 0.001)
     """
-    if not 0 < low <= high or count < 2:
+    if count < 2 or (known(low, high) and not 0 < low <= high):
         raise ValueError(f"need 0 < low <= high and two or more rates, got {low}, {high}, {count}")
     ratio = (high / low) ** (1 / (count - 1))
-    return (*(float(f"{low * ratio**i:.12g}") for i in range(count - 1)), high)
+    below = [low * ratio**i for i in range(count - 1)]
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        below = [float(f"{rate:.12g}") for rate in below]  # 1e-04, not 9.999999999999999e-05
+    return (*below, high)
 
 
 def _transform(group: Group) -> optax.GradientTransformation:
@@ -95,6 +108,14 @@ def _transform(group: Group) -> optax.GradientTransformation:
         optax.add_decayed_weights(group.weight_decay, decay_mask),
         optax.scale_by_learning_rate(group.learning_rate),
     )
+
+
+def _check_labels(labels: Tree, groups: Mapping[str, Group | None]) -> None:
+    for path, label in by_path(labels).items():
+        if label not in groups:
+            raise ValueError(
+                f"{path!r} is in the group {label!r}, which is not given{_near(label, groups)}"
+            )
 
 
 def _near(name: str, names: Mapping[str, Group | None] | set[str]) -> str:

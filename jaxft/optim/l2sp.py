@@ -7,13 +7,16 @@ weight decay is in AdamW, so that Adam does not rescale it. With SGD the two are
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxft.optim.paths import Tree, align, by_path
+from jaxft.optim.checks import Scalar, known
+from jaxft.optim.lookup import TreeOrFunction, lookup
+from jaxft.optim.paths import Tree, by_path
 
 
 class L2spState(NamedTuple):
@@ -23,13 +26,13 @@ class L2spState(NamedTuple):
 
 
 def l2sp(
-    strength: float, *, fresh: Tree | None = None, fresh_strength: float = 0.0
+    strength: Scalar, *, fresh: TreeOrFunction | None = None, fresh_strength: Scalar = 0.0
 ) -> optax.GradientTransformation:
     """Add `strength * (parameter - its value at init)`; chain it after the adaptive core.
 
     `init` must be given the pretrained parameters. They are kept in the state, one more copy of
-    what is
-    trained: as a constant of the compiled program they would be in it, and in every stage's again.
+    what is trained: as a constant of the compiled program they would be in it, and in every
+    stage's again.
 
     >>> tx = l2sp(0.5)
     >>> state = tx.init(jnp.array([1.0]))
@@ -38,16 +41,16 @@ def l2sp(
 
     Args:
       strength: the paper's alpha.
-      fresh: True for parameters that are not pretrained (a new head): they decay towards zero.
+      fresh: True for parameters that are not pretrained (a new head): they decay towards zero; or
+        a function that says so for the parameters.
       fresh_strength: their rate, the paper's beta.
 
     Raises:
       ValueError: (at init) a parameter has no entry in `fresh`; (at update) no params are given.
     """
-    fresh_at = None if fresh is None else by_path(fresh)
-
-    def is_fresh(tree: Tree) -> Tree:
-        return align(fresh_at, tree) if fresh_at else jax.tree.map(lambda _: False, tree)
+    nothing_fresh = functools.partial(jax.tree.map, lambda _: False)
+    is_fresh = nothing_fresh if fresh is None else lookup(fresh)
+    fresh_decays = not known(fresh_strength) or bool(fresh_strength != 0)
 
     def init(params: Tree) -> L2spState:
         # A copy, so that params and state can both be donated to a compiled step.
@@ -62,8 +65,13 @@ def l2sp(
 
         def decayed(update: jax.Array, param: jax.Array, path: str) -> jax.Array:
             if path in start:
-                return update + strength * (param - start[path])
-            return update + fresh_strength * param if fresh_strength else update
+                return update + jnp.asarray(strength, update.dtype) * (param - start[path])
+            # In the update's type: a traced strength is float32, and would widen bfloat16.
+            return (
+                update + jnp.asarray(fresh_strength, update.dtype) * param
+                if fresh_decays
+                else update
+            )
 
         leaves, treedef = jax.tree.flatten(updates)
         rows = zip(leaves, jax.tree.leaves(params), by_path(updates), strict=True)

@@ -19,9 +19,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from jaxft.optim.paths import Tree, align, by_path, match_rules, nearest, path_map
+from jaxft.optim.checks import Scalar, known
+from jaxft.optim.lookup import TreeOrFunction, lookup
+from jaxft.optim.paths import Tree, by_path, leaf_paths, match_rules, nearest, path_map
 
 
 def depths_from_rules(params: Tree, rules: Iterable[tuple[str, int]]) -> Tree:
@@ -72,7 +75,7 @@ def depths_from_prefixes(params: Tree, prefixes: Sequence[str | Sequence[str]]) 
 
 
 def layer_scales(
-    depths: Tree, decay: float, *, min_scale: float = 0.0, head_exempt: bool = False
+    depths: Tree, decay: Scalar, *, min_scale: Scalar = 0.0, head_exempt: bool = False
 ) -> Tree:
     """Learning-rate multiplier of every parameter: `max(decay ** (L + 1 - depth), min_scale)`.
 
@@ -88,16 +91,16 @@ def layer_scales(
     Raises:
       ValueError: `decay` is not in (0, 1].
     """
-    if not 0 < decay <= 1:
+    if known(decay) and not 0 < decay <= 1:
         raise ValueError(
             f"layer decay {decay} is not in (0, 1]: 1 is no decay, 0.65 to 0.95 is usual"
         )
     head = max(jax.tree.leaves(depths))
     top = head - 1 if head_exempt else head
-    return jax.tree.map(lambda depth: max(decay ** max(top - depth, 0), min_scale), depths)
+    return jax.tree.map(lambda depth: larger(decay ** max(top - depth, 0), min_scale), depths)
 
 
-def scale_by_path(scales: Tree) -> optax.GradientTransformation:
+def scale_by_path(scales: TreeOrFunction) -> optax.GradientTransformation:
     """Multiply the update at each path by a constant: the learning rate of that parameter.
 
     Goes *after* the adaptive core: Adam divides by the gradient's size, so a factor before it
@@ -113,24 +116,39 @@ def scale_by_path(scales: Tree) -> optax.GradientTransformation:
     [-0.05, -0.5]
 
     Args:
-      scales: numbers at the paths of the parameters, in any container. For parameters stacked
-        along a leading layer axis: a vector with one factor a layer (see
-        `stacked.stacked_scales`).
+      scales: numbers at the paths of the parameters, in any container, or a function that gives
+        them for the parameters. For parameters stacked along a leading layer axis: a vector with
+        one factor a layer (see `stacked.stacked_scales`).
 
     Raises:
-      ValueError: (at update) a parameter has no factor.
+      ValueError: (at update) a parameter has no factor, or a vector with another number of layers.
     """
-    by_name = by_path(scales)
+    scales_of = lookup(scales)
 
     def update(updates: Tree, params: Tree | None) -> Tree:
         del params
-        return jax.tree.map(_scaled, updates, align(by_name, updates))
+        leaves, treedef = jax.tree.flatten(updates)
+        rows = zip(leaf_paths(updates), leaves, jax.tree.leaves(scales_of(updates)), strict=True)
+        return jax.tree.unflatten(treedef, [_scaled(*row) for row in rows])
 
     return optax.stateless(update)
 
 
-def _scaled(update: jax.Array, scale: float | jax.Array) -> jax.Array:
+def larger(value: Scalar, least: Scalar) -> Scalar:
+    """`max(value, least)`, also where one of them is traced."""
+    return max(value, least) if known(value, least) else jnp.maximum(value, least)
+
+
+def _scaled(path: str, update: jax.Array, scale: Scalar) -> jax.Array:
     if isinstance(scale, int | float):
         return update if scale == 1 else update * scale
-    # A vector over the leading axis; in the update's type, so that bfloat16 stays bfloat16.
-    return update * scale.reshape(-1, *(1,) * (update.ndim - 1)).astype(update.dtype)
+    # In the update's type: a traced scale is float32, and would widen bfloat16.
+    scale = jnp.asarray(scale, update.dtype)
+    if scale.ndim == 0:
+        return update * scale
+    if scale.ndim > 1 or update.ndim == 0 or scale.shape[0] not in (1, update.shape[0]):
+        raise ValueError(
+            f"the scale of {path!r} has the shape {scale.shape}, its update {update.shape}: give a "
+            "number, or a vector with one number for each entry of the first axis"
+        )
+    return update * scale.reshape(-1, *(1,) * (update.ndim - 1))

@@ -15,6 +15,7 @@ from typing import Any
 import optax
 
 from jaxft.optim import probe
+from jaxft.optim.lookup import TreeOrFunction, of
 from jaxft.optim.paths import Tree, align, by_path, leaf_paths, unmatched
 from jaxft.optim.stages import Plan
 
@@ -60,13 +61,13 @@ def lint(
     tx: optax.GradientTransformation,
     params: Tree,
     *,
-    frozen: Tree | None = None,
+    frozen: TreeOrFunction | None = None,
     patterns: Iterable[str] = (),
-    scales: Tree | None = None,
+    scales: TreeOrFunction | None = None,
     tied: Iterable[Sequence[str]] = (),
     metrics: Callable[[Tree], Any] | None = None,
     plan: Plan = (),
-    groups: Tree | None = None,
+    groups: TreeOrFunction | None = None,
     schedule: optax.Schedule | None = None,
 ) -> list[Finding]:
     """Everything that is wrong with `tx` for `params`, given what is meant.
@@ -98,6 +99,7 @@ def lint(
       The findings, at most one of each kind for a pattern, parameter or group; empty if all is
       well.
     """
+    frozen, scales, groups = (of(values, params) for values in (frozen, scales, groups))
     paths = leaf_paths(params)
     tiny = probe.fitting_stand_in(tx, params)
     is_frozen = dict.fromkeys(paths, False) if frozen is None else by_path(align(frozen, params))

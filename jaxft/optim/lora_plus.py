@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jaxft.optim.checks import Scalar, known
 from jaxft.optim.paths import Tree, match_rules
 
 # nnx.LoRA has the leaf lora_b; PEFT has lora_B, or lora_B/<adapter>/… below it.
 B_MATRICES = (r"(.*/)?lora_[bB](/.*)?",)
 
 
-def lora_plus_scales(params: Tree, ratio: float, *, b: Sequence[str] = B_MATRICES) -> Tree:
+def lora_plus_scales(params: Tree, ratio: Scalar, *, b: Sequence[str] = B_MATRICES) -> Tree:
     """Learning-rate multipliers: `ratio` for B, 1 for everything else.
 
     >>> lora_plus_scales({'query': {'lora_a': 0, 'lora_b': 0}}, 16.0)
@@ -32,6 +33,7 @@ def lora_plus_scales(params: Tree, ratio: float, *, b: Sequence[str] = B_MATRICE
     Raises:
       ValueError: no parameter is a B matrix, or `ratio` is below 1.
     """
-    if ratio < 1:
+    if known(ratio) and ratio < 1:
         raise ValueError(f"LoRA+ ratio {ratio} is below 1: B is to learn faster than A")
-    return match_rules([(pattern, float(ratio)) for pattern in b], params, default=1.0)
+    factor = float(ratio) if known(ratio) else ratio
+    return match_rules([(pattern, factor) for pattern in b], params, default=1.0)

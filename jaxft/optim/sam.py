@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
+from jaxft.optim.checks import Scalar
+from jaxft.optim.lookup import TreeOrFunction, lookup
 from jaxft.optim.partition import FROZEN, TRAIN, merge, split, train_labels
-from jaxft.optim.paths import Tree, align, by_path
+from jaxft.optim.paths import Tree
 
 
 def sam(
-    tx: optax.GradientTransformation, radius: float, *, frozen: Tree | None = None
+    tx: optax.GradientTransformation, radius: Scalar, *, frozen: TreeOrFunction | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Update with the gradient taken `radius` uphill; frozen parameters move in neither step.
 
@@ -36,19 +38,20 @@ def sam(
     Args:
       tx: the optimizer proper.
       radius: the paper's rho, 0.05 for many models.
-      frozen: True for parameters that stay as they are.
+      frozen: True for parameters that stay as they are, or a function that says so for the
+        parameters.
 
     Raises:
       ValueError: (at update) no `grad_fn` or no params are given.
     """
     uphill = optax.chain(contrib.normalize(), optax.sgd(radius))
     inner = contrib.sam(tx, uphill, opaque_mode=True)
-    labels = {} if frozen is None else by_path(train_labels(frozen))
+    frozen_in = None if frozen is None else lookup(frozen)
 
     def parts(tree: Tree) -> tuple[Tree, Tree]:
-        if not labels:
+        if frozen_in is None:
             return tree, jax.tree.map(lambda _: None, tree)
-        found = split(tree, align(labels, tree), names=(TRAIN, FROZEN))
+        found = split(tree, train_labels(frozen_in(tree)), names=(TRAIN, FROZEN))
         return found[TRAIN], found[FROZEN]
 
     def init(params: Tree) -> Any:

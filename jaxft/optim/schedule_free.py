@@ -10,7 +10,9 @@ import jax
 import optax
 from optax import contrib
 
+from jaxft.optim.checks import Scalar, known
 from jaxft.optim.freeze import freeze
+from jaxft.optim.lookup import TreeOrFunction
 from jaxft.optim.paths import Tree, by_path, path_map
 
 
@@ -18,8 +20,8 @@ def schedule_free(
     tx: optax.GradientTransformation,
     learning_rate: optax.ScalarOrSchedule,
     *,
-    b1: float = 0.9,
-    frozen: Tree | None = None,
+    b1: Scalar = 0.9,
+    frozen: TreeOrFunction | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`optax.contrib.schedule_free` for the trainable parameters.
 
@@ -33,9 +35,15 @@ def schedule_free(
     Args:
       tx: base optimizer *without* momentum (Adam with b1=0), with the same learning rate.
       learning_rate: warm-up, then constant.
-      b1: interpolation that takes the place of momentum, above 0.
-      frozen: True for parameters that stay as they are.
+      b1: interpolation that takes the place of momentum, in (0, 1].
+      frozen: True for parameters that stay as they are, or a function that says so for the
+        parameters.
+
+    Raises:
+      ValueError: `b1` is not in (0, 1].
     """
+    if known(b1) and not 0 < b1 <= 1:
+        raise ValueError(f"b1={b1} of a schedule-free optimizer is not in (0, 1]: 0.9 is usual")
     inner = contrib.schedule_free(tx, learning_rate, b1)
     return inner if frozen is None else freeze(inner, frozen)
 

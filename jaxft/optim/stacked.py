@@ -1,10 +1,9 @@
 """Parameters of repeated layers stacked on a leading layer axis, the usual layout under `lax.scan`.
 
 Such a leaf has no path of its own for layer 7. Rates come as a vector over the layer axis, and
-freezing
-the first k layers means cutting the stack in two: a mask on the update would leave the whole
-backward scan in place (measured on 12 layers with 9 frozen: 39 matrix products with a mask, 21
-with the cut).
+freezing the first k layers means cutting the stack in two: a mask on the update would leave the
+whole backward scan in place (measured on 12 layers with 9 frozen: 39 matrix products with a mask,
+21 with the cut).
 """
 
 from __future__ import annotations
@@ -15,10 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxft.optim.checks import Scalar, known
+from jaxft.optim.layerwise import larger
 from jaxft.optim.paths import Tree, by_path
 
 
-def stacked_scales(num_layers: int, decay: float, *, min_scale: float = 0.0) -> jax.Array:
+def stacked_scales(num_layers: int, decay: Scalar, *, min_scale: Scalar = 0.0) -> jax.Array:
     """Learning-rate multipliers of layers 1..L: `decay ** (L + 1 - depth)`, float32 [L].
 
     The value for stacked leaves in `scale_by_path` and `fine_tuning_optimizer(scales=…)`, broadcast
@@ -27,9 +28,9 @@ def stacked_scales(num_layers: int, decay: float, *, min_scale: float = 0.0) -> 
     >>> stacked_scales(3, 0.5).tolist()
     [0.125, 0.25, 0.5]
     """
-    if not 0 < decay <= 1:
+    if known(decay) and not 0 < decay <= 1:
         raise ValueError(f"layer decay {decay} is not in (0, 1]")
-    return jnp.array([max(decay ** (num_layers - i), min_scale) for i in range(num_layers)])
+    return jnp.array([larger(decay ** (num_layers - i), min_scale) for i in range(num_layers)])
 
 
 def split_stack(stacked: Tree, k: int, *, axis: int = 0) -> tuple[Tree, Tree]:

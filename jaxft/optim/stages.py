@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import jax
 
+from jaxft.optim.checks import known
 from jaxft.optim.paths import Tree, by_path, nearest
 
 
 class Stage(NamedTuple):
-    """From optimizer update `start` on (0 is the first), exactly `groups` train."""
+    """From optimizer update `start` on (0 is the first; may be traced), exactly `groups` train."""
 
     start: int
     groups: frozenset[Hashable]
@@ -117,13 +118,16 @@ def windows(plan: Plan, group: Hashable) -> tuple[tuple[int, int | None], ...]:
     """
     found: list[tuple[int, int | None]] = []
     ends = [*(stage.start for stage in plan[1:]), None]
+    goes_on = False
     for stage, end in zip(plan, ends, strict=True):
         if group not in stage.groups:
+            goes_on = False
             continue
-        if found and found[-1][1] == stage.start:
+        if goes_on:
             found[-1] = (found[-1][0], end)
         else:
             found.append((stage.start, end))
+        goes_on = True
     return tuple(found)
 
 
@@ -148,23 +152,29 @@ def frozen_in(plan: Plan, groups: Tree, index: int) -> Tree:
 
 def check_plan(plan: Plan, groups: Tree) -> None:
     """Raise ValueError unless starts increase from 0 and every group has a parameter."""
+    check_order(plan)
+    given = set(by_path(groups).values())
+    for group in frozenset().union(*(stage.groups for stage in plan)) - given:
+        names = [str(name) for name in given]
+        raise ValueError(f"no parameter is in the group {group!r}{nearest(str(group), names)}")
+
+
+def check_order(plan: Plan) -> None:
+    """Raise ValueError unless starts increase from 0, as far as they are known."""
     starts = [stage.start for stage in plan]
+    pairs = zip(starts, starts[1:], strict=False)
     if (
         not starts
-        or starts[0] != 0
-        or any(b <= a for a, b in zip(starts, starts[1:], strict=False))
+        or (known(starts[0]) and starts[0] != 0)
+        or any(b <= a for a, b in pairs if known(a, b))
     ):
         raise ValueError(
             f"stages must start at 0 and then later and later, these start at {starts}"
         )
-    known = set(by_path(groups).values())
-    for group in frozenset().union(*(stage.groups for stage in plan)) - known:
-        names = [str(name) for name in known]
-        raise ValueError(f"no parameter is in the group {group!r}{nearest(str(group), names)}")
 
 
 def _check(groups: Sequence[Hashable], *, every: int) -> None:
     if len(set(groups)) < max(len(groups), 2):
         raise ValueError(f"a plan needs two or more different groups, got {list(groups)}")
-    if every < 1:
+    if known(every) and every < 1:
         raise ValueError(f"a stage needs at least 1 update, got {every}")

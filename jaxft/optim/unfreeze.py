@@ -22,12 +22,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxft.optim.checks import Scalar, known
 from jaxft.optim.clip import clip_by_norm
+from jaxft.optim.lookup import TreeOrFunction, deferred, is_function
 from jaxft.optim.paths import Tree, align, by_path, path_map
-from jaxft.optim.stages import Plan, check_plan, windows
+from jaxft.optim.stages import Plan, check_order, check_plan, windows
 
-# When a group trains: intervals [start, end) of updates, or a constant for the whole program.
-Gate = tuple[tuple[int, int | None], ...] | bool
+# When a group trains: intervals [start, end) of updates, or a constant (or traced) for all of them.
+Gate = tuple[tuple[int, int | None], ...] | bool | jax.Array
 
 
 class GateState(NamedTuple):
@@ -46,9 +48,9 @@ class GatedState(NamedTuple):
 def unfreeze(
     tx: optax.GradientTransformation,
     plan: Plan,
-    groups: Tree,
+    groups: TreeOrFunction,
     *,
-    clip: float | None = None,
+    clip: Scalar | None = None,
     stage: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`tx` for each group on its own, from the update at which the plan unfreezes it.
@@ -71,7 +73,7 @@ def unfreeze(
       tx: initialised once a group; sees only that group.
       plan: from `top_down`, `bottom_up`, `explicit`, `chain_thaw`, `lp_ft`, or written by hand.
       groups: the group of every parameter, such as its depth; in any container. A group that is
-        in no stage has no state and never moves.
+        in no stage has no state and never moves. Or a function that gives them for the parameters.
       clip: largest global norm of the gradients of all groups that train at that step.
       stage: index of the only stage that this program runs: the gates are constants and cost
         nothing. None: any step of the plan.
@@ -80,12 +82,25 @@ def unfreeze(
       ValueError: the plan is not in order or names a group without parameters; (at init) a
         parameter has no group.
     """
+    if is_function(groups):
+        check_order(plan)
+        return deferred(lambda tree: _by_group(tx, plan, by_path(groups(tree)), clip, stage))
     check_plan(plan, groups)
-    group_at = by_path(groups)
-    gates = _gates(plan, set(group_at.values()), stage)
+    return _by_group(tx, plan, by_path(groups), clip, stage)
+
+
+def _by_group(
+    tx: optax.GradientTransformation,
+    plan: Plan,
+    group_at: Mapping[str, Hashable],
+    clip: Scalar | None,
+    stage: int | None,
+) -> optax.GradientTransformationExtraArgs:
+    named = dict.fromkeys(group_at.values())
+    gates = _gates(plan, set(named), stage)
     transforms: dict[Hashable, optax.GradientTransformation] = {
         group: gated(tx, gates[group]) if windows(plan, group) else optax.set_to_zero()
-        for group in dict.fromkeys(group_at.values())
+        for group in named
     }
     by_group = optax.multi_transform(transforms, lambda tree: align(group_at, tree))
     if clip is None:
@@ -103,9 +118,11 @@ def gate(gates: Mapping[str, Gate]) -> optax.GradientTransformation:
 
     def update(updates: Tree, state: GateState, params: Tree | None = None):
         del params
-        is_open = {gate: _is_open(gate, state.step) for gate in set(gates.values())}
+        # By identity: gates of traced steps have no hash, and those of a group are one object.
+        is_open = {id(gate): _is_open(gate, state.step) for gate in gates.values()}
         held = path_map(
-            lambda path, leaf: _choose(is_open[gates[path]], leaf, jnp.zeros_like(leaf)), updates
+            lambda path, leaf: _choose(is_open[id(gates[path])], leaf, jnp.zeros_like(leaf)),
+            updates,
         )
         return held, GateState(optax.safe_increment(state.step))
 
@@ -159,13 +176,15 @@ def grow(old: Tree, new: Tree) -> Tree:
 def _gates(plan: Plan, groups: set[Hashable], stage: int | None) -> dict[Hashable, Gate]:
     if stage is None:
         return {group: windows(plan, group) for group in groups}
+    if not known(stage):
+        return {group: jnp.array([group in s.groups for s in plan])[stage] for group in groups}
     if not 0 <= stage < len(plan):
         raise ValueError(f"stage {stage} of a plan of {len(plan)}: give 0 to {len(plan) - 1}")
-    return {group: group in plan[stage].groups for group in groups}
+    return {group: group in plan[int(stage)].groups for group in groups}
 
 
 def _is_open(gate: Gate, step: jax.Array) -> jax.Array | bool:
-    if isinstance(gate, bool):
+    if isinstance(gate, bool | jax.Array):
         return gate
     inside = [
         (step >= start) if end is None else (step >= start) & (step < end) for start, end in gate
