@@ -11,6 +11,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -18,8 +19,12 @@ import numpy as np
 from jaxft.data import packing
 from jaxft.data.packing import Shape
 
-# Shapes are chosen from at most this many examples (or 64 batches): 1 s for the largest dataset.
+# Shapes are chosen from at most this many examples, and from 64 to 256 batches: 0.1 to 1 s.
 SAMPLE = 65536
+
+# Standard deviations above the mean that the largest shape holds, in rows: one batch in millions needs
+# more, were their sums of lengths normally distributed.
+TAIL = 5.0
 
 # Examples of a group that are packed to see how full its rows become: 1 ms, and within 1 %.
 PACKED_SAMPLE = 2048
@@ -62,9 +67,9 @@ def batch_examples(
 class TrainPlan:
     """Layouts of training steps 0..steps-1.
 
-    shapes: sorted by cost; every batch that was looked at fits one of them.
-    fallback: fits any batch; None if every batch of the run was looked at.
-    efficiency: real tokens / computed tokens over the batches that were looked at.
+    shapes: sorted by cost; chosen for batches like those of the run, whatever its seed and length.
+    fallback: fits any batch, for one that fits none of the shapes.
+    efficiency: real tokens / computed tokens that is to be expected.
     """
 
     lengths: np.ndarray
@@ -74,7 +79,7 @@ class TrainPlan:
     shards: int
     pack: bool
     shapes: tuple[Shape, ...]
-    fallback: Shape | None
+    fallback: Shape
     efficiency: float
 
     def __len__(self) -> int:
@@ -90,7 +95,6 @@ class TrainPlan:
         examples, epoch = batch_examples(order, len(self.lengths), self.batch_size, step)
         lengths = self.lengths[examples]
         shape = _cheapest(self.shapes, lengths, self.shards, self.pack) or self.fallback
-        assert shape is not None
         slots = packing.arrange(lengths, examples, shape, self.shards, self.pack)
         return Layout(shape.length, slots, epoch)
 
@@ -132,39 +136,62 @@ def plan_training(
 ) -> TrainPlan:
     """Plans a run over examples of these lengths [n] int32.
 
+    The shapes depend on the lengths and the batch size, not on the seed, and on the number of steps
+    only in powers of four: programs that were compiled for one run serve the next.
+
     shards: equal parts of a batch's rows, one per data-parallel device.
     row_multiple: each shard's rows are a multiple of it (gradient accumulation splits them).
     pack: several examples in a row; otherwise one in each, as usual.
-    max_shapes: at most so many compiled programs. In a run too long to look at every batch now,
-      one more, that any batch fits, is compiled if a batch turns up that fits none of them.
+    max_shapes: at most so many programs compiled ahead. One more, that any batch fits, is compiled if a
+      batch turns up that fits none of them.
     compile_batches: a compilation is worth this many average batches: a shape that saves less over
       the run is not used. 10 is a few seconds on a CPU, where a small BERT's step takes 0.3 to 1 s.
     """
     _check(lengths, batch_size, shards)
-    batches = _sample(lengths, batch_size, steps, seed)
+    batches = _typical_batches(lengths, batch_size)
     allowed = _row_lengths(lengths, pack)
     needs = _needs(batches, allowed, shards, row_multiple, pack)
     real = sum(int(batch.sum()) for batch in batches)
     cost = compile_batches * real / len(batches) / shards
-    shapes = packing.choose_shapes(needs, allowed, max_shapes, steps / len(batches), cost)
+    most = _round_up(math.ceil(batch_size / shards), row_multiple)
+    weight = 4.0 ** math.ceil(math.log(steps, 4)) / len(batches)
+    whole = np.array([len(batch) == batch_size for batch in batches])
+    tail = _tail(needs, whole, row_multiple, most)
+    shapes = packing.choose_shapes(needs, allowed, tail, max_shapes, weight, cost)
     used = [_cheapest(shapes, batch, shards, pack) for batch in batches]
     computed = sum(shape.length * shape.rows * shards for shape in used if shape)
-    most = _round_up(math.ceil(batch_size / shards), row_multiple)
-    fallback = Shape(allowed[-1], most) if len(batches) < steps else None
+    fallback = Shape(allowed[-1], most)
     return TrainPlan(
         lengths, batch_size, steps, seed, shards, pack, tuple(shapes), fallback, real / computed
     )
 
 
-def _sample(lengths: np.ndarray, batch_size: int, steps: int, seed: int) -> list[np.ndarray]:
-    """The examples' lengths in each batch of a run, or in evenly spaced ones of a long run."""
-    limit = max(64, SAMPLE // batch_size)
-    sampled = np.unique(np.linspace(0, steps - 1, min(steps, limit)).astype(np.int64))
-    order = shuffled(len(lengths), seed)
-    return [
-        lengths[batch_examples(order, len(lengths), batch_size, step)[0]]
-        for step in sampled.tolist()
-    ]
+def _typical_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """The examples' lengths in each of some random batches, the same for every run.
+
+    Drawn by epochs like those of a run, so that the partial batch at the end of one is among them.
+    """
+    count = min(max(64, SAMPLE // batch_size), 256)
+    random = np.random.default_rng(0)
+    batches: list[np.ndarray] = []
+    while len(batches) < count:
+        # Of a long epoch only as much as is looked at.
+        wanted = min(len(lengths), (count - len(batches)) * batch_size)
+        epoch = lengths[random.choice(len(lengths), wanted, replace=False)]
+        batches += np.split(epoch, range(batch_size, len(epoch), batch_size))
+    return batches
+
+
+def _tail(needs: np.ndarray, whole: np.ndarray, multiple: int, most: int) -> np.ndarray:
+    """Rows that hold nearly every batch of a run, at each row length; 0 where some do not fit.
+
+    The batches looked at are few, so what they need at most is too little for the others. `whole` says
+    which are not the partial ones at the end of an epoch, which would spread the others' needs.
+    """
+    needed = needs[whole] if whole.any() else needs
+    tail = np.ceil(needed.mean(0) + TAIL * needed.std(0)).astype(np.int64)
+    tail = np.maximum(_round_up(tail, multiple), needed.max(0) + multiple)
+    return np.where((needs > 0).all(0), np.minimum(tail, most), 0)
 
 
 def _check(lengths: np.ndarray, batch_size: int, shards: int) -> None:
@@ -198,7 +225,8 @@ def _needs(
     return -(-needs // multiple) * multiple
 
 
-def _round_up(number: int, multiple: int) -> int:
+def _round_up(number: Any, multiple: int) -> Any:
+    """The next multiple of a number, or of each in an array."""
     return -(-number // multiple) * multiple
 
 

@@ -145,21 +145,27 @@ def arrange(
 
 
 def choose_shapes(
-    needs: np.ndarray, lengths: Sequence[int], max_shapes: int, weight: float, shape_cost: float
+    needs: np.ndarray,
+    lengths: Sequence[int],
+    tail: np.ndarray,
+    max_shapes: int,
+    weight: float,
+    shape_cost: float,
 ) -> list[Shape]:
     """The shapes that minimise the work of a run, at most max_shapes of them.
 
     needs [batches, len(lengths)]: rows that each batch needs at each row length, 0 where its
-    longest example does not fit. weight: steps of the run per batch given. shape_cost: the work
-    (in tokens) that compiling one more program is worth.
+    longest example does not fit. tail [len(lengths)]: rows that hold other batches of the run too, 0
+    where some do not fit. weight: steps of the run per batch given. shape_cost: the work (in tokens)
+    that compiling one more program is worth.
 
-    One shape that every batch fits comes first; then the shape that saves most is added while it
-    saves more than it costs, and finally single shapes are exchanged while that saves anything.
+    One shape of `tail` comes first and stays; then the shape that saves most is added while it saves
+    more than it costs, and finally the added ones are exchanged while that saves anything.
     """
     shapes = [
         Shape(length, int(rows))
         for column, length in enumerate(lengths)
-        for rows in np.unique(needs[:, column])
+        for rows in np.unique([*needs[:, column], tail[column]])
         if rows
     ]
     costs = np.array([shape.cost for shape in shapes])
@@ -167,8 +173,8 @@ def choose_shapes(
     rows = np.array([shape.rows for shape in shapes])
     needed = needs[:, columns]  # [batches, shapes]
     work = np.where((needed > 0) & (needed <= rows), costs, np.inf)
-    total = np.where(np.isfinite(work).all(0), work.sum(0), np.inf)
-    chosen = [int(np.argmin(total))]
+    holds_all = rows == tail[columns]
+    chosen = [int(np.argmin(np.where(holds_all, costs, np.inf)))]
     while len(chosen) < max_shapes:
         best = work[:, chosen].min(1, keepdims=True)
         saved = (best - np.minimum(best, work)).sum(0) * weight
@@ -177,7 +183,7 @@ def choose_shapes(
         chosen.append(int(np.argmax(saved)))
     for _ in range(20):  # exchanges settle within a few rounds
         before = list(chosen)
-        for place in range(len(chosen)):
+        for place in range(1, len(chosen)):
             others = work[:, chosen[:place] + chosen[place + 1 :]]
             best = others.min(1, keepdims=True, initial=np.inf)
             chosen[place] = int(np.argmin(np.minimum(best, work).sum(0)))
