@@ -16,7 +16,7 @@ import pytest
 from jaxft import models, optim
 from jaxft.tasks import classification
 from jaxft.training.parallel import Parallel, make_parallel
-from jaxft.training.step import train_step
+from jaxft.training.step import hyperparameters, train_step
 from tests.hlo import count_matmuls
 
 BLOCKS, FROZEN = 12, 9
@@ -110,13 +110,13 @@ def update(
     frozen = jax.tree.map(lambda is_still: is_still and not held, still)
     parts = optim.split(abstract, optim.train_labels(frozen), names=(optim.TRAIN, optim.FROZEN))
     tx = optim.fine_tuning_optimizer(1e-3, clip=1.0, frozen=frozen)
-    state = parallel.abstract(parts[optim.TRAIN], parts[optim.FROZEN], tx)
+    hparams = hyperparameters(jax.random.key(0))
+    state = parallel.abstract(parts[optim.TRAIN], parts[optim.FROZEN], hparams, lambda _: tx)
     step = functools.partial(
         train_step,
         forward=functools.partial(model.apply, frozen_blocks=frozen_blocks, remat=remat),
         loss=classification.loss,
-        tx=tx,
-        key=jax.random.key(0),
+        optimizer=lambda _: tx,
         accumulate=accumulate,
         held=still if held else None,
         axis_name=parallel.axis_name,

@@ -106,21 +106,22 @@ def test_stages_equal_the_gated_single_program(world):
     from jaxft.run.optimizer import make_optimizer
 
     prepared = run.prepared
-    tx = make_optimizer(
-        prepared.config, prepared.treatment, num_steps=prepared.num_steps,
-        steps_per_epoch=prepared.steps_per_epoch, plan=prepared.plan,
+    import functools
+
+    optimizer = functools.partial(
+        make_optimizer, config=prepared.config, treatment=prepared.treatment, plan=prepared.plan,
         depths=prepared.architecture.depths, stage=None,
     )  # fmt: skip
-    import functools
 
     from jaxft.tasks import classification
     from jaxft.training.step import train_step
 
     whole = jax.tree.map(np.asarray, optim.merge(state.params, state.frozen))
-    single = run.parallel.init(*split_for(frozenset(), jax.tree.map(jax.numpy.asarray, whole)), tx)
+    parts = split_for(frozenset(), jax.tree.map(jax.numpy.asarray, whole))
+    single = run.parallel.init(*parts, jax.tree.map(np.asarray, state.hparams), optimizer)
     step = run.parallel.compile_train(
         functools.partial(train_step, forward=prepared.architecture.apply, loss=classification.loss,
-                          tx=tx, key=jax.random.key(0)), single)  # fmt: skip
+                          optimizer=optimizer), single)  # fmt: skip
     for i in range(10):
         single, _ = step(single, run.parallel.put(run.train_batches[i]))
     staged = stepped(run, state, 10)

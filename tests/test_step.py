@@ -15,8 +15,10 @@ from jaxft import optim
 from jaxft.models import flatten, hf, load_architecture
 from jaxft.tasks import classification
 from jaxft.training.parallel import Parallel, make_parallel
-from jaxft.training.step import eval_step, train_step
+from jaxft.training.step import eval_step, hyperparameters, train_step
 from tests import tiny
+
+HPARAMS = hyperparameters(jax.random.key(1))
 
 
 class Setup(NamedTuple):
@@ -74,10 +76,10 @@ def make(
     # A large eps: a key's bias has a zero gradient, whose rounding Adam would scale up to full steps.
     core = optax.scale_by_adam(eps=1e-3)
     tx = tx or optim.fine_tuning_optimizer(1e-2, core=core, clip=1.0, frozen=chosen)
-    state = parallel.init(parts[optim.TRAIN], parts[optim.FROZEN], tx)
+    state = parallel.init(parts[optim.TRAIN], parts[optim.FROZEN], HPARAMS, lambda _: tx)
     step = functools.partial(
-        train_step, forward=architecture.apply, loss=classification.loss, tx=tx,
-        key=jax.random.key(1), accumulate=accumulate, axis_name=parallel.axis_name,
+        train_step, forward=architecture.apply, loss=classification.loss, optimizer=lambda _: tx,
+        accumulate=accumulate, axis_name=parallel.axis_name,
     )  # fmt: skip
     return state, parallel.compile_train(step, state)
 
@@ -198,10 +200,10 @@ def test_one_trace_for_each_shape(setup):
 
     state, _ = make(setup, ONE)
     step = functools.partial(
-        train_step, forward=setup.architecture.apply, loss=counted, tx=optim.fine_tuning_optimizer(1e-2),
-        key=jax.random.key(1),
+        train_step, forward=setup.architecture.apply, loss=counted,
+        optimizer=lambda _: optim.fine_tuning_optimizer(1e-2),
     )  # fmt: skip
-    state = ONE.init(state.params, state.frozen, optim.fine_tuning_optimizer(1e-2))
+    state = ONE.init(state.params, state.frozen, HPARAMS, step.keywords["optimizer"])
     program = ONE.compile_train(step, state)
     for i in range(5):
         state, _ = program(state, ONE.put(batch_for(setup, seed=i)))
@@ -222,9 +224,9 @@ def test_bfloat16_computes_low_and_keeps_parameters_high(setup):
     tx = optim.fine_tuning_optimizer(1e-2)
     step = functools.partial(
         train_step, forward=functools.partial(setup.architecture.apply, dtype=jnp.bfloat16),
-        loss=classification.loss, tx=tx, key=jax.random.key(1),
+        loss=classification.loss, optimizer=lambda _: tx,
     )  # fmt: skip
-    state = ONE.init(state.params, state.frozen, tx)
+    state = ONE.init(state.params, state.frozen, HPARAMS, lambda _: tx)
     state, _ = ONE.compile_train(step, state)(state, batch)
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
 

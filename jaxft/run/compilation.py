@@ -18,8 +18,8 @@ def use_compilation_cache(directory: str) -> None:
     if not directory:
         return
     jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
-    # The defaults skip programs that compile within a second; a run has dozens of those.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # The default skips programs that compile within a second; a run has some hundred of those.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def blank_batches(batches: Batches, parallel: Parallel) -> list[dict[str, Any]]:

@@ -1,136 +1,106 @@
-"""From `config.optim` to what happens to each parameter, and to the optax transform that does it."""
+"""From `config.optim` to the optax transform that does it.
+
+The structure (which optimizer and schedule, which parameters) is read from the config when a program
+is traced. The numbers are arrays (`numbers`) that every step takes as inputs, so another
+rate, decay or length of the run needs no other program.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import math
+import functools
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 import optax
 
 from jaxft import optim
 from jaxft.config import ConfigDict, duration_steps
-from jaxft.models import Architecture, flatten
+from jaxft.run import schedule
+from jaxft.run.treatment import Treatment, group_labels, group_settings
 
-REST = "rest"  # what no pattern of `optim.groups` matches
-
-
-@dataclasses.dataclass(frozen=True)
-class Treatment:
-    """What was decided for every parameter, by path.
-
-    Attributes:
-      frozen: paths that stay as they are.
-      lr_scale: factor on the schedule's rate; also of frozen paths, where it has no effect.
-      decayed: paths that weight decay acts on, were they trainable.
-      totals: parameter counts, 'total' and 'trainable'.
-      warnings: what is allowed but probably not meant.
-    """
-
-    frozen: frozenset[str]
-    lr_scale: dict[str, float]
-    decayed: frozenset[str]
-    totals: dict[str, int]
-    warnings: tuple[str, ...]
-
-    @property
-    def summary(self) -> str:
-        """One line for the terminal."""
-        total, trainable = self.totals["total"], self.totals["trainable"]
-        rates = [scale for path, scale in self.lr_scale.items() if path not in self.frozen]
-        spread = f", learning-rate factors {min(rates):.3g} to {max(rates):.3g}" if rates else ""
-        return f"{trainable:,} of {total:,} parameters trainable ({trainable / total:.1%}){spread}"
+# Where `optim.b2` is None. Lion's is its paper's: Chen et al. 2023, https://arxiv.org/abs/2302.06675.
+_B2 = {"adamw": 0.999, "lion": 0.99}
+_COUNTS = ("warmup", "num_steps", "average_from")
 
 
-def treat(config: ConfigDict, architecture: Architecture) -> Treatment:
-    """Settle `optim.frozen`, `freeze_below`, `layer_decay` and `lr_mult` for every parameter.
+def numbers(
+    config: ConfigDict, treatment: Treatment, *, num_steps: int, steps_per_epoch: int
+) -> dict[str, np.ndarray]:
+    """Every number of `config.optim` that an update reads, float32 (int32 where it counts updates).
+
+    Scalars, but for 'scales' [P], the learning-rate factor of each path in the order of
+    `treatment.lr_scale`, and 'group_lr', 'group_weight_decay' [G] of the groups in `_groups_of`.
 
     Raises:
-      ValueError: a pattern that matches nothing, or more blocks to freeze than there are.
+      ValueError: a warm-up, or an average's start, after the end of the run.
     """
-    c, abstract, depths = config.optim, architecture.abstract, architecture.depths
-    blocks = architecture.num_blocks
-    below = -1 if c.freeze_below is None else c.freeze_below
-    if below > blocks:
-        raise ValueError(
-            f"config.optim.freeze_below={below}, but the model has {blocks} blocks: "
-            f"{blocks} freezes everything but the head"
-        )
-    named = _at(c.frozen, abstract, "frozen")
-    frozen = {path for path, depth in depths.items() if depth <= below or named[path]}
-    multipliers = flatten(_rules(c.lr_mult, abstract, "lr_mult", default=1.0))
-    lr_scale = {
-        path: c.layer_decay ** (blocks + 1 - depth) * multipliers[path]
-        for path, depth in depths.items()
+    c = config.optim
+    steps = functools.partial(_steps, config, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
+    groups = [group_settings(config, label) for label in _groups_of(config, treatment)]
+    values = {
+        "lr": c.lr,
+        "end_lr": c.end_lr,
+        "warmup": steps("warmup"),
+        "num_steps": num_steps,
+        "weight_decay": c.weight_decay,
+        "b1": c.b1,
+        **{f"{name}_b2": b2 if c.b2 is None else c.b2 for name, b2 in _B2.items()},
+        "eps": c.eps,
+        "clip": c.clip,
+        "scales": list(treatment.lr_scale.values()),
+        "sam_radius": c.sam_radius,
+        "average_decay": c.average_decay if c.average == "ema" else None,
+        "average_from": max(steps("average_from"), 1) if c.average == "swa" else None,
+        "group_lr": [group["lr"] for group in groups] or None,
+        "group_weight_decay": [group["weight_decay"] for group in groups] or None,
     }
-    decayed = {path for path, yes in flatten(optim.decay_mask(abstract)).items() if yes}
-    sizes = {path: math.prod(leaf.shape) for path, leaf in flatten(abstract).items()}
-    return Treatment(
-        frozen=frozenset(frozen),
-        lr_scale=lr_scale,
-        decayed=frozenset(decayed),
-        totals={
-            "total": sum(sizes.values()),
-            "trainable": sum(size for path, size in sizes.items() if path not in frozen),
-        },
-        warnings=tuple(_warnings(config, architecture, frozen)),
-    )
-
-
-def frozen_blocks(architecture: Architecture, still: Collection[str]) -> int:
-    """The depth up to which everything is in `still`; -1 when some of the stem is trainable.
-
-    Up to there the forward pass needs no dropout, and the backward pass does not reach it.
-    """
-    depths, blocks = architecture.depths, architecture.num_blocks
-    lowest = min((depths[path] for path in depths if path not in still), default=blocks + 1)
-    return min(lowest - 1, blocks)
+    return {
+        name: np.asarray(x, np.int32 if name in _COUNTS else np.float32)
+        for name, x in values.items()
+        if x is not None
+    }
 
 
 def make_optimizer(
+    h: dict[str, Any],
+    *,
     config: ConfigDict,
     treatment: Treatment,
-    *,
-    num_steps: int,
-    steps_per_epoch: int,
-    **rest: Any,
+    fresh: Collection[str] = (),
+    plan: optim.Plan = (),
+    depths: dict[str, int] | None = None,
+    stage: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The transform for the trainable parameters (with holes) or for all of them.
 
+    Around `base_optimizer` go schedule-free averaging, the sharpness-aware gradient and the average
+    of the weights, each where the config asks for it.
+
     Args:
-      rest: as for `base_optimizer`. Around that go schedule-free averaging, the sharpness-aware
-        gradient and the average of the weights, each where the config asks for it.
+      h: see `numbers`; may be traced.
+      fresh, plan, depths, stage: as for `base_optimizer`.
     """
     c = config.optim
     tx = base_optimizer(
-        config, treatment, num_steps=num_steps, steps_per_epoch=steps_per_epoch, **rest
+        h, config=config, treatment=treatment, fresh=fresh, plan=plan, depths=depths, stage=stage
     )
     if c.schedule_free:
-        tx = optim.schedule_free(tx, make_schedule(config, num_steps, steps_per_epoch), b1=c.b1)
+        tx = optim.schedule_free(tx, _schedule(h, c.schedule, h["lr"]), b1=h["b1"])
     if c.sam_radius is not None:
-        tx = optim.sam(tx, c.sam_radius)
+        tx = optim.sam(tx, h["sam_radius"])
     if c.average == "ema":
-        tx = optax.chain(tx, optim.weight_ema(c.average_decay))
+        tx = optax.chain(tx, optim.weight_ema(h["average_decay"]))
     elif c.average == "swa":
-        start = duration_steps(
-            "optim.average_from", c.average_from, steps_per_epoch=steps_per_epoch,
-            total_steps=num_steps,
-        )  # fmt: skip
-        if start > num_steps:
-            raise ValueError(
-                f"config.optim.average_from={c.average_from!r} is step {start}, the run has {num_steps}"
-            )
-        tx = optax.chain(tx, optim.swa(max(start, 1)))
+        tx = optax.chain(tx, optim.swa(h["average_from"]))
     return tx
 
 
 def base_optimizer(
+    h: dict[str, Any],
+    *,
     config: ConfigDict,
     treatment: Treatment,
-    *,
-    num_steps: int,
-    steps_per_epoch: int,
     fresh: Collection[str] = (),
     plan: optim.Plan = (),
     depths: dict[str, int] | None = None,
@@ -139,148 +109,95 @@ def base_optimizer(
     """Clip, core, decay, scales and schedule; what `jaxft.optim.lint` looks at.
 
     Args:
+      h: see `numbers`; may be traced.
       fresh: paths that are newly initialised: with L2-SP they decay towards zero.
       plan, depths, stage: gradual unfreezing, and the one stage that the program is for.
     """
     c = config.optim
-    schedule = make_schedule(config, num_steps, steps_per_epoch)
-    frozen = {path: path in treatment.frozen for path in treatment.lr_scale}
+    scales = {path: h["scales"][i] for i, path in enumerate(treatment.lr_scale)}
     if c.groups:
-        groups = _groups(config, treatment, num_steps, steps_per_epoch)
-        return optax.chain(groups, optim.scale_by_path(treatment.lr_scale))
+        return optax.chain(_groups(h, config, treatment), optim.scale_by_path(scales))
     decay = None
     if c.decay_towards == "pretrained":
         new = {path: path in fresh for path in treatment.lr_scale}
-        decay = optim.l2sp(c.weight_decay, fresh=new, fresh_strength=c.weight_decay)
+        decay = optim.l2sp(h["weight_decay"], fresh=new, fresh_strength=h["weight_decay"])
     return optim.fine_tuning_optimizer(
-        schedule,
-        core=_core(config, c.optimizer),
-        frozen=frozen,
-        scales=treatment.lr_scale,
-        weight_decay=c.weight_decay,
+        _schedule(h, c.schedule, h["lr"]),
+        core=_core(h, config, c.optimizer),
+        frozen={path: path in treatment.frozen for path in treatment.lr_scale},
+        scales=scales,
+        weight_decay=h["weight_decay"],
         decayed={path: path in treatment.decayed for path in treatment.lr_scale},
         decay=decay,
-        clip=c.clip,
+        clip=h.get("clip"),
         plan=plan or None,
         groups=depths if plan else None,
         stage=stage if plan else None,
     )
 
 
-def _core(config: ConfigDict, name: str) -> optax.GradientTransformation:
+def learning_rates(h: dict[str, np.ndarray], config: ConfigDict, num_steps: int) -> np.ndarray:
+    """[num_steps] float32 of the run's own schedule, before any factor, computed on the host."""
+    steps = np.arange(num_steps)
+    return _rate(h, steps, config.optim.schedule, h["lr"], xp=np).astype(np.float32)
+
+
+def _core(h: dict[str, Any], config: ConfigDict, name: str) -> optax.GradientTransformation:
     """What turns gradients into directions. Schedule-free averaging takes the place of momentum."""
-    c = config.optim
-    momentum = 0.0 if c.schedule_free else c.b1
+    momentum = 0.0 if config.optim.schedule_free else h["b1"]
     if name == "sgd":
-        return optax.trace(momentum) if momentum else optax.identity()
+        has_momentum = config.optim.b1 and not config.optim.schedule_free
+        return optax.trace(momentum) if has_momentum else optax.identity()
     if name == "lion":
-        return optax.scale_by_lion(b1=momentum, b2=c.b2)
-    return optax.scale_by_adam(b1=momentum, b2=c.b2, eps=c.eps)
-
-
-def settings_of(config: ConfigDict, path_labels: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """{path: {'lr', 'weight_decay', 'schedule', 'optimizer'}} before any factor."""
-    c = config.optim
-    own = {name: c[name] for name in ("lr", "weight_decay", "schedule", "optimizer")}
-    return {
-        path: own if label == REST else {**own, **dict(c.groups[int(label)][1])}
-        for path, label in path_labels.items()
-    }
-
-
-def group_labels(config: ConfigDict, paths: Collection[str]) -> dict[str, str]:
-    """The number of the first of `optim.groups` that matches each path, or `REST`.
-
-    Raises:
-      ValueError: a pattern that matches nothing.
-    """
-    rules = [(pattern, str(i)) for i, (pattern, _) in enumerate(config.optim.groups)]
-    return _rules(rules, dict.fromkeys(paths, 0), "groups", default=REST)
-
-
-def make_schedule(
-    config: ConfigDict,
-    num_steps: int,
-    steps_per_epoch: int,
-    *,
-    lr: float | None = None,
-    kind: str | None = None,
-) -> optax.Schedule:
-    """Linear warm-up from 0 to `optim.lr`, then constant, linear or cosine to `end_lr` x lr.
-
-    The rates are those of Hugging Face's get_linear_schedule_with_warmup and its cosine twin: the
-    first update has rate 0 / warm-up, and the last one is a step short of the end.
-
-    Args:
-      lr, kind: in place of `optim.lr` and `optim.schedule`.
-
-    Raises:
-      ValueError: the warm-up is longer than the run.
-    """
-    c = config.optim
-    lr, kind = c.lr if lr is None else lr, kind or c.schedule
-    warmup = duration_steps(
-        "optim.warmup", c.warmup, steps_per_epoch=steps_per_epoch, total_steps=num_steps
-    )
-    if warmup > num_steps:
-        raise ValueError(
-            f"config.optim.warmup={c.warmup!r} is {warmup} steps, the run has {num_steps}"
-        )
-    rest = max(1, num_steps - warmup)
-    after = {
-        "constant": optax.constant_schedule(lr),
-        "linear": optax.linear_schedule(lr, lr * c.end_lr, rest),
-        "cosine": optax.cosine_decay_schedule(lr, rest, alpha=c.end_lr),
-    }[kind]
-    if not warmup:
-        return after
-    return optax.join_schedules([optax.linear_schedule(0.0, lr, warmup), after], [warmup])
+        return optax.scale_by_lion(b1=momentum, b2=h["lion_b2"])
+    return optax.scale_by_adam(b1=momentum, b2=h["adamw_b2"], eps=h["eps"])
 
 
 def _groups(
-    config: ConfigDict, treatment: Treatment, num_steps: int, steps_per_epoch: int
+    h: dict[str, Any], config: ConfigDict, treatment: Treatment
 ) -> optax.GradientTransformationExtraArgs:
     """`optim.groups`: the settings of the first pattern that matches, else those of the run."""
     labels = group_labels(config, treatment.lr_scale)
-    settings = settings_of(config, labels)
     labels = {p: "frozen" if p in treatment.frozen else label for p, label in labels.items()}
     groups: dict[str, optim.Group | None] = {}
-    for path, label in labels.items():
-        if label == "frozen":
-            groups[label] = None
-        elif label not in groups:
-            s = settings[path]
-            schedule = make_schedule(
-                config, num_steps, steps_per_epoch, lr=s["lr"], kind=s["schedule"]
-            )
-            groups[label] = optim.Group(schedule, s["weight_decay"], _core(config, s["optimizer"]))
-    return optim.parameter_groups(groups, labels, clip=config.optim.clip)
+    for i, label in enumerate(_groups_of(config, treatment)):
+        chosen = group_settings(config, label)
+        groups[label] = optim.Group(
+            _schedule(h, chosen["schedule"], h["group_lr"][i]),
+            h["group_weight_decay"][i],
+            _core(h, config, chosen["optimizer"]),
+        )
+    if "frozen" in labels.values():
+        groups["frozen"] = None
+    return optim.parameter_groups(groups, labels, clip=h.get("clip"))
 
 
-def _rules(rules: Any, tree: Any, field: str, *, default: Any) -> Any:
-    """`match_rules`, naming the config field whose pattern is wrong."""
-    try:
-        return optim.match_rules(rules, tree, default=default)
-    except ValueError as error:
-        raise ValueError(f"config.optim.{field}: {error}") from error
+def _groups_of(config: ConfigDict, treatment: Treatment) -> list[str]:
+    """Labels of the groups that train, in the order of their first parameter; none without groups."""
+    if not config.optim.groups:
+        return []
+    labels = group_labels(config, treatment.lr_scale)
+    return list(dict.fromkeys(x for path, x in labels.items() if path not in treatment.frozen))
 
 
-def _at(patterns: tuple[str, ...], tree: Any, field: str) -> dict[str, bool]:
-    return flatten(_rules([(p, True) for p in patterns], tree, field, default=False))
+def _schedule(h: dict[str, Any], kind: str, lr: Any) -> optax.Schedule:
+    return lambda step: _rate(h, step, kind, lr)
 
 
-def _warnings(config: ConfigDict, architecture: Architecture, frozen: set[str]) -> list[str]:
-    """Allowed, but probably not what was meant."""
-    c, depths, found = config.optim, architecture.depths, []
-    head = {path for path, depth in depths.items() if depth == architecture.num_blocks + 1}
-    if len(frozen) == len(depths):
-        found.append("every parameter is frozen: there is nothing to train")
-    elif head <= frozen:
-        found.append("the head is frozen: a newly initialised one will stay random")
-    for pattern, factor in c.lr_mult:
-        matched = {p for p, yes in _at((pattern,), architecture.abstract, "lr_mult").items() if yes}
-        if matched <= frozen:
-            found.append(f"optim.lr_mult {pattern!r} x {factor:g} only matches frozen parameters")
-    if c.weight_decay and c.frozen:
-        found.append("weight decay does not act on the frozen parameters")
-    return found
+def _rate(h: dict[str, Any], step: Any, kind: str, lr: Any, **xp: Any) -> Any:
+    return schedule.rate(
+        step, kind, lr=lr, end_lr=h["end_lr"], warmup=h["warmup"], num_steps=h["num_steps"], **xp
+    )
+
+
+def _steps(config: ConfigDict, field: str, *, num_steps: int, steps_per_epoch: int) -> int:
+    """A duration of `config.optim` that must lie in the run, in updates."""
+    value = config.optim[field]
+    steps = duration_steps(
+        f"optim.{field}", value, steps_per_epoch=steps_per_epoch, total_steps=num_steps
+    )
+    if steps > num_steps:
+        raise ValueError(
+            f"config.optim.{field}={value!r} is {steps} steps, the run has {num_steps}"
+        )
+    return steps

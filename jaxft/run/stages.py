@@ -18,7 +18,7 @@ import jax
 from jaxft import optim
 from jaxft.config import ConfigDict, duration_steps
 from jaxft.training.parallel import Parallel, Programs
-from jaxft.training.step import TrainState
+from jaxft.training.step import Optimizer, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Stage:
     start: int
     frozen: frozenset[str]
     held: frozenset[str]
-    tx: Any
+    optimizer: Optimizer
     state: TrainState
     program: Programs
 
@@ -155,9 +155,10 @@ class Stages:
         """The state for the stage that begins with update `step`: trained slots are kept as they are."""
         stage = self.at(step)
         whole = self._parallel.unreplicate(optim.merge(state.params, state.frozen))
-        fresh = self._parallel.init(*split_for(stage.frozen, whole), stage.tx)
+        hparams = self._parallel.unreplicate(state.hparams)
+        fresh = self._parallel.init(*split_for(stage.frozen, whole), hparams, stage.optimizer)
         slots = optim.grow(state.opt_state, fresh.opt_state)
-        return TrainState(state.step, fresh.params, fresh.frozen, slots)
+        return dataclasses.replace(fresh, step=state.step, opt_state=slots)
 
     def _compile(self, stage: Stage) -> None:
         stage.program.compile((stage.state,), self._batches())

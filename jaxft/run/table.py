@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from jaxft.models import flatten
 from jaxft.run.build import Prepared
-from jaxft.run.optimizer import group_labels, settings_of
+from jaxft.run.treatment import group_labels, settings_of
 
 
-def parameter_rows(prepared: Prepared) -> list[dict[str, Any]]:
+def parameter_rows(
+    prepared: Prepared, never_trained: Collection[str] | None = None
+) -> list[dict[str, Any]]:
     """One row a parameter, by depth and then by the model's own order.
 
     `learning_rate` is the peak one, `weight_decay` the decoupled coefficient; both 0 when frozen.
+
+    Args:
+      never_trained: paths that have the source's values in the weights that count, where these are
+        known; the rows then say so in `trained`.
     """
     treatment, config = prepared.treatment, prepared.config
     settings = settings_of(config, group_labels(config, treatment.lr_scale))
@@ -34,4 +41,6 @@ def parameter_rows(prepared: Prepared) -> list[dict[str, Any]]:
                 "weight_decay": settings[path]["weight_decay"] if decays else 0.0,
             }
         )
+        if never_trained is not None:
+            rows[-1]["trained"] = path not in never_trained
     return sorted(rows, key=lambda row: row["depth"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxft import optim
 from jaxft.config import ConfigDict
@@ -39,8 +40,8 @@ def weights_of(run: Run, state: TrainState, source: Any = None) -> Any:
         whole = jax.jit(evaluated, out_shardings=places)(state.opt_state, whole)
     if config.wise_ft is not None:
         source = read_params(run.prepared, run.parallel)[0] if source is None else source
-        mix = jax.jit(optim.wise_ft, static_argnums=2, out_shardings=places)
-        mixed = mix(run.parallel.replicate(source), whole, config.wise_ft)
+        mix = jax.jit(optim.wise_ft, out_shardings=places)
+        mixed = mix(run.parallel.replicate(source), whole, np.float32(config.wise_ft))
         # A new head has nothing pretrained to be mixed with, and what never trained keeps its bits.
         kept = {*run.initialised, *optim.by_path(state.frozen)}
         trained = optim.by_path(whole)
@@ -76,9 +77,10 @@ def best_weights(run: Run, checkpoints: Checkpoints, step: int) -> Any:
     params, frozen = split_for(stage.frozen, source)
     config = run.prepared.config.optim
     if config.average != "none" or config.schedule_free:
-        state, _ = checkpoints.restore(step, parallel.init(params, frozen, stage.tx))
+        empty = parallel.init(params, frozen, run.hparams, stage.optimizer)
+        state, _ = checkpoints.restore(step, empty)
     else:  # without the slots, which weigh twice as much as the parameters
         params, frozen = parallel.replicate((params, frozen))
         params = checkpoints.restore_params(step, params)
-        state = TrainState(step, params, frozen, None)  # type: ignore[arg-type]
+        state = TrainState(step, params, frozen, None, None)  # type: ignore[arg-type]
     return weights_of(run, state, source)

@@ -110,7 +110,10 @@ class Checkpoints:
         with self._readable(step, f"remove it, and the same command continues from {before}"):
             saved = self._manager.restore(step, args=items)
         params, slots = self._parallel.replicate((saved["params"], saved["slots"]))
-        return TrainState(slots["step"], params, state.frozen, slots["opt"]), saved["memory"]
+        state = dataclasses.replace(
+            state, step=slots["step"], params=params, opt_state=slots["opt"]
+        )
+        return state, saved["memory"]
 
     def restore_params(self, step: int, params: Any) -> Any:
         """The trainable parameters saved at `step`, without the optimizer's slots."""

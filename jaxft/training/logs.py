@@ -186,6 +186,11 @@ class Logs:
         self._progress.evaluation(title, shown, before)
         self._note_best(split, scalars)
 
+    @property
+    def seconds(self) -> float:
+        """Of training up to the last row, in all processes of this run so far, without pauses."""
+        return self._seconds
+
     def event(self, step: int, name: str, message: str) -> None:
         """Write and show that something happened: a resume, an early stop, SIGTERM."""
         if self.enabled:

@@ -16,11 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxft.optim import match_rules
-from jaxft.training.step import TrainState, init_state
+from jaxft.training.step import Optimizer, TrainState, init_state
 
 BATCH_AXES = ("data", "fsdp")
 PMAP_AXIS = "devices"
@@ -72,22 +71,28 @@ class Parallel:
             specs,
         )
 
-    def init(self, params: Any, frozen: Any, tx: optax.GradientTransformation) -> TrainState:
+    def init(self, params: Any, frozen: Any, hparams: Any, optimizer: Optimizer) -> TrainState:
         """State before the first update, placed. `params` and `frozen` come placed (see above)."""
+        whole = functools.partial(init_state, optimizer=optimizer)
         if self.mode == "pmap":
-            return self.replicate(init_state(params, frozen, tx))
-        places = jax.tree.map(lambda x: x.sharding, self.abstract(params, frozen, tx))
-        slots = jax.jit(tx.init, out_shardings=places.opt_state)(params)
-        # Not device_put: between processes it compares the value, a collective, and one may have failed.
-        step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=places.step)()
-        return TrainState(step, params, frozen, slots)
+            return self.replicate(whole(params, frozen, hparams))
+        places = jax.tree.map(
+            lambda x: x.sharding, self.abstract(params, frozen, hparams, optimizer)
+        )
+        hparams = jax.tree.map(_place, hparams, places.hparams)
+        init = jax.jit(
+            lambda params, numbers: optimizer(numbers).init(params), out_shardings=places.opt_state
+        )
+        slots = init(params, hparams["optimizer"])
+        return TrainState(_place(np.int32(0), places.step), params, frozen, slots, hparams)
 
-    def abstract(self, params: Any, frozen: Any, tx: optax.GradientTransformation) -> TrainState:
+    def abstract(self, params: Any, frozen: Any, hparams: Any, optimizer: Optimizer) -> TrainState:
         """Shapes and placement of what `init` returns: enough to compile for.
 
         `params` and `frozen` may themselves be ShapeDtypeStructs with a sharding.
         """
-        state = jax.eval_shape(functools.partial(init_state, tx=tx), params, frozen)
+        whole = functools.partial(init_state, optimizer=optimizer)
+        state = jax.eval_shape(whole, params, frozen, hparams)
         if self.mode == "pmap" and self.mesh is not None:
             stacked, n = NamedSharding(self.mesh, PartitionSpec(PMAP_AXIS)), self.mesh.size
             return jax.tree.map(
@@ -178,7 +183,14 @@ class Parallel:
             return x.sharding
 
         slots = jax.tree_util.tree_map_with_path(slot, state.opt_state)
-        return TrainState(rest, jax.tree.map(own, params), jax.tree.map(own, frozen), slots)  # type: ignore[arg-type]
+        hparams = jax.tree.map(lambda _: rest, state.hparams)
+        return TrainState(
+            rest,  # type: ignore[arg-type]
+            jax.tree.map(own, params),
+            jax.tree.map(own, frozen),
+            slots,
+            hparams,
+        )
 
 
 class Programs:
@@ -270,6 +282,16 @@ def make_parallel(mode: str, *, data: int = -1, fsdp: int = 1, tensor: int = 1) 
         np.array(devices).reshape(sizes), (*BATCH_AXES, "tensor"), axis_types=(AxisType.Auto,) * 3
     )
     return Parallel("shard", mesh, sizes[0] * sizes[1])
+
+
+def _place(value: Any, sharding: Any) -> jax.Array:
+    """A host value, the same in every process, onto the devices.
+
+    Not by device_put: between processes that compares the value, a collective, and one may have failed.
+    Nor by a jitted constant, for which each value would be compiled anew.
+    """
+    value = np.asarray(value)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 def _with_fsdp(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> PartitionSpec:

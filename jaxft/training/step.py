@@ -21,6 +21,8 @@ Arrays = dict[str, jax.Array]
 Forward = Callable[[Any, Arrays, jax.Array | None], Arrays]
 # (outputs, batch) -> (sum, weight)
 Loss = Callable[[Arrays, Arrays], tuple[jax.Array, jax.Array]]
+# hyperparameters -> the transform that has them; called while the step is traced
+Optimizer = Callable[[Any], optax.GradientTransformation]
 
 
 @jax.tree_util.register_dataclass
@@ -36,17 +38,27 @@ class TrainState:
       params: trainable parameters, float32.
       frozen: all other parameters.
       opt_state: of the optax transform, for `params` alone.
+      hparams: what `hyperparameters` gives; read by every update and never changed. Inputs of the
+        program and not constants in it, so one program serves every seed and every rate. Not in
+        checkpoints: they follow from the config.
     """
 
     step: jax.Array
     params: Any
     frozen: Any
     opt_state: Any
+    hparams: Any
 
 
-def init_state(params: Any, frozen: Any, tx: optax.GradientTransformation) -> TrainState:
+def hyperparameters(key: jax.Array, optimizer: Any = None) -> dict[str, Any]:
+    """`TrainState.hparams`: the root key of the run (as data, uint32), and what its optimizer takes."""
+    return {"key": jax.random.key_data(key), "optimizer": optimizer}
+
+
+def init_state(params: Any, frozen: Any, hparams: Any, *, optimizer: Optimizer) -> TrainState:
     """State before the first update."""
-    return TrainState(jnp.zeros((), jnp.int32), params, frozen, tx.init(params))
+    slots = optimizer(hparams["optimizer"]).init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, frozen, slots, hparams)
 
 
 def train_step(
@@ -55,8 +67,7 @@ def train_step(
     *,
     forward: Forward,
     loss: Loss,
-    tx: optax.GradientTransformation,
-    key: jax.Array,
+    optimizer: Optimizer,
     accumulate: int = 1,
     held: Any = None,
     axis_name: str | None = None,
@@ -66,8 +77,8 @@ def train_step(
     Args:
       state: see `TrainState`; may be donated.
       batch: arrays whose leading axis is a multiple of `accumulate`; 'weight' 0 marks padding.
-      forward, loss, tx: the model, the task, the optimizer.
-      key: root key of the run; the update's own is `fold_in(key, step)`, so nothing random is stored.
+      forward, loss: the model and the task.
+      optimizer: gives the transform for `state.hparams['optimizer']`.
       accumulate: microbatches. Gradients of loss *sums* are added and divided once by the summed
         weight, hence equal to the whole batch also when microbatches weigh differently.
       held: bools at the paths of `params`: True for what keeps its slots but does not train now (a
@@ -78,7 +89,8 @@ def train_step(
       The next state, and metrics: 'loss' (weighted mean), 'weight' (examples), 'grad_norm' (global
       L2 norm of the trainable gradients before clipping), float32 scalars equal on all devices.
     """
-    key = jax.random.fold_in(key, state.step)
+    # The update's own key follows from the run's and the step: nothing random is stored.
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.hparams["key"]), state.step)
     if axis_name is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
@@ -98,12 +110,14 @@ def train_step(
 
     mean, weight, grads = mean_gradient(state.params)
     # grad_fn is for transforms that look elsewhere on the same batch (SAM); untouched, it costs nothing.
-    updates, opt_state = optax.with_extra_args_support(tx).update(
+    tx = optax.with_extra_args_support(optimizer(state.hparams["optimizer"]))
+    updates, opt_state = tx.update(
         grads, state.opt_state, state.params, grad_fn=lambda params: mean_gradient(params)[2]
     )
     params = optax.apply_updates(state.params, updates)
     metrics = {"loss": mean, "weight": weight, "grad_norm": optax.tree.norm(grads)}
-    return TrainState(state.step + 1, params, state.frozen, opt_state), metrics
+    after = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
+    return after, metrics
 
 
 def eval_step(
