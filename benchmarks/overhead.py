@@ -19,9 +19,9 @@ from typing import Any
 
 import jax
 
-from jaxft import train
 from jaxft.run.build import Run, build, devices, prepare
 from jaxft.run.directory import RunDirectory
+from jaxft.run.loop import run_loop
 from jaxft.run.session import Memory, Session
 from jaxft.run.timing import Stopwatch
 from jaxft.terminal.errors import run_command
@@ -78,7 +78,7 @@ def _bare(run: Run, state: TrainState) -> float:
 
 
 def _loop(run: Run, state: TrainState) -> float:
-    """Seconds of `jaxft.train`'s own loop, less evaluation and saving."""
+    """Seconds of the run's own loop, less evaluation and saving."""
     with tempfile.TemporaryDirectory() as folder:
         directory, clock = RunDirectory(folder), Stopwatch()
         prepared = run.prepared
@@ -90,7 +90,7 @@ def _loop(run: Run, state: TrainState) -> float:
         ):  # fmt: skip
             session = Session(run, directory, checkpoints, logs, clock)
             with clock.time("train", without=("eval", "save")):
-                train.train(session, _copy(state), Memory())
+                run_loop(session, _copy(state), Memory())
         return clock.seconds["train"]
 
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxft.run import finish
-from jaxft.run.build import build, prepare, source_record
+from jaxft.run.build import build, prepare
 from jaxft.run.directory import RunDirectory
+from jaxft.run.provenance import source_record
 from jaxft.run.weights import best_weights
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse

@@ -6,6 +6,7 @@ does not know.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,20 +17,29 @@ from jaxft.analysis.page import element, join, page
 from jaxft.analysis.record import Record, flatten, read_record
 
 
-def write_report(run_dir: str | Path, *, defaults: Mapping[str, Any] | None = None) -> Path:
+def write_report(
+    run_dir: str | Path,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    summary: Mapping[str, Any] | None = None,
+) -> Path:
     """Write report.html into a run directory and return its path.
 
     Args:
       run_dir: the run directory, finished or not.
       defaults: the default config, nested or flat; fields that differ are listed first. None: all
         fields in one list.
+      summary: in place of summary.json, which a run writes last.
 
     Raises:
       ValueError: there is no such directory.
       OSError: the page cannot be written.
     """
     path = Path(run_dir) / "report.html"
-    text = render(read_record(run_dir), None if defaults is None else flatten(defaults))
+    record = read_record(run_dir)
+    if summary is not None:
+        record = dataclasses.replace(record, summary=dict(summary))
+    text = render(record, None if defaults is None else flatten(defaults))
     beside = path.with_name(path.name + ".tmp")
     # Texts of a data set may hold halves of surrogate pairs, which UTF-8 cannot.
     beside.write_bytes(text.encode("utf-8", "replace"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import re
 from collections.abc import Callable, Collection
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxft.config import ConfigDict, duration_steps
 from jaxft.models import Architecture, config_json, hf, load_architecture
@@ -24,18 +22,12 @@ from jaxft.models.names import ReadReport
 from jaxft.optim import Finding, Plan, lint, path_map
 from jaxft.run.compilation import blank_batches
 from jaxft.run.data import Batches, Encoder, Slicing, Splits, make_encoder, open_splits, run_length
-from jaxft.run.optimizer import (
-    Treatment,
-    base_optimizer,
-    frozen_blocks,
-    make_optimizer,
-    make_schedule,
-    treat,
-)
+from jaxft.run.optimizer import base_optimizer, learning_rates, make_optimizer, numbers
 from jaxft.run.stages import Stage, Stages, abstract_params, frozen_and_held, make_plan, split_for
+from jaxft.run.treatment import Treatment, frozen_blocks, treat
 from jaxft.tasks import TASKS
 from jaxft.training.parallel import Parallel, Programs, make_parallel
-from jaxft.training.step import TrainState, eval_step, train_step
+from jaxft.training.step import Optimizer, TrainState, eval_step, hyperparameters, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +39,7 @@ class Prepared:
       treatment: per parameter path: trainable, learning-rate scale, weight decay.
       plan: stages of gradual unfreezing, over depths; () for none.
       num_steps, steps_per_epoch: optimizer updates.
+      hyperparameters: the numbers that the optimizer takes as inputs.
       learning_rates: [num_steps] of the schedule, before any factor. Read by the loop: calling the
         schedule there would dispatch a dozen tiny programs a step.
     """
@@ -59,6 +52,7 @@ class Prepared:
     plan: Plan
     num_steps: int
     steps_per_epoch: int
+    hyperparameters: dict[str, np.ndarray]
     learning_rates: np.ndarray
 
 
@@ -71,7 +65,9 @@ class Run:
     encoder: Encoder
     train_batches: Batches
     eval_batches: Batches
+    test_batches: Batches | None
     stages: Stages
+    hparams: dict[str, Any]
     eval_step: Programs
     eval_every: int
     initialised: tuple[str, ...]
@@ -107,12 +103,12 @@ def prepare(config: ConfigDict) -> Prepared:
             f"{hf_config['model_type']!r}, a model of {architecture.inputs}"
         )
     num_steps, per_epoch = run_length(config, len(splits.train.labels))
-    rates = jax.vmap(make_schedule(config, num_steps, per_epoch))(jnp.arange(num_steps))
     treatment = treat(config, architecture)
+    h = numbers(config, treatment, num_steps=num_steps, steps_per_epoch=per_epoch)
     plan = make_plan(config, architecture.depths, num_steps=num_steps, steps_per_epoch=per_epoch)
     return Prepared(
         config, directory, architecture, splits, treatment, plan, num_steps, per_epoch,
-        np.broadcast_to(rates, num_steps),
+        h, learning_rates(h, config, num_steps),
     )  # fmt: skip
 
 
@@ -120,10 +116,10 @@ def findings(prepared: Prepared) -> list[Finding]:
     """What `jaxft.optim.lint` has against the optimizer of this run."""
     config, architecture, treatment = prepared.config, prepared.architecture, prepared.treatment
     tx = base_optimizer(
-        config, treatment, num_steps=prepared.num_steps, steps_per_epoch=prepared.steps_per_epoch,
-        plan=prepared.plan, depths=architecture.depths,
+        prepared.hyperparameters, config=config, treatment=treatment, plan=prepared.plan,
+        depths=architecture.depths,
     )  # fmt: skip
-    schedule = make_schedule(config, prepared.num_steps, prepared.steps_per_epoch)
+    rates = prepared.learning_rates
     return lint(
         tx,
         architecture.abstract,
@@ -131,7 +127,7 @@ def findings(prepared: Prepared) -> list[Finding]:
         patterns=[*config.optim.frozen, *(pattern for pattern, _ in config.optim.lr_mult)],
         plan=prepared.plan,
         groups=architecture.depths if prepared.plan else None,
-        schedule=schedule,
+        schedule=lambda step: rates[min(int(step), len(rates) - 1)],
     )
 
 
@@ -153,10 +149,15 @@ def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple
     cut = slicing(parallel, config.train.accumulate)
     train_batches = encoder.training(prepared.splits.train, config, prepared.num_steps, cut)
     eval_batches = encoder.evaluation(prepared.splits.eval, config, cut)
+    test = prepared.splits.test
+    # Planned now, so that a mistake in the test data is found before the training and not after it.
+    test_batches = None if test is None else encoder.evaluation(test, config, slicing(parallel))
     params, report = read_params(prepared, parallel)
     stages = _make_stages(prepared, parallel, report.initialised)
     first = stages[0]
-    state = parallel.init(*split_for(first.frozen, params), first.tx)
+    root = jax.random.fold_in(jax.random.key(config.train.seed), 2)
+    hparams = jax.tree.map(np.asarray, hyperparameters(root, prepared.hyperparameters))
+    state = parallel.init(*split_for(first.frozen, params), hparams, first.optimizer)
     forward = functools.partial(architecture.apply, dtype=jnp.dtype(config.model.dtype))
     evaluation = functools.partial(eval_step, forward=forward, axis_name=parallel.axis_name)
     run = Run(
@@ -165,7 +166,9 @@ def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple
         encoder=encoder,
         train_batches=train_batches,
         eval_batches=eval_batches,
+        test_batches=test_batches,
         stages=Stages(stages, parallel, lambda: blank_batches(train_batches, parallel)),
+        hparams=hparams,
         eval_step=parallel.compile_eval(evaluation),
         eval_every=eval_interval(prepared),
         initialised=report.initialised,
@@ -191,27 +194,29 @@ def _make_stages(prepared: Prepared, parallel: Parallel, fresh: Collection[str])
     architecture = prepared.architecture
     places = parallel.param_shardings(architecture.abstract, architecture.tensor_rules)
     shapes = abstract_params(architecture.abstract, places)
+    shapes_of = hyperparameters(jax.random.key(0), prepared.hyperparameters)
     stages = []
     for index in range(max(1, len(prepared.plan))):
         waiting, held = frozen_and_held(prepared.plan, architecture.depths, index)
         frozen = prepared.treatment.frozen | waiting
-        tx = make_optimizer(
-            prepared.config, prepared.treatment, num_steps=prepared.num_steps,
-            steps_per_epoch=prepared.steps_per_epoch, fresh=fresh, plan=prepared.plan,
-            depths=architecture.depths, stage=index,
+        optimizer = functools.partial(
+            make_optimizer, config=prepared.config, treatment=prepared.treatment, fresh=fresh,
+            plan=prepared.plan, depths=architecture.depths, stage=index,
         )  # fmt: skip
-        state = parallel.abstract(*split_for(frozen, shapes), tx)
-        step = _step(prepared, parallel, tx, still=frozen | held, held=held, params=state.params)
+        state = parallel.abstract(*split_for(frozen, shapes), shapes_of, optimizer)
+        step = _step(
+            prepared, parallel, optimizer, still=frozen | held, held=held, params=state.params
+        )
         start = prepared.plan[index].start if prepared.plan else 0
         program = parallel.compile_train(step, state)
-        stages.append(Stage(start, frozen, held, tx, state, program))
+        stages.append(Stage(start, frozen, held, optimizer, state, program))
     return stages
 
 
 def _step(
     prepared: Prepared,
     parallel: Parallel,
-    tx: optax.GradientTransformation,
+    optimizer: Optimizer,
     *,
     still: Collection[str],
     held: Collection[str],
@@ -231,8 +236,7 @@ def _step(
         loss=functools.partial(
             TASKS[config.task].loss, label_smoothing=config.train.label_smoothing
         ),
-        tx=tx,
-        key=jax.random.fold_in(jax.random.key(config.train.seed), 2),
+        optimizer=optimizer,
         accumulate=config.train.accumulate,
         held=path_map(lambda path, _: path in held, params) if held else None,
         axis_name=parallel.axis_name,
@@ -259,33 +263,9 @@ def eval_interval(prepared: Prepared) -> int:
     return max(1, steps)
 
 
-def source_record(run: Run) -> dict[str, Any]:
-    """What source.json holds: enough to notice that a resumed run would not be the same run."""
-    config, splits = run.prepared.config, run.prepared.splits
-    return {
-        "model fingerprint": "" if config.model.scratch else hf.fingerprint(run.prepared.directory),
-        "label names": list(splits.names),
-        "columns": list(splits.columns),
-        "training rows": len(splits.train.labels),
-        "evaluation rows": len(splits.eval.labels),
-        "data fingerprint": _data_fingerprint(run),
-    }
-
-
 def _checkpoint_labels(hf_config: dict[str, Any]) -> list[str]:
     """Names of the classes a checkpoint's head was trained for; [] when it does not say."""
     names = hf_config.get("id2label") or {}
     ordered = [str(names[i]) for i in sorted(names, key=int)]
     generic = all(re.fullmatch(r"LABEL_\d+", name) for name in ordered)
     return [] if generic else ordered
-
-
-def _data_fingerprint(run: Run) -> str:
-    """Of rows, labels and text lengths: changes when an example is added, moved, relabelled or edited."""
-    digest = hashlib.sha256()
-    for batches in (run.train_batches, run.eval_batches):
-        digest.update(np.ascontiguousarray(batches.labels.rows).tobytes())
-        digest.update(np.ascontiguousarray(batches.labels.ids).tobytes())
-        if hasattr(batches, "tokens"):
-            digest.update(np.ascontiguousarray(batches.tokens.ids).tobytes())
-    return digest.hexdigest()

@@ -24,6 +24,8 @@ from typing import Any
 
 from jaxft import config as config_lib
 from jaxft.config import ConfigDict
+from jaxft.run import provenance
+from jaxft.run.continuing import Changes, accepted
 
 
 class RunDirectory:
@@ -62,20 +64,38 @@ class RunDirectory:
                 ) from error
             yield
 
-    def check_config(self, config: ConfigDict) -> None:
-        """Hold `config` against the one of the run that is here, if one is.
+    def changes(self, config: ConfigDict) -> Changes:
+        """What differs between `config` and the one of the run that is here, if one is.
 
         Raises:
-          ValueError: they differ; lists every field.
+          ValueError: the run cannot go on with this config; lists every field.
         """
         if not self._holds_work():
-            return
-        changed = config_lib.differences(self.config(), config)
-        if changed:
-            raise ValueError(
-                f"{self.path} holds a run with another config; give a new --workdir, or these values:\n"
-                + "\n".join(f"  config.{line}" for line in changed)
-            )
+            return Changes()
+        summary = self.read_json("summary.json") if self.finished() else {}
+        rows = self.source().get("training rows")
+        return accepted(
+            self.config(),
+            config,
+            training_rows=rows if isinstance(rows, int) and rows > 0 else 1,
+            stopped_early=bool(summary.get("stopped_early")),
+            where=str(self.path),
+        )
+
+    def finished(self) -> bool:
+        """Whether everything was written; a part may have been removed since."""
+        return (self.path / "summary.json").is_file()
+
+    def lacks(self, *, test: bool) -> list[str]:
+        """The parts of a finished run that are not there (any more)."""
+        parts = ["best/config.json", "predictions/eval.jsonl", "report.html"]
+        parts += ["predictions/test.jsonl"] if test else []
+        return [part for part in parts if not (self.path / part).is_file()]
+
+    def reopen(self) -> None:
+        """A finished run has something to do again: no longer finished, whatever happens next."""
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self.path / "summary.json", self.path / "summary.before.json")
 
     def config(self) -> ConfigDict:
         """The run's resolved config.
@@ -96,38 +116,54 @@ class RunDirectory:
             raise ValueError(f"{self.path / 'source.json'} is not what jaxft wrote; restore it")
         return source
 
-    def begin(self, config: ConfigDict, source: dict[str, Any]) -> None:
+    def begin(self, config: ConfigDict, source: dict[str, Any], changes: Changes) -> list[str]:
         """Write config.json and source.json, or hold `source` against the one that is there.
 
         Only what could be built gets here: a mistake that is mended can be tried again in the same
         directory.
 
+        Returns:
+          What is worth a word: versions that differ from those the run began with, and `changes`.
+
         Raises:
           ValueError: see `check_source`.
         """
-        if self._holds_work():
-            return self.check_source(source)
-        self.write_json("source.json", source)
-        self.write_json("config.json", config_lib.to_json(config))
+        if not self._holds_work():
+            self.write_json("source.json", source)
+            self.write_json("config.json", config_lib.to_json(config))
+            return []
+        differs = self.check_source(source)
+        if changes.reopens:
+            self.reopen()
+        if changes.lines:
+            self.write_json("config.json", config_lib.to_json(config))
+        notes = [
+            f"the run began under others, so data order and bits may differ: {d}" for d in differs
+        ]
+        return [*notes, *changes.lines]
 
-    def check_source(self, source: dict[str, Any]) -> None:
-        """Hold `source` against source.json.
+    def check_source(self, source: dict[str, Any]) -> list[str]:
+        """Hold `source`, or a part of it, against source.json.
+
+        Returns:
+          Versions and devices that are others than the run's.
 
         Raises:
           ValueError: the model or the data are not those that the run began with.
         """
         known = self.source()
-        for name, value in json.loads(json.dumps(source)).items():
-            if known.get(name) != value:
-                raise ValueError(
-                    f"{name} has changed since the run in {self.path} began, so it cannot be continued "
-                    "exactly; restore it, or give a new --workdir"
-                )
+        now = json.loads(json.dumps(source))
+        for name in provenance.refused(known, now):
+            raise ValueError(
+                f"{name} has changed since the run in {self.path} began, so it cannot be continued "
+                "exactly; restore it, or give a new --workdir"
+            )
+        return provenance.noted(known, now)
 
     def _holds_work(self) -> bool:
         """Whether anything would be lost or mixed by another run in this directory."""
         saved = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
-        return (self.path / "summary.json").exists() or any(p.name.isdigit() for p in saved)
+        return self.finished() or any(p.name.isdigit() for p in saved)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Raises ValueError when the file is missing or not a JSON object."""

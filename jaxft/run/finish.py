@@ -1,8 +1,7 @@
-"""The end of a run: test the best checkpoint, export it, and write down what happened."""
+"""The end of a run: export the best checkpoint, test it, and write down what happened."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import time
 from pathlib import Path
@@ -16,12 +15,14 @@ from jaxft.analysis.metrics import prediction_rows
 from jaxft.analysis.pictures import inline
 from jaxft.config import default_config, to_json
 from jaxft.models import hf
-from jaxft.run.build import Prepared, slicing
+from jaxft.run.build import Prepared
 from jaxft.run.compilation import release_free_memory
-from jaxft.run.data import Encoder, Split
+from jaxft.run.data import Batches, Encoder, Split
 from jaxft.run.directory import RunDirectory
 from jaxft.run.evaluation import Evaluation, evaluate
+from jaxft.run.provenance import versions
 from jaxft.run.session import Memory, Session
+from jaxft.run.table import parameter_rows
 from jaxft.run.weights import best_weights, weights_of
 from jaxft.training.step import TrainState
 
@@ -35,7 +36,7 @@ def weights_if_best(session: Session, state: TrainState, memory: Memory) -> Any:
 
 
 def finish(session: Session, whole: Any, memory: Memory, last_step: int) -> None:
-    """Test, export, summarise, report. Repeating it after a kill gives the same files.
+    """Export, test, report, summarise. Repeating it after a kill gives the same files.
 
     Args:
       whole: the best weights, or None to read them from their checkpoint. Not the state: by now the
@@ -47,21 +48,31 @@ def finish(session: Session, whole: Any, memory: Memory, last_step: int) -> None
     release_free_memory()
     if whole is None:
         whole = best_weights(run, session.checkpoints, best)
-    tested = None
-    if prepared.splits.test is not None:
-        with clock.time("eval"):
-            tested = _test(session, whole, prepared.splits.test, best)
+    never_trained = run.stages.saved_at(best).frozen
+    # First what cannot be had again, then what is made of it; last what declares the run finished.
     with clock.time("save"):
         export(prepared, run.parallel.unreplicate(whole), str(session.directory.best),
-               unchanged=run.stages.saved_at(best).frozen, lead=logs.enabled)  # fmt: skip
+               unchanged=never_trained, lead=logs.enabled)  # fmt: skip
+    tested = None
+    if run.test_batches is not None:
+        with clock.time("eval"):
+            tested = _test(session, whole, run.test_batches, best)
     if not logs.enabled:
         return
+    rows = parameter_rows(prepared, never_trained)
+    session.directory.write_json("parameters.json", rows)
     summary = _summary(session, memory, last_step, tested)
+    summary["parameters"]["trained"] = sum(row["size"] for row in rows if row["trained"])
+    page = report(session.directory, summary)
     session.directory.write_json("summary.json", summary)
+    logs.say(f"best step {best}: model in {session.directory.best}, report in {page}")
+
+
+def report(directory: RunDirectory, summary: dict[str, Any] | None = None) -> Path:
+    """Write report.html; `summary` in place of summary.json, which is written after it."""
     from jaxft.analysis.report import write_report  # imports matplotlib: 0.4 s and 40 MB
 
-    report = write_report(session.directory.path, defaults=to_json(default_config()))
-    logs.say(f"best step {best}: model in {session.directory.best}, report in {report}")
+    return write_report(directory.path, defaults=to_json(default_config()), summary=summary)
 
 
 def export(
@@ -117,9 +128,9 @@ def _shown(row: dict[str, Any], encoder: Encoder) -> str:
     return "" if isinstance(image, bytes) else inline(np.asarray(image))
 
 
-def _test(session: Session, whole: Any, split: Split, step: int) -> Evaluation:
-    run = session.run
-    batches = run.encoder.evaluation(split, run.prepared.config, slicing(run.parallel))
+def _test(session: Session, whole: Any, batches: Batches, step: int) -> Evaluation:
+    run, split = session.run, session.run.prepared.splits.test
+    assert split is not None
     started = time.perf_counter()
     result = evaluate(run.eval_step, whole, batches, run.parallel, split)
     if session.logs.enabled:
@@ -135,6 +146,7 @@ def _summary(
     run, clock = session.run, session.clock
     prepared, splits = run.prepared, run.prepared.splits
     plan = getattr(run.train_batches, "plan", None)
+    examples = last_step / prepared.steps_per_epoch * len(splits.train.labels)
     return {
         "task": prepared.config.task,
         "model": prepared.config.model.path,
@@ -152,12 +164,9 @@ def _summary(
         "eval": memory.best_metrics,
         "test": tested.metrics if tested else None,
         "seconds": {k: round(v, 3) for k, v in {"total": clock.total, **clock.seconds}.items()},
-        "examples_per_second": clock.counts["examples"] / max(clock.seconds["train"], 1e-9),
-        "parameters": prepared.treatment.totals,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _VERSIONS},
-        },
+        "examples_per_second": examples / max(session.logs.seconds, 1e-9),
+        "parameters": dict(prepared.treatment.totals),
+        "versions": {"python": platform.python_version(), **versions(_VERSIONS)},
         "device": run.parallel.summary,
         "initialised": list(run.initialised),
         "shapes": [str(shape) for shape in plan.shapes] if plan else [],

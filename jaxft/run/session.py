@@ -43,8 +43,14 @@ class Memory:
     stopped_early: bool = False
 
 
-def judge(memory: Memory, step: int, result: Evaluation, config: ConfigDict) -> Memory:
-    """What is remembered after an evaluation: a new best, or one more without improvement."""
+def judge(
+    memory: Memory, step: int, result: Evaluation, config: ConfigDict, *, last: bool
+) -> Memory:
+    """What is remembered after an evaluation: a new best, or one more without improvement.
+
+    Args:
+      last: this is the run's last step, where nothing can stop early any more.
+    """
     value = float(result.metrics[config.eval.metric])
     sign = -1.0 if config.eval.metric == "loss" else 1.0
     if memory.best_value is None or sign * (value - memory.best_value) > 0:
@@ -57,5 +63,5 @@ def judge(memory: Memory, step: int, result: Evaluation, config: ConfigDict) -> 
     else:
         memory = dataclasses.replace(memory, without_improvement=memory.without_improvement + 1)
     patience = config.eval.patience
-    stop = patience is not None and memory.without_improvement >= patience
+    stop = patience is not None and memory.without_improvement >= patience and not last
     return dataclasses.replace(memory, stopped_early=stop)

@@ -1,4 +1,4 @@
-"""Seconds spent on each kind of work, and how much was done, for the summary."""
+"""Seconds spent on each kind of work, for the summary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ class Stopwatch:
     def __init__(self) -> None:
         self._start = time.perf_counter()
         self.seconds: dict[str, float] = {}
-        self.counts: dict[str, float] = {}
 
     @contextmanager
     def time(self, name: str, *, without: tuple[str, ...] = ()) -> Iterator[None]:
