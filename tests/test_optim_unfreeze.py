@@ -183,3 +183,39 @@ def test_the_stage_of_a_step():
     assert optim.frozen_in(plan, GROUPS, 1) == {"stem": True, "block": False, "head": False}
     thaw = optim.chain_thaw([0, 1, 2], 10)
     assert optim.frozen_in(thaw, GROUPS, 1) == {"stem": False, "block": True, "head": False}
+
+
+# Six blocks between the stem (0) and the head (7); depths 0 to 5 never train.
+DEPTHS = {f"{depth}/{name}": depth for depth in range(8) for name in ("bias", "kernel")}
+LOWER = {path: depth <= 5 for path, depth in DEPTHS.items()}
+
+
+def starts(plan):
+    return [(stage.start, sorted(stage.groups)) for stage in plan]
+
+
+def test_what_is_frozen_for_good_takes_no_stage():
+    free = sorted(optim.trainable_groups(DEPTHS, LOWER))
+    assert free == [6, 7]
+    assert starts(optim.top_down(free, 10)) == [(0, [7]), (10, [6, 7])]
+    assert starts(optim.bottom_up(free, 10)) == [(0, [7]), (10, [6, 7])]
+    assert starts(optim.chain_thaw(free, 10)) == [(0, [7]), (10, [6]), (20, [6, 7])]
+    # One parameter that trains is enough for a group to have its turn.
+    assert 3 in optim.trainable_groups(DEPTHS, {**LOWER, "3/bias": False})
+
+
+def test_a_plan_is_pruned_to_the_stages_that_change_something():
+    def pruned(plan, frozen=LOWER):
+        return starts(optim.prune_plan(plan, DEPTHS, frozen))
+
+    assert pruned(optim.top_down(range(8), 10)) == [(0, [7]), (10, [6, 7])]
+    assert pruned(optim.bottom_up(range(8), 10)) == [(0, [7]), (70, [6, 7])]
+    assert pruned(optim.lp_ft(range(8), 5)) == [(0, [7]), (5, [6, 7])]
+    assert pruned(optim.chain_thaw(range(8), 10)) == [(0, [7]), (70, [6]), (80, [6, 7])]
+    plan = optim.explicit({0: [7], 4: [0, 1], 9: [2, 6]})
+    assert pruned(plan) == [(0, [7]), (9, [6, 7])]
+    assert optim.prune_plan(plan, DEPTHS, dict.fromkeys(DEPTHS, False)) == plan
+    with pytest.raises(ValueError, match="nothing trains at first: the groups 7 are frozen"):
+        pruned(plan, {path: depth == 7 for path, depth in DEPTHS.items()})
+    with pytest.raises(ValueError, match="nothing is given for the parameter"):
+        pruned(plan, {"7/bias": False})

@@ -43,8 +43,10 @@ from jaxft.optim.stages import (
     explicit,
     frozen_in,
     lp_ft,
+    prune_plan,
     stage_index,
     top_down,
+    trainable_groups,
     windows,
 )
 from jaxft.optim.table import summary
@@ -87,6 +89,7 @@ __all__ = [
     "merge_stack",
     "parameter_groups",
     "path_map",
+    "prune_plan",
     "sam",
     "scale_by_path",
     "scan_split",
@@ -102,6 +105,7 @@ __all__ = [
     "swa",
     "top_down",
     "train_labels",
+    "trainable_groups",
     "unfreeze",
     "weight_ema",
     "windows",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 
 from jaxft.optim.checks import known
-from jaxft.optim.paths import Tree, by_path, nearest
+from jaxft.optim.paths import Tree, align, by_path, nearest
 
 
 class Stage(NamedTuple):
@@ -138,6 +138,57 @@ def stage_index(plan: Plan, step: int) -> int:
     (0, 1)
     """
     return sum(stage.start <= step for stage in plan) - 1
+
+
+def trainable_groups(groups: Tree, frozen: Tree) -> frozenset[Hashable]:
+    """The groups that have a parameter which is not frozen for good.
+
+    Make a plan over these: a group that cannot train would take a stage in which nothing changes.
+
+    >>> depths = {'stem': 0, 'block': {'bias': 1, 'kernel': 1}, 'head': 2}
+    >>> frozen = {'stem': True, 'block': {'bias': False, 'kernel': True}, 'head': False}
+    >>> sorted(trainable_groups(depths, frozen))
+    [1, 2]
+
+    Args:
+      groups: the group of every parameter, such as its depth.
+      frozen: True for parameters that never train; both in any container.
+
+    Raises:
+      ValueError: a parameter has no entry in `frozen`.
+    """
+    still = by_path(align(frozen, groups))
+    return frozenset(group for path, group in by_path(groups).items() if not still[path])
+
+
+def prune_plan(plan: Plan, groups: Tree, frozen: Tree) -> Plan:
+    """The plan without groups that are frozen for good, and without stages that then change nothing.
+
+    The stages that remain start when they did. For a plan by spacing (`top_down`, `bottom_up`,
+    `chain_thaw`) rather make it over `trainable_groups`, so that the spacing stays.
+
+    >>> depths, frozen = {'stem': 0, 'block': 1, 'head': 2}, {'stem': True, 'block': 0, 'head': 0}
+    >>> pruned = prune_plan(explicit({0: [2], 10: [0], 20: [1]}), depths, frozen)
+    >>> [(stage.start, sorted(stage.groups)) for stage in pruned]
+    [(0, [2]), (20, [1, 2])]
+
+    Args:
+      plan: any plan.
+      groups, frozen: as for `trainable_groups`.
+
+    Raises:
+      ValueError: the first stage trains nothing, or `trainable_groups` does.
+    """
+    free = trainable_groups(groups, frozen)
+    kept: list[Stage] = []
+    for stage in plan:
+        training = stage.groups & free
+        if not training and not kept:
+            names = ", ".join(repr(group) for group in sorted(stage.groups, key=str))
+            raise ValueError(f"nothing trains at first: the groups {names} are frozen for good")
+        if training and (not kept or training != kept[-1].groups):
+            kept.append(Stage(stage.start, training))
+    return tuple(kept)
 
 
 def frozen_in(plan: Plan, groups: Tree, index: int) -> Tree:
