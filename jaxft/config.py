@@ -96,7 +96,8 @@ def default_config() -> ConfigDict:
     # What is evaluated and exported: the weights as they are; their moving average ('ema'), one more
     # copy of what is trained; or the mean of those since average_from ('swa').
     c.optim.average = "none"
-    c.optim.average_decay = 0.999  # of 'ema': about the last 1 / (1 - decay) steps count
+    # Of 'ema': about the last 1 / (1 - decay) steps count, but no more than the last tenth of the run.
+    c.optim.average_decay = 0.999
     c.optim.average_from = "75%"  # of 'swa': duration from the start
     c.optim.wise_ft = None  # share of the trained weights; the rest is pretrained (heads: trained)
 

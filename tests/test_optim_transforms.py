@@ -71,12 +71,66 @@ def test_l2sp_keeps_its_own_copy_and_no_copy_of_what_is_fresh():
     assert state.start["head"].tolist() == [[3.0, 0.5]]
 
 
-def test_ema_follows_the_recurrence():
-    tx = optax.chain(optax.sgd(0.5), optim.weight_ema(0.9))
+def test_ema_warms_up_to_its_decay():
+    tx = optax.chain(optax.sgd(0.5), optim.weight_ema(0.3))
+    average = params()
+    for t, (tree, state) in enumerate(run(tx), start=1):
+        keep = min(0.3, (1 + t) / (10 + t))  # 2/11, 3/12, 0.3, 0.3
+        average = jax.tree.map(lambda a, p, keep=keep: keep * a + (1 - keep) * p, average, tree)
+        close(optim.averaged(state, tree), average)
+
+
+def test_ema_without_warm_up_follows_the_plain_recurrence():
+    tx = optax.chain(optax.sgd(0.5), optim.weight_ema(0.9, warm_up=False))
     average = params()
     for tree, state in run(tx):
         average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, tree)
         close(optim.averaged(state, tree), average)
+
+
+def after(tx, steps, start, towards, dtype=jnp.float32, wait=0):
+    """The average after parameters stayed at `start`, went straight to `towards`, and stayed there."""
+    tree = jnp.array([start], dtype)
+    state = tx.init(tree)
+
+    def update(i, carry):
+        tree, state = carry
+        target = jnp.where(i < wait, start, towards).astype(dtype)
+        step, state = tx.update(target - tree, state, tree)
+        return optax.apply_updates(tree, step), state
+
+    tree, state = jax.jit(lambda c: jax.lax.fori_loop(0, steps, update, c))((tree, state))
+    return optim.averaged(state, tree)
+
+
+@pytest.mark.parametrize("steps", [10, 60, 1_000])
+@pytest.mark.parametrize("decay", [0.9, 0.999, 0.9999])
+def test_a_run_of_any_length_ends_with_an_average_of_what_it_learned(decay, steps):
+    assert abs(float(after(optim.weight_ema(decay), steps, 0.0, 1.0)[0]) - 1.0) < 1e-3
+
+
+AVERAGES = {
+    "ema": lambda **options: optim.weight_ema(0.999, warm_up=False, **options),
+    "swa": lambda **options: optim.swa(1, **options),
+}
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_averages_of_bfloat16_do_not_stall(name):
+    make, bfloat16 = AVERAGES[name], jnp.bfloat16
+    mean = after(make(), 3_000, 1.0, 2.0, bfloat16, wait=1_500)
+    wanted = after(make(), 3_000, 1.0, 2.0, wait=1_500)
+    assert mean.dtype == bfloat16 and wanted[0] > 1.49
+    np.testing.assert_allclose(np.float32(mean), wanted, rtol=2**-8)
+    narrow = after(make(accumulator_dtype=bfloat16), 3_000, 1.0, 2.0, bfloat16, wait=1_500)
+    assert float(narrow[0]) == 1.0  # what the accumulator is for
+
+
+def test_a_mixture_keeps_the_types_of_the_fine_tuned_model():
+    tree = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params())
+    for alpha in (0.25, jnp.float32(0.25)):
+        mixed = optim.wise_ft(tree, tree, alpha)
+        assert {leaf.dtype for leaf in jax.tree.leaves(mixed)} == {jnp.dtype("bfloat16")}
 
 
 @pytest.mark.parametrize(("start", "every", "members"), [(1, 1, [0, 1, 2, 3]), (2, 2, [1, 3])])
