@@ -138,3 +138,24 @@ def test_a_vector_of_scales_is_one_rate_a_layer():
 def test_a_parameter_without_a_scale_is_an_error():
     with pytest.raises(ValueError, match="nothing is given for the parameter 'b'"):
         optim.scale_by_path({"a": 1.0}).update({"b": jnp.ones(1)}, optax.EmptyState())
+
+
+@pytest.mark.parametrize("scale", [0.5, np.float32(0.5), jnp.array(0.5), jnp.array([0.5])])
+def test_parameters_of_every_rank_keep_their_shape(scale):
+    tree = {"scalar": jnp.ones(()), "bias": jnp.ones(3), "kernel": jnp.ones((3, 2))}
+    tx = optim.scale_by_path(dict.fromkeys(tree, scale))
+    updates, _ = tx.update(tree, optax.EmptyState())
+    assert {name: leaf.shape for name, leaf in updates.items()} == {
+        "scalar": (), "bias": (3,), "kernel": (3, 2),
+    }  # fmt: skip
+    assert all((leaf == 0.5).all() for leaf in updates.values())
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale"), [((), (3,)), ((3, 2), (2,)), ((3, 2), (3, 2)), ((2, 3), (3,))]
+)
+def test_a_vector_of_scales_that_does_not_fit_the_layers_is_an_error(shape, scale):
+    with pytest.raises(ValueError, match="the scale of 'a/b' has the shape") as error:
+        tx = optim.scale_by_path({"a/b": jnp.ones(scale)})
+        tx.update({"a": {"b": jnp.ones(shape)}}, optax.EmptyState())
+    assert str(shape) in str(error.value) and str(scale) in str(error.value)

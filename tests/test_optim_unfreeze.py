@@ -139,6 +139,13 @@ def test_one_program_a_stage_gives_the_numbers_of_one_program(clip):
     )
 
 
+def test_moments_of_another_shape_are_refused_by_their_path():
+    old = optax.adam(0.1).init({"head": jnp.ones((1, 2)), "body": jnp.ones(3)})
+    new = optax.adam(0.1).init({"head": jnp.ones((4, 2)), "body": jnp.ones(3)})
+    with pytest.raises(ValueError, match=r"'0/mu/head' with the shape \(1, 2\), where \(4, 2\)"):
+        optim.grow(old, new)
+
+
 @pytest.mark.parametrize(
     ("plan", "said"),
     [

@@ -144,9 +144,9 @@ def _scaled(path: str, update: jax.Array, scale: Scalar) -> jax.Array:
         return update if scale == 1 else update * scale
     # In the update's type: a traced scale is float32, and would widen bfloat16.
     scale = jnp.asarray(scale, update.dtype)
-    if scale.ndim == 0:
-        return update * scale
-    if scale.ndim > 1 or update.ndim == 0 or scale.shape[0] not in (1, update.shape[0]):
+    if scale.size == 1:
+        return update * scale.reshape(())
+    if scale.ndim > 1 or scale.shape != update.shape[:1]:
         raise ValueError(
             f"the scale of {path!r} has the shape {scale.shape}, its update {update.shape}: give a "
             "number, or a vector with one number for each entry of the first axis"

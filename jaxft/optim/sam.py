@@ -26,6 +26,7 @@ def sam(
     """Update with the gradient taken `radius` uphill; frozen parameters move in neither step.
 
     `update(grads, state, params, grad_fn=…)` needs `grad_fn(params) -> grads` of the same batch.
+    Where the gradient is zero no way leads uphill, and the gradient where it stands is taken.
 
     >>> loss = lambda params: jnp.sum(params['head'] ** 2) + jnp.sum(params['body'] ** 2)
     >>> params = {'body': jnp.ones(1), 'head': jnp.ones(1)}
@@ -44,7 +45,7 @@ def sam(
     Raises:
       ValueError: (at update) no `grad_fn` or no params are given.
     """
-    uphill = optax.chain(contrib.normalize(), optax.sgd(radius))
+    uphill = optax.chain(optax.stateless(_normalised), optax.sgd(radius))
     inner = contrib.sam(tx, uphill, opaque_mode=True)
     frozen_in = None if frozen is None else lookup(frozen)
 
@@ -76,3 +77,11 @@ def sam(
         return merge(moved, jax.tree.map(jnp.zeros_like, unused)), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _normalised(updates: Tree, params: Tree | None) -> Tree:
+    """The gradient at length 1; zeros stay zeros, of which optax's `normalize` makes NaN."""
+    del params
+    norm = optax.tree.norm(updates)
+    factor = jnp.where(norm == 0, 0.0, 1 / jnp.where(norm == 0, 1.0, norm))
+    return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)

@@ -164,13 +164,22 @@ def grow(old: Tree, new: Tree) -> Tree:
 
     >>> grow({'mu': {'head': 3.0, 'body': None}}, {'mu': {'head': 0.0, 'body': 0.0}})
     {'mu': {'body': 0.0, 'head': 3.0}}
+
+    Raises:
+      ValueError: a leaf has another shape in `old` than in `new`.
     """
     kept = by_path(old)
-    leaves, treedef = jax.tree.flatten(new)
-    paths = by_path(new)
-    return jax.tree.unflatten(
-        treedef, [kept.get(path, leaf) for path, leaf in zip(paths, leaves, strict=True)]
-    )
+
+    def older(path: str, leaf: Any) -> Any:
+        was = kept.get(path, leaf)
+        if jnp.shape(was) != jnp.shape(leaf):
+            raise ValueError(
+                f"the optimizer state has {path!r} with the shape {jnp.shape(was)}, where "
+                f"{jnp.shape(leaf)} is needed: it belongs to parameters of other shapes"
+            )
+        return was
+
+    return path_map(older, new)
 
 
 def _gates(plan: Plan, groups: set[Hashable], stage: int | None) -> dict[Hashable, Gate]:
