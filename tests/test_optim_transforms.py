@@ -229,6 +229,40 @@ def test_schedule_free_equals_optax_on_the_trainable_part():
     close(evaluated["body"], params()["body"])
 
 
+def test_schedule_free_averages_of_bfloat16_do_not_stall():
+    """Parameters on their way from 1 to 2: the average of float32, to the rounding of bfloat16."""
+    rates = {}
+    for dtype in (jnp.float32, jnp.bfloat16):
+        tree = {"body": jnp.ones(1, dtype), "head": jnp.ones(1, dtype)}
+        tx = optim.schedule_free(optax.sgd(1e-3), 1e-3, frozen=FROZEN)
+
+        def update(_, carry, tx=tx):
+            tree, state = carry
+            grads = jax.tree.map(lambda p: p - 2, tree)
+            step, state = tx.update(grads, state, tree)
+            return optax.apply_updates(tree, step), state
+
+        run = jax.jit(lambda c, update=update: jax.lax.fori_loop(0, 3_000, update, c))
+        tree, state = run((tree, tx.init(tree)))
+        evaluated = optim.schedule_free_params(state, tree)
+        assert evaluated["head"].dtype == tree["head"].dtype == dtype
+        assert evaluated["body"][0] == 1
+        rates[dtype] = [float(tree["head"][0]), float(evaluated["head"][0])]
+    assert rates[jnp.float32][1] > 1.5
+    np.testing.assert_allclose(rates[jnp.bfloat16], rates[jnp.float32], rtol=2**-7)
+
+
+def test_what_else_moves_a_bfloat16_parameter_is_not_undone():
+    moved = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        tree = {"head": jnp.ones(1, dtype)}
+        tx = optim.schedule_free(optax.sgd(1e-3), 1e-3)
+        _, state = tx.update(tree, tx.init(tree), tree)
+        updates, _ = tx.update(tree, state, {"head": jnp.full(1, 5.0, dtype)})
+        moved.append(float(updates["head"][0]))
+    np.testing.assert_allclose(*moved, rtol=1e-2)
+
+
 def quadratic(tree):
     return sum(jnp.sum(jnp.cosh(leaf)) for leaf in jax.tree.leaves(tree))
 
@@ -247,6 +281,20 @@ def test_sam_takes_the_gradient_uphill_within_the_trainable_part(frozen):
     for name in tree:
         expected = -0.1 * gradient(uphill)[name] if name in trained else jnp.zeros((1, 2))
         close(updates[name], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_sam_at_a_zero_gradient_stays(dtype):
+    zero = jax.tree.map(lambda p: jnp.zeros_like(p, dtype), params())
+    tx = optim.sam(optax.adamw(0.1, weight_decay=0.0), 0.05, frozen=FROZEN)
+    updates, state = tx.update(zero, tx.init(zero), zero, grad_fn=jax.grad(quadratic))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((updates, state)))
+    close(updates, zero)
+    # One parameter with a gradient among others without is enough to climb.
+    updates, _ = tx.update(
+        {**zero, "head": zero["head"] + 1}, tx.init(zero), zero, grad_fn=jax.grad(quadratic)
+    )
+    assert (updates["head"] < 0).all()
 
 
 def test_sam_works_on_the_trainable_part_with_its_holes():
