@@ -4,8 +4,9 @@ import equinox as eqx
 import flax.core
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 from jaxft import optim
 
@@ -54,6 +55,14 @@ def str_keys(items):
     return {str(i): item for i, item in enumerate(items)}
 
 
+def logically(leaf):
+    return linen.LogicallyPartitioned(leaf, ("embed",))
+
+
+def twice(leaf):
+    return nnx.Param(linen.Partitioned(logically(leaf), ("embed",)))
+
+
 CONTAINERS = {
     "list": nested(),
     "tuple": nested(tuple),
@@ -63,6 +72,10 @@ CONTAINERS = {
     "pure nnx dict": nnx.to_pure_dict(nnx.State(nested(int_keys, nnx.Param))),
     "frozen dict": flax.core.freeze(nested(str_keys)),
     "equinox": equinox_model(),
+    "linen boxes": nested(str_keys, lambda leaf: linen.Partitioned(leaf, (None,))),
+    "logical boxes": flax.core.freeze(nested(str_keys, logically)),
+    "boxes in boxes": nested(list, twice),
+    "bare variables": nested(list, nnx.Param),
 }
 
 
@@ -140,6 +153,52 @@ def test_a_pattern_without_a_match_is_an_error_that_shows_a_way_out(pattern, sai
     assert "\n" not in str(error.value)
 
 
+BERT = {
+    f"bert/{name}": 0
+    for name in (
+        "embeddings/word_embeddings/embedding",
+        "embeddings/LayerNorm/scale",
+        *(f"encoder/layer/{i}/attention/self/query/{leaf}" for i in (0, 1, 10) for leaf in
+          ("kernel", "bias")),
+        "encoder/layer/1/output/LayerNorm/scale",
+    )
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said", "corrected"),
+    [
+        ("encoder.layer.0.*", "joined with '/' and patterns match the whole path",
+         ".*/encoder/layer/0/.*"),
+        ("encoder.layer.1", "joined with '/'", ".*/encoder/layer/1/.*"),
+        (r"bert\.encoder\.layer\.1\..*\.weight", "called 'kernel'",
+         "bert/encoder/layer/1/.*/kernel"),
+        ("encoder/layer/1/.*", "match the whole path", ".*/encoder/layer/1/.*"),
+        ("bert/encoder/layer/1/*", "anything is '.*'", "bert/encoder/layer/1/.*"),
+        ("layer.[01].*", "joined with '/'", ".*/layer/[01]/.*"),
+        ("bert.encoder.layer.0.attention.self.query.weight", "of a matrix is called 'kernel'",
+         "bert/encoder/layer/0/attention/self/query/kernel"),
+        (".*/query/weight", "of a matrix is called 'kernel'", ".*/query/kernel"),
+        (".*/LayerNorm/weight", "of a normalisation is called 'scale'", ".*/LayerNorm/scale"),
+        ("word_embeddings.weight", "of an embedding is called 'embedding'",
+         ".*/word_embeddings/embedding"),
+        ("query", "match the whole path", ".*/query/.*"),
+    ],
+)  # fmt: skip
+def test_names_from_elsewhere_are_translated(pattern, said, corrected):
+    with pytest.raises(ValueError) as error:
+        optim.select(BERT, [pattern])
+    assert said in str(error.value) and str(error.value).endswith(f"write {corrected!r}")
+    chosen = optim.by_path(optim.select(BERT, [corrected]))
+    assert any(chosen.values())
+    assert "/1/" not in corrected or not any(yes for path, yes in chosen.items() if "/10/" in path)
+
+
+def test_a_glob_is_no_regular_expression():
+    with pytest.raises(ValueError, match=r"nothing to repeat .*; anything is '\.\*'"):
+        optim.select(BERT, ["*.bias"])
+
+
 def test_rules_for_many_models_may_miss():
     values = optim.match_rules([("decoder/.*", 1)], nested(), default=0, must_match=False)
     assert set(jax.tree.leaves(values)) == {0}
@@ -215,3 +274,96 @@ def test_decay_spares_biases_norms_and_what_is_exempt():
     assert optim.by_path(optim.decay_mask(tree, exempt=["cls_token"])) == expected
     with pytest.raises(ValueError, match="nearest: 'cls_token'"):
         optim.decay_mask(tree, exempt=["cls_tokens"])
+
+
+class Block(eqx.Module):
+    dense: eqx.nn.Linear
+    rms: eqx.nn.RMSNorm
+    scaled: eqx.nn.LayerNorm
+    conv: eqx.nn.Conv2d
+
+    def __init__(self, key):
+        self.dense = eqx.nn.Linear(4, 3, key=key)
+        self.rms = eqx.nn.RMSNorm(4, use_bias=False)
+        self.scaled = eqx.nn.LayerNorm(4)
+        self.conv = eqx.nn.Conv2d(2, 3, 1, key=key)
+
+
+class Custom(eqx.Module):
+    """A norm by its class alone, with a projection inside."""
+
+    weight: jax.Array
+    inner: eqx.nn.Linear
+
+
+class AdaptiveLayerNorm(Custom):
+    pass
+
+
+def test_a_norm_is_known_by_its_class_and_what_is_inside_it_is_not_one():
+    linear = eqx.nn.Linear(2, 2, use_bias=False, key=jax.random.key(0))
+    for kind, expected in ((AdaptiveLayerNorm, False), (Custom, True)):
+        tree = {"a": kind(jnp.ones((3, 2)), linear)}
+        mask = optim.by_path(optim.decay_mask(tree))
+        assert mask == {"a/weight": expected, "a/inner/weight": True}
+
+
+def test_decay_is_the_same_where_layers_are_stacked():
+    keys = jax.random.split(jax.random.key(0), 5)
+    one = eqx.filter(Block(keys[0]), eqx.is_array)
+    stack = eqx.filter(eqx.filter_vmap(Block)(keys), eqx.is_array)
+    expected = dict.fromkeys(optim.leaf_paths(one), False)
+    expected |= {"dense/weight": True, "conv/weight": True}
+    for tree in (stack, {**optim.by_path(stack)}):
+        mask = optim.by_path(optim.decay_mask(tree))
+        # Without its class, a norm without bias is known by its name alone.
+        assert mask == expected | ({} if tree is stack else {"rms/weight": True})
+    # (eqx.nn.Conv2d's bias is [out, 1, 1]: of one stacked layer's it has the rank of a matrix.)
+    single = optim.by_path(optim.decay_mask(one))
+    assert single == expected
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["norm", "norm1", "ln_2", "bn", "attention_norm", "LayerNorm", "layernorm_before", "norm_out"],
+)
+def test_a_stacked_weight_of_a_norm_without_bias_is_known_by_its_name(module):
+    tree = {module: {"weight": jnp.ones((6, 4))}, "norm_proj": {"weight": jnp.ones((6, 4))}}
+    mask = optim.by_path(optim.decay_mask(tree))
+    assert mask == {f"{module}/weight": False, "norm_proj/weight": True}
+
+
+class Dense(linen.Module):
+    @linen.compact
+    def __call__(self, x, _):
+        x = linen.LayerNorm(scale_init=linen.with_partitioning(linen.initializers.ones, ("e",)))(x)
+        dense = linen.Dense(
+            4,
+            kernel_init=linen.with_logical_partitioning(linen.initializers.ones, ("e", "m")),
+            bias_init=linen.with_logical_partitioning(linen.initializers.zeros, ("m",)),
+        )
+        return dense(x), None
+
+
+def test_boxed_parameters_have_the_paths_and_the_decay_of_bare_ones():
+    stack = linen.scan(
+        Dense, variable_axes={"params": 0}, split_rngs={"params": True}, length=3,
+        metadata_params={linen.PARTITION_NAME: "layers"},
+    )()  # fmt: skip
+    boxed = stack.init(jax.random.key(0), jnp.ones((2, 4)), None)["params"]
+    bare = linen.unbox(boxed)
+    assert optim.leaf_paths(boxed) == optim.leaf_paths(bare)
+    assert "Dense_0/kernel" in optim.leaf_paths(boxed)
+    assert isinstance(boxed["Dense_0"]["kernel"], linen.Partitioned)
+    for of in (optim.decay_mask, lambda tree: optim.select(tree, [".*/kernel"])):
+        assert optim.by_path(of(boxed)) == optim.by_path(of(bare))
+    assert optim.by_path(optim.decay_mask(boxed)) == {
+        path: path.endswith("kernel") for path in optim.leaf_paths(bare)
+    }
+    tx = optim.fine_tuning_optimizer(
+        0.1, frozen=optim.select(boxed, [".*/bias"]), scales=dict.fromkeys(optim.by_path(bare), 0.5)
+    )
+    updates, _ = tx.update(boxed, tx.init(boxed), boxed)
+    alone, _ = tx.update(bare, tx.init(bare), bare)
+    assert jax.tree.structure(updates) == jax.tree.structure(boxed)
+    jax.tree.map(np.testing.assert_array_equal, linen.unbox(updates), alone)

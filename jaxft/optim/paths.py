@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import difflib
 import functools
+import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
+
+from jaxft.optim.hints import correction
 
 Tree = Any  # a pytree: nested dicts and lists, nnx.State, FrozenDict, an Equinox module, …
 Rule = tuple[str, Any]
@@ -28,19 +31,13 @@ _REQUIRED: Any = object()
 def leaf_paths(tree: Tree) -> tuple[str, ...]:
     """Path of each leaf, in the order of `jax.tree.leaves`. None holds no leaf.
 
-    The `/value` that an NNX Variable adds below its own key is left out.
+    The `/value` that a box adds below the key of its parameter is left out: an NNX Variable, or
+    `Partitioned` and `LogicallyPartitioned` of Linen.
 
     >>> leaf_paths({'layers': [{'kernel': 1.0}, {'kernel': 2.0}], 'head': {'bias': None}})
     ('layers/0/kernel', 'layers/1/kernel')
     """
-    paths = []
-    for keys, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)[0]:
-        if _is_variable(node):
-            inner = jax.tree_util.tree_flatten_with_path(node)[0]
-            paths += [_join((*keys, *below[1:])) for below, _ in inner]
-        else:
-            paths.append(_join(keys))
-    return tuple(paths)
+    return tuple(map(_join, _keys(tree, ())))
 
 
 def by_path(tree: Tree) -> dict[str, Any]:
@@ -196,10 +193,8 @@ def _no_match(pattern: str, paths: Sequence[str]) -> str:
     message = f"the pattern {pattern!r} matches no parameter"
     if not paths:
         return f"{message}: the tree has none"
-    # By far the most frequent mistake: the name of a module, where its parameters are meant.
-    below = pattern.rstrip("/") + "/.*"
-    if any(map(_compile(below).fullmatch, paths)):
-        return f"{message}: patterns match the whole path, so write {below!r}"
+    if hint := correction(pattern, paths):
+        return f"{message}: {hint}"
     return message + (
         nearest(pattern, paths)
         or _nearest_part(pattern, paths)
@@ -221,7 +216,10 @@ def _compile(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"the pattern {pattern!r} is not a regular expression: {error}") from None
+        hint = "; anything is '.*'" if pattern.startswith("*") else ""
+        raise ValueError(
+            f"the pattern {pattern!r} is not a regular expression: {error}{hint}"
+        ) from None
 
 
 def _join(keys: Iterable[Any]) -> str:
@@ -237,9 +235,22 @@ def _name(key: Any) -> str:
     return str(key)
 
 
-def _is_variable(node: Any) -> bool:
+def _keys(tree: Tree, above: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """The keys of every leaf, without those that boxes add. Boxes may stand in one another."""
+    for keys, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)[0]:
+        if not _is_box(node):
+            yield (*above, *keys)
+            continue
+        for _, inside in jax.tree_util.tree_flatten_with_path(
+            node, is_leaf=functools.partial(operator.is_not, node)
+        )[0]:
+            yield from _keys(inside, (*above, *keys))
+
+
+def _is_box(node: Any) -> bool:
     # By name, since flax is not imported here: half a second, and users of Equinox do not have it.
     return any(
-        cls.__name__ == "Variable" and cls.__module__.startswith("flax.nnx")
+        (cls.__name__ == "Variable" and cls.__module__.startswith("flax.nnx"))
+        or (cls.__name__ == "AxisMetadata" and cls.__module__.startswith("flax.core"))
         for cls in type(node).__mro__
     )
