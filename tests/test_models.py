@@ -376,6 +376,28 @@ def test_bf16_compute_is_near_fp32_and_its_gradients_are_fp32(family, tmp):
 
 
 @every_family
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_bf16_parameters_have_bf16_gradients_and_train_in_a_scan(family, dtype, tmp):
+    """A scan refuses a carry whose dtype changes, as Adam's moments do with their gradient's."""
+    _, architecture, params = checkpoint(family, tmp)
+    params = models.cast_floating(params, jnp.bfloat16)
+    batch, labels = batches(family)[0], np.array([0, 2, 1])
+    gradient = jax.grad(lambda p: loss(architecture, p, batch, labels, dtype=dtype))
+    for path, leaf in models.flatten(jax.eval_shape(gradient, params)).items():
+        assert leaf.dtype == jnp.bfloat16, path
+    tx = optax.adam(1e-3)
+
+    def step(carry, _):
+        params, slots = carry
+        updates, slots = tx.update(gradient(params), slots, params)
+        return (optax.apply_updates(params, updates), slots), None
+
+    carry = (params, tx.init(params))
+    ends = jax.eval_shape(lambda carry: jax.lax.scan(step, carry, length=3)[0], carry)
+    assert jax.tree.map(jnp.dtype, ends) == jax.tree.map(jnp.dtype, carry)
+
+
+@every_family
 def test_depths_of_the_published_size(family, tmp_path):
     row = FAMILY_ROWS[family]
     type(row.config)().save_pretrained(tmp_path)  # the defaults are the base size

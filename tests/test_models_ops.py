@@ -1,5 +1,6 @@
 """Hand-written backward passes against automatic ones, and what dropout's masks must be."""
 
+import itertools
 import math
 
 import jax
@@ -80,27 +81,59 @@ def test_value_and_gradient_are_those_of_plain_jax(name):
     function, plain, arguments = CASES[name]
     found, pull = jax.vjp(function, *arguments)
     expected, plain_pull = jax.vjp(plain, *arguments)
-    # Padding attends to nothing, so what comes out there is arbitrary: no gradient comes in.
+    # Also for the padding of SEGMENTS, which may look at nothing: a loss may read it all the same.
     cotangent = normal(*expected.shape, seed=9)
-    if name.startswith("attention") and expected.shape[1] == SEGMENTS.shape[1]:
-        cotangent = cotangent * (SEGMENTS > 0)[:, :, None, None]
-    np.testing.assert_allclose(found * (cotangent != 0), expected * (cotangent != 0), atol=2e-6)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
     for a, b in zip(pull(cotangent), plain_pull(cotangent), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_a_query_that_may_look_at_nothing_gets_no_nan():
-    out, pull = jax.vjp(lambda q, k, v: ops.attention(q, k, v, MASK, rate=0.0, seed=None), *HEADS)
-    assert all(np.isfinite(x).all() for x in (out, *pull(jnp.ones_like(out))))
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_a_query_that_may_look_at_nothing_moves_values_alone(rate):
+    """It gets the mean of all values, whatever query and keys are: finite differences are 0."""
+    out, pull = jax.vjp(lambda q, k, v: ops.attention(q, k, v, MASK, rate=rate, seed=SEED), *HEADS)
+    padding = (SEGMENTS == 0)[:, :, None, None]
+    query, key, value = pull(jnp.where(padding, normal(*out.shape, seed=9), 0))
+    assert not np.any(query) and not np.any(key)
+    assert np.any(value) and all(np.isfinite(x).all() for x in (out, value))
 
 
-def test_parameter_gradients_are_summed_in_fp32():
-    x = jnp.ones((4096, 1), jnp.bfloat16)
+DTYPES = (jnp.float32, jnp.bfloat16)
+MIXED = {
+    "linear": (ops.linear, (X, KERNEL, BIAS)),
+    "linear without bias": (lambda x, w: ops.linear(x, w, None), (X, KERNEL)),
+    "gelu": (ops.gelu, (X,)),
+    "layer norm": (CASES["layer norm"][0], CASES["layer norm"][2]),
+    "attention": (CASES["attention with dropout"][0], HEADS),
+    "dropout": (lambda x: ops.dropout(x, 0.4, SEED), (X,)),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_a_gradient_has_the_dtype_of_its_primal(name):
+    function, arguments = MIXED[name]
+
+    def loss(*arguments):
+        return function(*arguments).astype(jnp.float32).sum()
+
+    for dtypes in itertools.product(DTYPES, repeat=len(arguments)):
+        mixed = [x.astype(dtype) for x, dtype in zip(arguments, dtypes, strict=True)]
+        gradients = jax.eval_shape(jax.grad(loss, range(len(mixed))), *mixed)
+        assert tuple(x.dtype for x in gradients) == dtypes
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parameter_gradients_are_summed_in_fp32(dtype):
+    # bf16 has 8 bits: a sum in it would stick at 256. 4096 itself fits.
+    x, one, zero = jnp.ones((4096, 1), jnp.bfloat16), jnp.ones(1, dtype), jnp.zeros(1, dtype)
     gradient = jax.grad(lambda w, b: ops.linear(x, w, b).astype(jnp.float32).sum(), (0, 1))
-    # bf16 has 8 bits: a sum in it would stick at 256.
-    kernel, bias = gradient(jnp.ones((1, 1)), jnp.zeros(1))
-    assert kernel.dtype == bias.dtype == jnp.float32
+    kernel, bias = gradient(one[None], zero)
+    assert kernel.dtype == bias.dtype == dtype
     assert kernel[0, 0] == bias[0] == 4096
+    norm = jax.grad(lambda s, b: ops.layer_norm(x, s, b, 1e-6).astype(jnp.float32).sum(), (0, 1))
+    scale, bias = norm(one, zero)
+    assert scale.dtype == bias.dtype == dtype
+    assert scale[0] == 0 and bias[0] == 4096
 
 
 def test_no_seed_or_no_rate_is_the_identity():

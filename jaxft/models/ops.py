@@ -34,11 +34,13 @@ def _linear_forward(x, kernel, bias):
 
 def _linear_backward(residuals, gradient):
     x, kernel, bias = residuals
-    # The parameters' gradients are summed over tokens in fp32 also where activations are bf16.
+    # Summed over tokens in fp32 also where activations or parameters are bf16, and only then
+    # rounded to the parameter's dtype.
+    summed = jnp.promote_types(x.dtype, jnp.float32)
     kernel_gradient = lax.dot_general(
-        x, gradient, (((0,), (0,)), ((), ())), preferred_element_type=kernel.dtype
-    )
-    bias_gradient = None if bias is None else gradient.sum(0, dtype=bias.dtype)
+        x, gradient, (((0,), (0,)), ((), ())), preferred_element_type=summed
+    ).astype(kernel.dtype)
+    bias_gradient = None if bias is None else gradient.sum(0, dtype=summed).astype(bias.dtype)
     return gradient @ kernel.astype(x.dtype).T, kernel_gradient, bias_gradient
 
 
@@ -91,18 +93,20 @@ def _layer_norm_forward(x, scale, bias, epsilon):
     centred = x32 - x32.mean(-1, keepdims=True)
     inverse = lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
     normed = centred * inverse
-    return (normed * scale + bias).astype(x.dtype), (normed.astype(x.dtype), inverse, scale)
+    out = (normed * scale + bias).astype(x.dtype)
+    return out, (normed.astype(x.dtype), inverse, scale, bias)
 
 
 def _layer_norm_backward(epsilon, residuals, gradient):
-    normed, inverse, scale = residuals
+    normed, inverse, scale, bias = residuals
     normed, g32 = normed.astype(jnp.float32), gradient.astype(jnp.float32)
     scaled = g32 * scale
     mean = scaled.mean(-1, keepdims=True)
     projection = (scaled * normed).mean(-1, keepdims=True)
     dx = inverse * (scaled - mean - normed * projection)
     tokens = tuple(range(gradient.ndim - 1))
-    return dx.astype(gradient.dtype), (g32 * normed).sum(tokens), g32.sum(tokens)
+    dscale, dbias = (g32 * normed).sum(tokens), g32.sum(tokens)
+    return dx.astype(gradient.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
 
 
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
@@ -120,8 +124,8 @@ def attention(
     """Scaled dot-product attention: query [B, Q, H, D / H], key and value [B, T, H, D / H].
 
     With dropout on the weights. `mask` broadcasts to [B, H, Q, T], True where a query may look. A
-    query that may look at nothing (padding) gets the mean of all values, never NaN. Softmax is in
-    fp32.
+    query that may look at nothing (padding) gets the mean of all values, never NaN: no gradient
+    reaches query or key by it, and each value gets its share. Softmax is in fp32.
     """
     return _attention(query, key, value, mask, None if rate == 0 else seed, rate)
 
@@ -140,19 +144,23 @@ def _attention_forward(query, key, value, mask, seed, rate):
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     out = jnp.einsum("bhqk,bhkd->bhqd", _drop(weights, seed, rate), value)
-    return out.transpose(0, 2, 1, 3), (query, key, value, weights, seed)
+    return out.transpose(0, 2, 1, 3), (query, key, value, weights, mask, seed)
 
 
 def _attention_backward(rate, residuals, gradient):
-    query, key, value, weights, seed = residuals
+    query, key, value, weights, mask, seed = residuals
     gradient = gradient.transpose(0, 2, 1, 3)
     dvalue = jnp.einsum("bhqk,bhqd->bhkd", _drop(weights, seed, rate), gradient)
     dweights = _drop(jnp.einsum("bhqd,bhkd->bhqk", gradient, value), seed, rate)
     w32, dw32 = weights.astype(jnp.float32), dweights.astype(jnp.float32)
-    dscores = (w32 * (dw32 - (dw32 * w32).sum(-1, keepdims=True))).astype(query.dtype)
+    dscores = w32 * (dw32 - (dw32 * w32).sum(-1, keepdims=True))
+    if mask is not None:  # else the equal weights of a query that may look at nothing would count
+        dscores = jnp.where(mask, dscores, 0)
+    dscores = dscores.astype(query.dtype)
     dquery = jnp.einsum("bhqk,bhkd->bhqd", dscores, key) * (1 / math.sqrt(query.shape[-1]))
     dkey = jnp.einsum("bhqk,bhqd->bhkd", dscores, query)
-    return (*(x.transpose(0, 2, 1, 3) for x in (dquery, dkey, dvalue)), None, None)
+    gradients = (dquery.astype(query.dtype), dkey.astype(key.dtype), dvalue)
+    return (*(x.transpose(0, 2, 1, 3) for x in gradients), None, None)
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
