@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 from jaxft import models
-from jaxft.models import ops
+from jaxft.models import config_json, ops
 
 CONFIGS = {family: type(transformers.AutoConfig.for_model(family)) for family in models.FAMILIES}
 every_family = pytest.mark.parametrize("family", models.FAMILIES)
@@ -86,8 +86,8 @@ def test_everything_refused_is_in_one_message():
 @pytest.mark.parametrize(
     "family, raw, message",
     [
-        ("bert", {"hidden_act": "mish"}, "hidden_act 'mish' is not implemented; known are gelu"),
-        ("vit", {"num_hidden_layers": 0}, "num_hidden_layers 0; at least one is needed"),
+        ("bert", {"hidden_act": "mish"}, "hidden_act 'mish' must be one of gelu, "),
+        ("vit", {"num_hidden_layers": 0}, "num_hidden_layers 0 must be a whole number from 1 to"),
         ("bert", {"hidden_size": 100}, "100 is not a multiple of num_attention_heads 12"),
         (
             "vit",
@@ -99,6 +99,13 @@ def test_everything_refused_is_in_one_message():
 def test_values_that_cannot_work_are_refused(family, raw, message):
     with pytest.raises(ValueError, match=message):
         models.FAMILIES[family].Config.from_hf(raw)
+
+
+@every_family
+def test_every_field_has_a_rule(family):
+    assert {field.name for field in dataclasses.fields(models.FAMILIES[family].Config)} <= set(
+        config_json.RULES
+    )
 
 
 def test_activations_are_those_of_transformers():

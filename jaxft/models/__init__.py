@@ -3,7 +3,8 @@
 To add a family: its file, its line in FAMILIES, its row in the parity test. The file has
   INPUTS                    'text' or 'image'
   ARCHITECTURE, BASE        HF's class with a classifier; the prefix its base-model files leave out
-  Config                    frozen; Config.from_hf(raw) refuses what is not implemented
+  Config                    frozen; Config.from_hf(raw) refuses what is not implemented; each field
+                            has its type and bounds in config_json.RULES
   DROPOUT_FIELDS            the fields of Config that are dropout rates
   Model(config, num_labels, *, rngs)
       stem(batch, seed)     -> carry: a dict with 'hidden' [B, T, D] and what else the blocks need
@@ -19,6 +20,7 @@ Patterns are regular expressions that must match the whole path; the first that 
 
 import dataclasses
 import difflib
+import os
 import re
 import types
 from collections.abc import Mapping
@@ -30,6 +32,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxft.models import bert, config_json, ops, vit
+from jaxft.models.checkpoint_files import brief
 
 FAMILIES = {
     "bert": bert,
@@ -44,7 +47,7 @@ class Architecture:
     """Everything about a model but its numbers. Equal only to itself, so jit may close over it."""
 
     family: str  # key of FAMILIES
-    hf_config: dict[str, Any]  # config.json as found
+    hf_config: dict[str, Any]  # config.json, with the family's defaults for what it lacks
     config: Any  # the family's Config, with the dropout rates that will be used
     inputs: str  # 'text' or 'image': which batch it takes
     num_labels: int
@@ -117,19 +120,22 @@ def load_architecture(
             mean something else.
 
     Raises:
-        ValueError: no such file, an unknown model_type, or keys that are not implemented, all of
-            them listed.
+        ValueError: no such file, an unknown model_type, keys that are not implemented or fields
+            that cannot be, all of them listed.
     """
     raw = config_json.load(directory)
     family = raw.get("model_type")
-    if family not in FAMILIES:
-        near = difflib.get_close_matches(str(family), FAMILIES, n=1)
+    if not isinstance(family, str) or family not in FAMILIES:
+        near = difflib.get_close_matches(str(family)[:60].lower(), FAMILIES, n=1)
         raise ValueError(
-            f"{directory}/config.json: model_type {family!r} is not implemented; known are "
+            f"{directory}/config.json: model_type {brief(family)} is not implemented; known are "
             f"{', '.join(FAMILIES)}" + (f" (did you mean {near[0]!r}?)" if near else "")
         )
     module = FAMILIES[family]
-    config = module.Config.from_hf(raw)
+    try:
+        config = module.Config.from_hf(raw)
+    except ValueError as error:  # "config.json: …"
+        raise ValueError(os.path.join(directory, str(error))) from None
     if dropout is not None:
         config = dataclasses.replace(config, **dict.fromkeys(module.DROPOUT_FIELDS, dropout))
     # One key for all, as only shapes are made: the counter in nnx.Rngs, traced, takes time that is
@@ -141,7 +147,7 @@ def load_architecture(
     rules = module.depth_rules(len(model.blocks))
     return Architecture(
         family=family,
-        hf_config=raw,
+        hf_config=_defaults(module.Config) | raw,
         config=config,
         inputs=module.INPUTS,
         num_labels=num_labels,
@@ -152,6 +158,10 @@ def load_architecture(
         tensor_rules=module.TENSOR_RULES,
         new_head=new_head,
     )
+
+
+def _defaults(config_type: type) -> dict[str, Any]:
+    return {field.name: field.default for field in dataclasses.fields(config_type)}
 
 
 def flatten(tree: Params) -> dict[str, Any]:

@@ -52,11 +52,10 @@ class Config:
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
-        """Raises ValueError for every key with a value that is not implemented."""
+        """Raises ValueError for every key with a value that is not implemented or not possible."""
         only = {"position_embedding_type": "absolute"}
-        config = cls(**config_json.fields(cls, raw, ignored=_IGNORED, only=only))
-        config_json.check_encoder(config)
-        return config
+        check = config_json.heads_fit
+        return config_json.fields(cls, raw, ignored=_IGNORED, only=only, check=check)
 
 
 class Embeddings(nnx.Module):

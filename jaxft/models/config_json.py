@@ -1,16 +1,19 @@
 """A Hugging Face config.json, read strictly: what is not implemented is refused, never ignored.
 
 A key is a field of the family's Config, or cannot change the logits, or has exactly one value that
-is implemented. Everything else is an error, and all of them stand in one message.
+is implemented. Fields have a type and bounds. Everything else is an error, and all of them stand in
+one message.
 """
 
 import dataclasses
-import json
+import math
 import os
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from jaxft.models import ops
+from jaxft.models.checkpoint_files import brief, listed, read_json
 
 # Keys of PretrainedConfig, past and present, on which no encoder logits depend: provenance, labels,
 # what to return and, in the last paragraph, the defaults of text generation.
@@ -44,18 +47,85 @@ _ONLY: Mapping[str, Any] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a field may be."""
+
+    fits: Callable[[Any], bool]
+    wanted: str  # completes "must be …"
+
+
+def whole(most: int) -> Rule:
+    """From 1 on. Not a bool, though Python counts with those, and not 12.0."""
+    return Rule(lambda x: _is_int(x) and 1 <= x <= most, f"a whole number from 1 to {most:,}")
+
+
+def number(least: float, below: float, wanted: str) -> Rule:
+    """NaN is in no range."""
+    return Rule(lambda x: _is_number(x) and least <= x < below, wanted)
+
+
+def _is_int(x: Any) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool)
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool)
+
+
+def _pair(most: int) -> Rule:
+    def fits(x: Any) -> bool:
+        sides = list(x) if isinstance(x, list | tuple) else [x, x]
+        return len(sides) == 2 and all(_is_int(side) and 1 <= side <= most for side in sides)
+
+    return Rule(fits, f"a whole number from 1 to {most:,}, or two (height, width)")
+
+
+_rate = number(0, 1, "a number from 0 to less than 1")
+# The bounds are some ten times what any published encoder has. They are there so that a mistyped
+# or hostile config is refused at once, not after minutes of making shapes or a full memory.
+_SIZE = 2**17
+RULES: Mapping[str, Rule] = {
+    "vocab_size": whole(10**7),
+    "hidden_size": whole(_SIZE),
+    "num_hidden_layers": whole(512),
+    "num_attention_heads": whole(_SIZE),
+    "intermediate_size": whole(4 * _SIZE),
+    "hidden_act": Rule(
+        lambda x: isinstance(x, str) and x in ops.ACTIVATIONS,
+        f"one of {', '.join(ops.ACTIVATIONS)}",
+    ),
+    "hidden_dropout_prob": _rate,
+    "attention_probs_dropout_prob": _rate,
+    "classifier_dropout": Rule(lambda x: x is None or _rate.fits(x), f"null or {_rate.wanted}"),
+    "max_position_embeddings": whole(10**7),
+    "type_vocab_size": whole(10**6),
+    "initializer_range": number(0, math.inf, "a finite number from 0 on"),
+    "layer_norm_eps": number(0, 1, "a number from 0 to less than 1"),
+    "image_size": _pair(2**16),
+    "patch_size": _pair(2**16),
+    "num_channels": whole(10**4),
+    "qkv_bias": Rule(lambda x: isinstance(x, bool), "true or false"),
+}
+
+
 def load(directory: str) -> dict[str, Any]:
-    """The contents of `directory/config.json`; ValueError if missing or not a JSON object."""
+    """The contents of `directory/config.json`.
+
+    Raises:
+        ValueError: missing, no JSON object, or an id2label that does not name classes.
+    """
     path = os.path.join(directory, "config.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            raw = json.load(file)
+        raw = read_json(path)
     except FileNotFoundError:
         raise ValueError(f"{directory} is no checkpoint: it has no config.json") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
     if not isinstance(raw, dict):
         raise ValueError(f"{path} must hold a JSON object, found {type(raw).__name__}")
+    if wrong := _odd_labels(raw.get("id2label")):
+        raise ValueError(f"{path}: id2label {wrong}")
     return raw
 
 
@@ -65,46 +135,80 @@ def fields(
     *,
     ignored: Collection[str] = (),
     only: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The values in `raw` for the fields of the dataclass `config_type`.
+    check: Callable[[Any], Collection[str]] = lambda config: (),
+) -> Any:
+    """A `config_type`, which is a dataclass, with the values that `raw` has for its fields.
 
     Args:
         ignored: the family's further keys that cannot change the logits.
         only: its further keys of which one value is implemented.
+        check: what is wrong with fields that are right each for itself.
 
     Raises:
-        ValueError: one line with every key that asks for what is not implemented.
+        ValueError: one line with every key that asks for what is not implemented, and every field
+            that is not of its type, out of bounds or does not fit the others.
     """
     names = {field.name for field in dataclasses.fields(config_type)}
-    allowed = {**_ONLY, **(only or {})}
-    refused = []
+    refused = _refused(raw, names | _NO_EFFECT | set(ignored), {**_ONLY, **(only or {})})
+    given = {name: raw[name] for name in sorted(names) if name in raw}
+    wrong = [
+        f"{name} {brief(value)} must be {RULES[name].wanted}"
+        for name, value in given.items()
+        if not RULES[name].fits(value)
+    ]
+    if not wrong:
+        config = config_type(**given)
+        wrong += check(config)
+    problems = []
+    if refused:
+        family = brief(raw.get("model_type"))
+        problems.append(f"not implemented for {family}: {listed(refused)}")
+    problems += wrong
+    if problems:
+        raise ValueError(f"config.json: {'; '.join(problems)}")
+    return config
+
+
+def heads_fit(config: Any) -> list[str]:
+    """What is wrong with the attention heads of BERT-like encoders."""
+    if config.hidden_size % config.num_attention_heads:
+        return [
+            f"hidden_size {config.hidden_size} is not a multiple of "
+            f"num_attention_heads {config.num_attention_heads}"
+        ]
+    return []
+
+
+def _refused(
+    raw: Mapping[str, Any], known: Collection[str], allowed: Mapping[str, Any]
+) -> list[str]:
+    found = []
     for key, value in sorted(raw.items()):
         # null switches nothing on, whatever the key.
-        if key in names or key in _NO_EFFECT or key in ignored or value is None:
+        if key in known or value is None:
             continue
+        name = key if key.isidentifier() and len(key) <= 60 else brief(key)
         if key not in allowed:
-            refused.append(f"{key}={value!r} (unknown key)")
+            found.append(f"{name}={brief(value)} (unknown key)")
         elif value != allowed[key]:
-            refused.append(f"{key}={value!r} (only {allowed[key]!r})")
-    if refused:
-        family = raw.get("model_type")
-        raise ValueError(f"config.json: not implemented for {family!r}: {', '.join(refused)}")
-    return {name: raw[name] for name in names if name in raw}
+            found.append(f"{name}={brief(value)} (only {allowed[key]!r})")
+    return found
 
 
-def check_encoder(config: Any) -> None:
-    """ValueError if the sizes and the activation that BERT-like encoders have do not fit."""
-    if config.num_hidden_layers < 1:
-        raise ValueError(
-            f"config.json: num_hidden_layers {config.num_hidden_layers}; at least one is needed"
-        )
-    if config.hidden_size % config.num_attention_heads:
-        raise ValueError(
-            f"config.json: hidden_size {config.hidden_size} is not a multiple of "
-            f"num_attention_heads {config.num_attention_heads}"
-        )
-    if config.hidden_act not in ops.ACTIVATIONS:
-        raise ValueError(
-            f"config.json: hidden_act {config.hidden_act!r} is not implemented; "
-            f"known are {', '.join(ops.ACTIVATIONS)}"
-        )
+def _odd_labels(id2label: Any) -> str:
+    """What is wrong with the names of the classes; '' if nothing is, or none are given."""
+    if id2label is None:
+        return ""
+    if not isinstance(id2label, dict):
+        return f"must map class numbers to names, found {brief(id2label)}"
+    # The names become those of the classifier's rows, in order: a gap would shift them.
+    if set(id2label) != {str(index) for index in range(len(id2label))}:
+        return f"must number the classes from 0 on without a gap, found {brief(list(id2label))}"
+    odd = [name for name in id2label.values() if not isinstance(name, str | int | float)]
+    if odd:
+        return f"must map class numbers to names, found {brief(odd[0])}"
+    names = [str(name) for name in id2label.values()]
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        return f"names two classes {brief(twice)}"
+    return ""

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from jaxft.models import FAMILIES, Architecture, flatten, tensors
+from jaxft.models.checkpoint_files import brief, listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +72,12 @@ def match(directory: str, architecture: Architecture) -> Match:
         elif any(re.fullmatch(pattern, name) for pattern in family.OTHER_HEADS):
             dropped.append(name)
         else:
-            unexpected.append(name)
+            unexpected.append(name if name.isprintable() and len(name) < 200 else brief(name))
     new = _new_head(architecture, sources)
     dropped += [sources.pop(path)[0] for path in new if path in sources]
     missing = [names[path] for path in leaves if path not in sources and path not in new]
     found = {"missing": missing, "unexpected": unexpected, "misshapen": _misfits(leaves, sources)}
-    problems = [f"{len(some)} {kind}: {', '.join(some)}" for kind, some in found.items() if some]
+    problems = [f"{len(some)} {kind}: {listed(some)}" for kind, some in found.items() if some]
     if problems:
         raise ValueError(f"{directory} is no {family.ARCHITECTURE}: {'; '.join(problems)}")
     return Match(sources, ReadReport(tuple(new), tuple(dropped), tuple(renamed)))

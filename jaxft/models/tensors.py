@@ -6,14 +6,21 @@ the checkpoint would be in memory next to the parameters. Nothing here knows a m
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from jaxft.models.checkpoint_files import brief, listed, read_json, require_plain
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_FILE = re.compile(r"[^/\\\0]+\.safetensors")
+_SHARD = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
+_WRITER = {"writer": "jaxft"}  # in the metadata of a file, where other readers ignore it
 
 # By the names of the format, https://github.com/huggingface/safetensors#format.
 DTYPES = {
@@ -46,42 +53,91 @@ class Pending(NamedTuple):
 
 
 def files(directory: str) -> list[str]:
-    """The safetensors files of a checkpoint. ValueError if there are none or a shard is missing."""
+    """The safetensors files of a checkpoint, plain files all of them.
+
+    Raises:
+        ValueError: there are none, the index is none or names what is not there or is elsewhere.
+    """
     single, index = os.path.join(directory, SINGLE), os.path.join(directory, INDEX)
     if os.path.exists(single):
+        require_plain(single)
         return [single]
     if not os.path.exists(index):
         others = [name for name in os.listdir(directory) if name.endswith((".bin", ".h5"))]
         hint = f"; {others[0]} must be saved as safetensors first" if others else ""
         raise ValueError(f"{directory} has no {SINGLE}{hint}")
-    try:
-        with open(index, encoding="utf-8") as file:
-            names = sorted(set(json.load(file)["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index} is no index of safetensors files: {error!r}") from None
+    names = _shards(index)
     absent = [name for name in names if not os.path.exists(os.path.join(directory, name))]
     if absent:
-        raise ValueError(f"{directory} lacks {', '.join(absent)}, which {INDEX} names")
-    return [os.path.join(directory, name) for name in names]
+        raise ValueError(f"{directory} lacks {listed(absent)}, which {INDEX} names")
+    found = [os.path.join(directory, name) for name in names]
+    for path in found:
+        require_plain(path)
+    return found
+
+
+def _shards(index: str) -> list[str]:
+    """Names of the files that an index points to, in order."""
+    raw = read_json(index)
+    weight_map = raw.get("weight_map") if isinstance(raw, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index} is no index of safetensors files: it has no weight_map")
+    for name in weight_map.values():
+        # Never a path: it could lead out of the checkpoint.
+        if not isinstance(name, str) or not _FILE.fullmatch(name):
+            raise ValueError(
+                f"{index} is no index of safetensors files: its weight_map names {brief(name)}"
+            )
+    return sorted(set(weight_map.values()))
 
 
 def entries(directory: str) -> dict[str, Entry]:
-    """Every tensor of a checkpoint by name. ValueError for a file that is damaged or cut short."""
-    found = {}
+    """Every tensor of a checkpoint by name.
+
+    Raises:
+        ValueError: as `files`; a file that is damaged or cut short; a tensor in two files.
+    """
+    found: dict[str, Entry] = {}
     for path in files(directory):
-        try:
-            with safe_open(path, framework="np") as file:
-                for name in file.keys():
-                    piece = file.get_slice(name)
-                    found[name] = Entry(path, tuple(piece.get_shape()), piece.get_dtype())
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is no complete safetensors file: {error}") from None
+        with _open(path) as file:
+            for name in file.keys():
+                piece = file.get_slice(name)
+                if name in found:
+                    raise ValueError(f"{path} holds {brief(name)}, as does {found[name].file}")
+                found[name] = Entry(path, tuple(piece.get_shape()), piece.get_dtype())
     return found
+
+
+def is_weights(name: str) -> bool:
+    """Whether `write_sharded` writes files of that name."""
+    return name in (SINGLE, INDEX) or bool(_SHARD.fullmatch(name))
+
+
+def written_here(directory: str) -> bool:
+    """Whether the weights of a checkpoint come from `write`."""
+    try:
+        for path in files(directory):
+            with _open(path) as file:
+                if not _WRITER.items() <= (file.metadata() or {}).items():
+                    return False
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def _open(path: str) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path} is no complete safetensors file: {reason}") from None
 
 
 def read(entry: Entry, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
     """One tensor, or the part of it that `index` selects, in the file's dtype."""
-    with safe_open(entry.file, framework="np") as file:
+    with _open(entry.file) as file:
         return file.get_tensor(name) if index is None else file.get_slice(name)[index]
 
 
@@ -89,7 +145,7 @@ def write(path: str, tensors: dict[str, Pending]) -> None:
     """Writes one file tensor after tensor: the library's save_file wants them all in memory."""
     # Widest dtypes first, as the library does, so that every tensor is aligned to its item size.
     names = sorted(tensors, key=lambda name: (-DTYPES[tensors[name].dtype].itemsize, name))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **_WRITER}}
     end = 0
     for name in names:
         start, end = end, end + tensors[name].size
@@ -141,7 +197,7 @@ def sample(directory: str, *, count: int, length: int) -> Iterator[bytes]:
         yield size.to_bytes(8, "little")
         with open(path, "rb") as file:
             header = file.read(8)
-            yield header + file.read(int.from_bytes(header, "little"))
+            yield header + file.read(min(int.from_bytes(header, "little"), size))
             for i in range(count):
                 file.seek(i * max(size - length, 0) // (count - 1))
                 yield file.read(length)

@@ -36,6 +36,7 @@ ALIASES = (
 
 # Of ViTModel's pooler and of the masked-image decoder, which are not used here.
 _IGNORED = frozenset({"pooler_output_size", "pooler_act", "encoder_stride"})
+_MOST_PATCHES = 2**20  # ten times those of the largest images; each is a row of a parameter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,18 +59,9 @@ class Config:
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
-        """Raises ValueError for every key with a value that is not implemented."""
-        config = cls(**config_json.fields(cls, raw, ignored=_IGNORED))
-        config = dataclasses.replace(
-            config, image_size=_pair(config.image_size), patch_size=_pair(config.patch_size)
-        )
-        config_json.check_encoder(config)
-        if any(size % patch for size, patch in zip(config.image, config.patch, strict=True)):
-            raise ValueError(
-                f"config.json: image_size {config.image} is no multiple of "
-                f"patch_size {config.patch}"
-            )
-        return config
+        """Raises ValueError for every key with a value that is not implemented or not possible."""
+        config = config_json.fields(cls, raw, ignored=_IGNORED, check=_sizes_fit)
+        return dataclasses.replace(config, image_size=config.image, patch_size=config.patch)
 
     @property
     def image(self) -> tuple[int, int]:
@@ -78,6 +70,19 @@ class Config:
     @property
     def patch(self) -> tuple[int, int]:
         return _pair(self.patch_size)
+
+
+def _sizes_fit(config: Config) -> list[str]:
+    wrong = config_json.heads_fit(config)
+    (height, breadth), (p, q) = config.image, config.patch
+    if height % p or breadth % q:
+        wrong.append(f"image_size {config.image} is no multiple of patch_size {config.patch}")
+    elif height // p * (breadth // q) > _MOST_PATCHES:
+        wrong.append(
+            f"image_size {config.image} has {height // p * (breadth // q):,} patches; "
+            f"at most {_MOST_PATCHES:,} can be"
+        )
+    return wrong
 
 
 def _pair(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
