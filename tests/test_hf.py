@@ -1,4 +1,4 @@
-"""Checkpoint files in and out: what is refused, what is copied, what survives, at what memory."""
+"""Checkpoints in: what is refused, what is read, and at what memory. Out: test_models_export.py."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from jaxft import models
 from jaxft.models import config_json, hf, names, tensors
@@ -30,6 +30,8 @@ CONFIG = {
     "num_labels": 2,
 }
 ID2LABEL = {0: "no", 1: "yes"}
+# As the first versions of jaxft wrote it into source.json.
+FINGERPRINT = "225d7220d2c35522126ac31bd9c3d94f92048cbc2516bd732b00ab9dd0797312"
 
 
 def checkpoint(directory: Path, dtype: str = "F32", **config: Any) -> dict[str, np.ndarray]:
@@ -95,8 +97,6 @@ def test_half_a_head_is_missing_not_new(tmp_path):
 
 def test_integer_weights_are_refused(tmp_path):
     found = checkpoint(tmp_path)
-    from safetensors.numpy import save_file
-
     found["classifier.bias"] = np.zeros(2, np.int64)
     save_file(found, tmp_path / tensors.SINGLE)
     with pytest.raises(
@@ -213,100 +213,96 @@ def test_resolve(tmp_path):
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
-def test_what_was_frozen_is_byte_identical_in_the_export(dtype, tmp_path):
-    found = checkpoint(tmp_path / "in", dtype)
-    (tmp_path / "in" / "vocab.txt").write_text("[PAD]\n[UNK]\n")
-    (tmp_path / "in" / "tokenizer_config.json").write_text("{}")
-    (tmp_path / "in" / "notes.txt").write_text("mine")
-    architecture, params, _ = read(tmp_path / "in")
-    frozen = {path for path, depth in architecture.depths.items() if depth < 2}
-    # A frozen tensor is copied, not converted back: what is in params for it must not matter.
-    moved = jax.tree.map(lambda leaf: leaf + 1, params)
-    write(tmp_path / "out", architecture, moved, tmp_path / "in", unchanged=frozen)
-    exported = load_file(tmp_path / "out" / tensors.SINGLE)
-    assert set(exported) == set(found)
-    for path, leaf in models.flatten(moved).items():
-        name, axes = names.stored(path, leaf.ndim)
-        if path in frozen:
-            assert exported[name].dtype == found[name].dtype
-            assert exported[name].tobytes() == found[name].tobytes()
-        else:
-            assert exported[name].dtype == np.float32
-            np.testing.assert_array_equal(exported[name].transpose(axes), leaf)
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["dtype"] == "float32" and "torch_dtype" not in config
-    assert config["id2label"] == {"0": "no", "1": "yes"} and config["label2id"] == {
-        "no": 0,
-        "yes": 1,
-    }
-    assert config["vocab_size"] == CONFIG["vocab_size"] and "num_labels" not in config
-    assert sorted(os.listdir(tmp_path / "out")) == [
-        "config.json",
-        "model.safetensors",
-        "tokenizer_config.json",
-        "vocab.txt",
-    ]
+def test_what_a_config_leaves_out_is_there_with_its_default(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit", "hidden_size": 24}')
+    raw = models.load_architecture(str(tmp_path), num_labels=2).hf_config
+    assert (raw["image_size"], raw["hidden_size"], raw["model_type"]) == (224, 24, "vit")
 
 
-def test_an_export_of_nothing_trained_keeps_the_dtype(tmp_path):
-    checkpoint(tmp_path / "in", "F16")
-    architecture, params, _ = read(tmp_path / "in")
-    write(tmp_path / "out", architecture, params, tmp_path / "in", unchanged=architecture.depths)
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float16"
+def test_what_would_be_initialised_is_known_without_reading_a_tensor(tmp_path, monkeypatch):
+    found = checkpoint(tmp_path)
+    for name in [name for name in found if "pooler" in name]:
+        del found[name]
+    save(tmp_path, found)
+    architecture, _, report = read(tmp_path)
+
+    def refused(*_: Any) -> None:
+        raise AssertionError("a tensor is read")
+
+    monkeypatch.setattr(tensors, "read", refused)
+    missing = hf.missing(str(tmp_path), architecture)
+    assert set(missing) == {"bert/pooler/dense/kernel", "bert/pooler/dense/bias"}
+    assert missing == report.initialised
+    found["classifier.bias"] = np.zeros(7, np.float32)
+    save(tmp_path, found)
+    with pytest.raises(ValueError, match=r"1 misshapen: classifier.bias is \[7\], expected \[2\]"):
+        hf.missing(str(tmp_path), architecture)
+    (tmp_path / tensors.SINGLE).unlink()
+    with pytest.raises(ValueError, match="has no model.safetensors"):
+        hf.missing(str(tmp_path), architecture)
 
 
-@pytest.mark.parametrize("max_bytes", [1, 2000, 10**6])
-def test_shards_are_bounded_and_read_back_equal(max_bytes, tmp_path):
-    checkpoint(tmp_path / "in")
-    architecture, params, _ = read(tmp_path / "in")
-    write(tmp_path / "out", architecture, params, max_shard_bytes=max_bytes)
-    files = list((tmp_path / "out").glob("*.safetensors"))
-    largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
-    assert max(sum(x.nbytes for x in load_file(file).values()) for file in files) <= max(
-        max_bytes, largest
-    )
-    assert (len(files) == 1) == (max_bytes == 10**6)
-    _, again, report = read(tmp_path / "out")
-    assert report == names.ReadReport()
-    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(again), strict=True):
-        np.testing.assert_array_equal(a, b)
+def test_a_tensor_in_two_shards_is_refused(tmp_path):
+    found = checkpoint(tmp_path)
+    (tmp_path / tensors.SINGLE).unlink()
+    for file in ("a.safetensors", "b.safetensors"):
+        save_file(found, tmp_path / file)
+    index = {"weight_map": {"one": "a.safetensors", "two": "b.safetensors"}}
+    (tmp_path / tensors.INDEX).write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="b.safetensors holds 'bert.*', as does .*a.safetensors"):
+        read(tmp_path)
 
 
-def test_a_failed_export_leaves_the_old_one(tmp_path):
-    checkpoint(tmp_path / "in")
-    architecture, params, _ = read(tmp_path / "in")
-    write(tmp_path / "out", architecture, params)
-    before = (tmp_path / "out" / tensors.SINGLE).read_bytes()
-
-    class Unreadable:
-        shape, ndim = (2,), 1
-
-        def __array__(self, *_, **__):
-            raise OSError("no space left on device")
-
-    broken = {**params, "classifier": {**params["classifier"], "bias": Unreadable()}}
-    with pytest.raises(OSError, match="no space left"):
-        write(tmp_path / "out", architecture, broken)
-    assert (tmp_path / "out" / tensors.SINGLE).read_bytes() == before
-    assert sorted(os.listdir(tmp_path)) == ["in", "out"]
-    # What a killed process left behind is in nobody's way.
-    (tmp_path / "out.writing").mkdir()
-    write(tmp_path / "out", architecture, jax.tree.map(lambda leaf: leaf + 1, params))
-    assert (tmp_path / "out" / tensors.SINGLE).read_bytes() != before
-    assert sorted(os.listdir(tmp_path)) == ["in", "out"]
+def test_two_tensors_for_one_parameter_are_refused(tmp_path):
+    found = checkpoint(tmp_path)
+    found["embeddings.LayerNorm.gamma"] = found["bert.embeddings.LayerNorm.weight"]
+    save(tmp_path, found)
+    with pytest.raises(
+        ValueError, match="1 unexpected: embeddings.LayerNorm.gamma|1 unexpected: bert"
+    ):
+        read(tmp_path)
 
 
-def test_an_export_never_deletes_what_is_no_checkpoint(tmp_path):
-    checkpoint(tmp_path / "in")
-    architecture, params, _ = read(tmp_path / "in")
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.tex").write_text("...")
-    with pytest.raises(ValueError, match="holds 'thesis.tex'"):
-        write(tmp_path / "home", architecture, params)
-    with pytest.raises(ValueError, match="being read"):
-        write(tmp_path / "in", architecture, params, tmp_path / "in")
-    assert (tmp_path / "home" / "thesis.tex").exists() and (tmp_path / "in").exists()
+def test_a_directory_whose_name_is_no_utf8_works(tmp_path):
+    directory = tmp_path / os.fsdecode(b"caf\xe9")
+    checkpoint(directory)
+    assert hf.resolve(str(directory)) == str(directory)
+    architecture, params, _ = read(directory)
+    assert hf.fingerprints(str(directory))["weights"]
+    output = tmp_path / os.fsdecode(b"th\xe9")
+    write(output, architecture, params, directory, unchanged=architecture.depths)
+    assert load_file(output / tensors.SINGLE).keys() == load_file(directory / tensors.SINGLE).keys()
+
+
+def test_fingerprints_say_which_part_changed(tmp_path):
+    checkpoint(tmp_path)
+    before = hf.fingerprints(str(tmp_path))
+    assert before["preprocessor_config.json"] == before["tokenizer"] == ""
+    assert before["weights"] == hf.fingerprint(str(tmp_path))
+    weights = (tmp_path / tensors.SINGLE).read_bytes()
+    for file, part, text in (
+        ("config.json", "config.json", json.dumps({**CONFIG, "hidden_act": "relu"})),
+        ("preprocessor_config.json", "preprocessor_config.json", "{}"),
+        ("preprocessor_config.json", "preprocessor_config.json", '{"do_resize": false}'),
+        ("vocab.txt", "tokenizer", "a"),
+        ("tokenizer.json", "tokenizer", "a"),
+        ("special_tokens_map.json", "tokenizer", "{}"),
+        (tensors.SINGLE, "weights", weights[:-1] + bytes([weights[-1] ^ 1])),
+    ):
+        (tmp_path / file).write_bytes(text if isinstance(text, bytes) else text.encode())
+        after = hf.fingerprints(str(tmp_path))
+        assert {name for name in before if before[name] != after[name]} == {part}
+        before = after
+    assert len(set(before.values())) == len(before) == 4
+    (tmp_path / tensors.SINGLE).unlink()  # as from scratch
+    assert hf.fingerprints(str(tmp_path), weights=False) == {**before, "weights": ""}
+
+
+def test_the_fingerprint_of_weights_is_that_of_runs_that_have_begun(tmp_path):
+    header = b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'
+    data = len(header).to_bytes(8, "little") + header + b"abcd"
+    (tmp_path / tensors.SINGLE).write_bytes(data)
+    assert hf.fingerprint(str(tmp_path)) == FINGERPRINT
 
 
 def test_fingerprint_sees_a_changed_weight_and_a_changed_shape(tmp_path):

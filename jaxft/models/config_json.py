@@ -6,7 +6,6 @@ one message.
 """
 
 import dataclasses
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -100,7 +99,7 @@ RULES: Mapping[str, Rule] = {
     "classifier_dropout": Rule(lambda x: x is None or _rate.fits(x), f"null or {_rate.wanted}"),
     "max_position_embeddings": whole(10**7),
     "type_vocab_size": whole(10**6),
-    "initializer_range": number(0, math.inf, "a finite number from 0 on"),
+    "initializer_range": number(0, 1000, "a number from 0 to less than 1,000"),
     "layer_norm_eps": number(0, 1, "a number from 0 to less than 1"),
     "image_size": _pair(2**16),
     "patch_size": _pair(2**16),

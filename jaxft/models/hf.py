@@ -10,8 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -19,26 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxft.models import FAMILIES, Architecture, Params, flatten, tensors
+from jaxft.models.checkpoint_files import (
+    COMPANIONS,
+    PREPROCESSOR,
+    TOKENIZER,
+    digest,
+    replacing,
+    require_plain,
+)
 from jaxft.models.names import Match, ReadReport, match, stored, to_stored
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _HUB_SECONDS = 5.0  # for the hub's first answer
-
-# Files beside the weights that tokenise text or prepare images; copied as they are.
-COMPANIONS = (
-    "added_tokens.json",
-    "merges.txt",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-)
 
 
 def resolve(path_or_hub_id: str) -> str:
@@ -96,6 +87,15 @@ def read_params(
     return jax.tree.unflatten(treedef, [values[path] for path in leaves]), found.report
 
 
+def missing(directory: str, architecture: Architecture) -> tuple[str, ...]:
+    """Paths of the parameters that `read_params` would newly initialise; reads headers alone.
+
+    Raises:
+        ValueError: as `read_params`: no weights, or tensors that do not fit.
+    """
+    return match(directory, architecture).report.initialised
+
+
 def write_checkpoint(
     output: str,
     architecture: Architecture,
@@ -109,39 +109,83 @@ def write_checkpoint(
     """Writes a directory that transformers loads: config.json, safetensors, tokenizer files.
 
     Args:
-        output: replaced as a whole when all is written; if it exists, a checkpoint or empty.
+        output: replaced as a whole when all is written. A killed process can leave a directory
+            `OUTPUT.exporting-XXXXXXXX` beside it: see `checkpoint_files.replacing`.
         params: fully addressable arrays; numpy will do.
         source: the checkpoint directory that the parameters came from; None if from none.
         unchanged: paths whose tensors are copied from `source` byte for byte, in its dtype, where
             it has them. Everything else is written in fp32.
 
     Raises:
-        ValueError: `output` is `source`, or holds something else than a checkpoint.
+        ValueError: as `check_output`.
+        OSError: it cannot be written, the disk is full; what was there stays.
     """
     assert sorted(id2label) == list(range(architecture.num_labels)), id2label
-    if source is not None and os.path.realpath(output) == os.path.realpath(source):
-        raise ValueError(f"{output} is the checkpoint that is being read; give another directory")
+    check_output(output, source)
     pending = _pending(architecture, params, source, frozenset(unchanged))
     config = _exported_config(architecture, id2label, {tensor.dtype for tensor in pending.values()})
-    with _replacing(output) as directory:
+    with replacing(output, check_output) as directory:
         tensors.write_sharded(directory, pending, max_bytes=max_shard_bytes)
         with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as file:
-            json.dump(config, file, indent=2, sort_keys=True, ensure_ascii=False)
-        if source is not None:
-            for name in COMPANIONS:
-                if os.path.exists(os.path.join(source, name)):
-                    shutil.copyfile(os.path.join(source, name), os.path.join(directory, name))
+            json.dump(config, file, indent=2, ensure_ascii=False)
+        for name in COMPANIONS if source is not None else ():
+            companion = os.path.join(str(source), name)
+            if os.path.exists(companion):
+                require_plain(companion)
+                shutil.copyfile(companion, os.path.join(directory, name))
+
+
+def check_output(output: str, source: str | None = None) -> None:
+    """Whether `write_checkpoint` may write there: absent, empty, or an earlier export of jaxft's.
+
+    The old directory is deleted in the end, so never one in which somebody keeps other things. The
+    files of weights say who wrote them.
+
+    Raises:
+        ValueError: none of these, or `source` itself, which is still to be read.
+    """
+    if source is not None and os.path.realpath(output) == os.path.realpath(source):
+        raise ValueError(f"{output} is the checkpoint that is being read; give another directory")
+    if not os.path.lexists(output):
+        return
+    if not os.path.isdir(output):
+        raise ValueError(f"{output} is no directory; give another name")
+    present = sorted(os.listdir(output))
+    for name in present:
+        known = name in COMPANIONS or name == "config.json" or tensors.is_weights(name)
+        if not known or not os.path.isfile(os.path.join(output, name)):
+            raise ValueError(f"{output} holds {name!r}, so it is no checkpoint to be replaced")
+    if present and not tensors.written_here(output):
+        raise ValueError(
+            f"{output} holds a checkpoint that jaxft did not write; give another directory, or "
+            "remove it first"
+        )
+
+
+def fingerprints(directory: str, *, weights: bool = True) -> dict[str, str]:
+    """What a checkpoint consists of, as one digest each: '' for what it does not have.
+
+    {'weights': as `fingerprint`, or '' where `weights` is False; 'config.json',
+    'preprocessor_config.json' and 'tokenizer' (all of its files): SHA-256 of every byte}
+    """
+    paths = {name: os.path.join(directory, name) for name in ("config.json", *COMPANIONS)}
+    return {
+        "weights": fingerprint(directory) if weights else "",
+        "config.json": digest([paths["config.json"]]),
+        PREPROCESSOR: digest([paths[PREPROCESSOR]]),
+        "tokenizer": digest(paths[name] for name in TOKENIZER),
+    }
 
 
 def fingerprint(directory: str) -> str:
-    """SHA-256 of a checkpoint's sizes, headers and 64 pieces of 64 KiB of each file.
+    """SHA-256 of the sizes, headers and 64 pieces of 64 KiB of each file of weights.
 
     Tells cheaply (4 MiB read per file) that the files were replaced, not that every byte is equal.
     """
-    digest = hashlib.sha256()
+    sha = hashlib.sha256()
     for piece in tensors.sample(directory, count=64, length=64 * 1024):
-        digest.update(piece)
-    return digest.hexdigest()
+        sha.update(piece)
+    return sha.hexdigest()
 
 
 def _snapshot(hub_id: str) -> str:
@@ -240,35 +284,13 @@ def _exported_config(
     source_dtype = config.pop("dtype", None) or source_dtype
     for stale in ("num_labels", "_num_labels", "finetuning_task"):
         config.pop(stale, None)
-    return config | {
+    config |= {
         "architectures": [FAMILIES[architecture.family].ARCHITECTURE],
         # transformers casts everything to this dtype: fp32 as soon as one tensor needs it.
         "dtype": "float32" if "F32" in dtypes else source_dtype,
-        "id2label": {str(index): name for index, name in id2label.items()},
-        "label2id": {name: index for index, name in id2label.items()},
+        "id2label": {str(index): id2label[index] for index in sorted(id2label)},
+        "label2id": {id2label[index]: index for index in sorted(id2label)},
         "problem_type": "single_label_classification",
     }
-
-
-@contextmanager
-def _replacing(output: str) -> Iterator[str]:
-    """A directory to fill, which takes the place of `output` on success and vanishes otherwise."""
-    output = os.path.abspath(output)
-    known = {*COMPANIONS, "config.json", "README.md", tensors.INDEX}
-    present = os.listdir(output) if os.path.isdir(output) else []
-    # The old directory is deleted in the end: never one in which somebody keeps other things.
-    foreign = [name for name in present if name not in known and not name.endswith(".safetensors")]
-    if foreign:
-        raise ValueError(f"{output} holds {foreign[0]!r}, so it is no checkpoint to be replaced")
-    new, old = f"{output}.writing", f"{output}.old"
-    for leftover in (new, old):  # of a process that was killed here
-        shutil.rmtree(leftover, ignore_errors=True)
-    os.makedirs(new)
-    try:
-        yield new
-        if os.path.isdir(output):
-            os.replace(output, old)
-        os.replace(new, output)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    # The labels inside stay in the order of their numbers: sorted as text, "10" precedes "2".
+    return dict(sorted(config.items()))
