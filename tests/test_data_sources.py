@@ -1,5 +1,6 @@
 """Every kind of source gives its rows by random access; every bad input says what is wrong."""
 
+import csv
 import io
 import json
 
@@ -76,8 +77,6 @@ BAD_FILES = {
     "twice.csv": (b"text,text\na,b\n", "header names 'text' more than once"),
     "ragged.csv": (b'text,label\n"a\nb",c\nd\n', "ragged.csv, line 4: 1 fields, but the header"),
     "long.csv": (b"text,label\na,b,c\n", "long.csv, line 2: 3 fields, but the header has 2"),
-    "semicolon.csv": (b"text;label\na;b\n", "is separated by ';', a .csv file by ','"),
-    "comma.tsv": (b"text,label\na,b\n", "is separated by ',', a .tsv file by '\\t'"),
     "open.csv": (b'text,label\na,b\n"c,d\ne,f\n', "open.csv, line 3: bad quoting"),
     "latin.csv": ("text,label\na,b\né,c\n".encode("latin-1"), "line 3: byte 0xe9 is not UTF-8"),
     "empty.jsonl": (b"\n", "empty.jsonl: the file is empty"),
@@ -96,6 +95,89 @@ def test_bad_files_end_in_one_line(tmp_path, name):
     with pytest.raises(ValueError) as error:
         open_source(str(tmp_path / name))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("semicolons.csv", 'text;label\n"a; b, c";ham\nd, e;spam\n', "semicolons"),
+        ("bars.csv", "text|label\na; b, c|ham\nd, e|spam\n", "bars"),
+        ("tabs.csv", "text\tlabel\na; b, c\tham\nd, e\tspam\n", "tabs"),
+        ("commas.tsv", 'text,label\n"a; b, c",ham\n"d, e",spam\n', "commas"),
+        ("plain.csv", 'text,label\n"a; b, c",ham\n"d, e",spam\n', ""),
+    ],
+)
+def test_the_header_tells_the_delimiter(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    source = open_source(str(tmp_path / name))
+    assert source.columns == ("text", "label")
+    assert list(source.column("text")) == ["a; b, c", "d, e"]
+    assert [f"separated by {said}" in note for note in source.notes] == [True] * bool(said)
+
+
+def test_the_delimiter_is_given_where_the_header_does_not_tell(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text;label\na;ham\nb;c;spam\n")
+    with pytest.raises(ValueError, match="'text;label' is not separated by ','.*data.delimiter"):
+        open_source(str(path))
+    path.write_text("text:label\na;b:ham\n")
+    assert open_source(str(path), delimiter=":")[0] == {"text": "a;b", "label": "ham"}
+    path.write_text("text\tlabel\na,b\tham\n")
+    for tab in ("tab", "\\t", "\t"):
+        assert open_source(str(path), delimiter=tab)[0] == {"text": "a,b", "label": "ham"}
+    # A single column is no reason to look further.
+    path.write_text("text\na;b\nc|d\n")
+    assert open_source(str(path)).column("text") == ["a;b", "c|d"]
+    for bad in (";;", '"', "a", "\n"):
+        with pytest.raises(ValueError, match="config.data.delimiter=.* is not one character"):
+            open_source(str(path), delimiter=bad)
+
+
+# content after the header -> texts, and the lines they begin in
+TSV = {
+    # The lone quotes would make one row of the first three.
+    "plain": (
+        '"a\tx\nb\ty\nc"\tz\n5" disk\tx\n"d"\ty\n',
+        ['"a', "b", 'c"', '5" disk', '"d"'],
+        [2, 3, 4, 5, 6],
+    ),
+    "an odd one": ('"a\tx\nb\ty\n', ['"a', "b"], [2, 3]),
+    "quoted": ('"a ""b"""\tx\n"c"\ty\nd\tx\n', ['a "b"', "c", "d"], [2, 3, 4]),
+    "quoted, over lines": ('"a\t\tb\nc"\tx\nd\ty\n', ["a\t\tb\nc", "d"], [2, 4]),
+    "Windows": ('"a\tx\r\n\r\nb\ty\r\n', ['"a', "b"], [2, 4]),
+}
+
+
+@pytest.mark.parametrize("dialect", TSV)
+def test_tsv_is_read_in_its_dialect(tmp_path, dialect):
+    content, texts, lines = TSV[dialect]
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + content, newline="")
+    source = open_source(str(tmp_path / "a.tsv"))
+    assert list(source.column("text")) == texts and list(source.lines) == lines
+
+
+def test_long_fields_are_fields(tmp_path):
+    before = csv.field_size_limit()
+    long = "word " * 60_000
+    for name in ("a.csv", "a.tsv"):
+        delimiter = "," if name == "a.csv" else "\t"
+        (tmp_path / name).write_text(f'text{delimiter}label\n"{long}"{delimiter}x\nb{delimiter}y\n')
+        assert list(open_source(str(tmp_path / name)).column("text")) == [long, "b"]
+    assert csv.field_size_limit() == before
+
+
+def test_the_quote_that_is_never_closed_is_named_by_its_line(tmp_path):
+    path = tmp_path / "a.csv"
+    # The row begins in line 3, its second field in line 4.
+    path.write_text('text,label\na,b\n"c\nd","e\nf,g\n')
+    with pytest.raises(ValueError, match="a.csv, line 4: .*opened here is never closed"):
+        open_source(str(path))
+    path.write_text('text,label\na,b\n"c" d,e\n')
+    with pytest.raises(ValueError, match="a.csv, line 3: .*goes on with ' d,e"):
+        open_source(str(path))
+    (tmp_path / "a.tsv").write_text('text\tlabel\n"a\tx\nb\n')
+    with pytest.raises(ValueError, match="a.tsv, line 3: 1 fields, but the header has 2"):
+        open_source(str(tmp_path / "a.tsv"))
 
 
 def test_missing_files_name_the_nearest(tmp_path):
@@ -139,6 +221,49 @@ def test_a_folder_of_splits_names_the_splits(tmp_path):
     write_csv(tmp_path / "files" / "train.csv")
     with pytest.raises(ValueError, match="not an image folder.*it holds 'train.csv'"):
         open_source(str(tmp_path / "files"))
+
+
+def test_images_without_classes_are_opened_for_prediction(tmp_path):
+    flat, nested, mixed = tmp_path / "flat", tmp_path / "nested", tmp_path / "mixed"
+    for name in ("flat/b.png", "flat/a.png", "nested/x/a.png", "mixed/c.png", "mixed/x/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (2, 2)).save(tmp_path / name)
+    for spec, expected in (
+        (flat, ["flat/a.png", "flat/b.png"]),
+        (flat / "a.png", ["flat/a.png"]),
+        (nested, ["nested/x/a.png"]),
+        (mixed, ["mixed/c.png", "mixed/x/a.png"]),
+    ):
+        source = open_source(str(spec), labelled=False)
+        assert [source[i] for i in range(len(source))] == [
+            {"image": str(tmp_path / name)} for name in expected
+        ]
+        assert source.where(0) == str(tmp_path / expected[0])  # the file, not a number
+    with pytest.raises(ValueError, match="its 2 images are in no subfolder, so in no class"):
+        open_source(str(flat))
+    with pytest.raises(ValueError, match="a.png: a single image has no label"):
+        open_source(str(flat / "a.png"))
+    # Classes are classes also where they are not asked for, and what is passed over is said.
+    (nested / "y").mkdir()
+    Image.new("L", (2, 2)).save(nested / "y" / "b.png")
+    assert open_source(str(nested), labelled=False).class_names == {"label": ("x", "y")}
+    assert "1 images outside the class folders" in open_source(str(mixed)).notes[0]
+
+
+def test_a_folder_of_a_hive_partition_is_no_column(tmp_path):
+    folder = tmp_path / "lang=en"
+    folder.mkdir()
+    write_parquet(folder / "a.parquet")
+    assert open_source(str(folder / "a.parquet")).columns == ("text", "label")
+
+
+def test_parquet_values_that_python_cannot_hold_are_text(tmp_path):
+    years = pyarrow.array([10**15, 0], pyarrow.timestamp("ms"))
+    data = pyarrow.table({"text": ["a", "b"], "year": years})
+    pyarrow.parquet.write_table(data, tmp_path / "a.parquet")
+    source = open_source(str(tmp_path / "a.parquet"))
+    assert source[0] == {"text": "a", "year": source.column("year")[0]}
+    assert isinstance(source[0]["year"], str)
 
 
 # Hugging Face datasets
@@ -257,6 +382,9 @@ def test_tfds_by_name(tfds_dir):
     np.testing.assert_array_equal(pixels, np.full((2, 3, 3), [7, 0, 0], np.uint8))
     assert source.column("sentence")[:2] == ["sätz 0", "sätz 1"]
     assert source.class_names == {"label": ("negative", "positive")}
+    # One pass over the records serves all texts and labels; images are not kept.
+    assert source.column("label") is source.column("label")
+    assert source.column("image") is not source.column("image")
     part = open_source("tfds:sentiment:1.2.0:train[:50%]", data_dir=tfds_dir)
     assert part.column("label") == [0, 1, 0, 1, 0]
 

@@ -1,20 +1,25 @@
-"""Readers of CSV, TSV, JSONL, Parquet and image folders, and `Source`, what every reader returns.
+"""`Source`, what every reader returns, and the readers of JSONL files and image folders.
 
 Tables are read whole (fine-tuning text fits in memory); images are read when they are decoded.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import difflib
 import json
+import os
+import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 # The formats that Pillow reads without a plug-in and that people keep photographs in.
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm".split())
+# Among more names than this no nearest one is looked for: difflib compares with each.
+_MOST_CHOICES = 5000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Source:
     read_column: Callable[[str], Sequence[Any]]
     class_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     lines: Sequence[int] = ()  # the line of each row in its file, where rows have lines
+    paths: Sequence[str] = ()  # the file of each row, where rows are files
+    notes: tuple[str, ...] = ()  # what was found rather than given, one line each
 
     def __len__(self) -> int:
         return self.count
@@ -44,15 +51,36 @@ class Source:
         return self.read_column(name)
 
     def where(self, row: int) -> str:
-        """The place of a row as a user counts: 'train.csv, line 12' or 'glue/sst2:train, row 3'."""
-        return f"{self.name}, " + (f"line {self.lines[row]}" if self.lines else f"row {row + 1}")
+        """The place of a row as a user counts: 'train.csv, line 12', 'glue/sst2:train, row 3'.
+
+        Where rows are files it is the file: 'photos/daisy/a.png'.
+        """
+        return self.paths[row] if self.paths else f"{self.name}, {self.numbered([row])}"
+
+    def numbered(self, rows: Sequence[int] | np.ndarray, limit: int = 5) -> str:
+        """'line 3', 'lines 3, 8, 9, …' or 'rows 1, 2'; where rows are files, their paths."""
+        shown = [int(row) for row in rows[:limit]]
+        more = ", …" if len(rows) > limit else ""
+        if self.paths:
+            return ", ".join(self.paths[row] for row in shown) + more
+        numbers = [self.lines[row] if self.lines else row + 1 for row in shown]
+        kind = ("line" if self.lines else "row") + ("s" if len(rows) > 1 else "")
+        return f"{kind} {', '.join(map(str, numbers))}{more}"
 
 
 def nearest(name: str, choices: Collection[str]) -> str:
     """'; did you mean X?' or '': the end of a message about a name that does not exist."""
+    if len(choices) > _MOST_CHOICES:
+        return ""
     lower = {choice.lower(): choice for choice in choices}
     found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
     return f"; did you mean {lower[found[0]]!r}?" if found else ""
+
+
+def some(names: Sequence[str], limit: int = 8) -> str:
+    """The names in quotes, the first ones of many; 'nothing' for none."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(map(repr, names[:limit])) + more) if names else "nothing"
 
 
 def table(
@@ -61,6 +89,8 @@ def table(
     *,
     class_names: Mapping[str, tuple[str, ...]] | None = None,
     lines: Sequence[int] = (),
+    paths: Sequence[str] = (),
+    notes: tuple[str, ...] = (),
 ) -> Source:
     """A source over columns held in memory, all of one length."""
     return Source(
@@ -71,110 +101,75 @@ def table(
         read_column=lambda key: columns[key],
         class_names=class_names or {},
         lines=lines,
+        paths=paths,
+        notes=notes,
     )
 
 
+# Paths
+
+
 def existing(path: str) -> Path:
-    """The path, or a ValueError that names what is nearest to it in its folder."""
-    found = Path(path).expanduser()
-    if found.exists():
-        return found
-    if not found.parent.is_dir():
-        raise ValueError(f"{path}: there is no folder {str(found.parent)!r}")
-    siblings = sorted(p.name for p in found.parent.iterdir() if not p.name.startswith("."))
-    hint = nearest(found.name, siblings) or f"; {str(found.parent)!r} holds {_some(siblings)}"
-    raise ValueError(f"{path}: no such file or folder{hint}")
+    """The path of a regular file or a folder, symbolic links followed.
 
-
-def _some(names: Sequence[str], limit: int = 8) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(map(repr, names[:limit])) + more) if names else "nothing"
-
-
-def read_delimited(path: Path, delimiter: str) -> Source:
-    """A CSV or TSV file: UTF-8 with or without a byte order mark, a header, quoted line ends.
-
-    Raises ValueError, naming the line: empty file, no header, a row with too few or too many
-    fields, a quote that is never closed, bytes that are not UTF-8.
+    Raises ValueError: nothing is there (the nearest name in its folder is named); it is a pipe, a
+    socket or a device, from which a read may never end; its name is not UTF-8.
     """
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    start = 1
+    check_name(path)
+    # (Not Path.expanduser, which raises RuntimeError for the home of a user that does not exist.)
+    found = Path(os.path.expanduser(path))
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            for row in reader:
-                if row:  # csv gives [] for a blank line
-                    rows.append(row)
-                    lines.append(start)
-                    if len(row) != len(rows[0]):
-                        raise ValueError(
-                            f"{path.name}, line {start}: {len(row)} fields, but the header has "
-                            f"{len(rows[0])} ({_some(rows[0])})"
-                        )
-                # A row may span lines, so the next one starts after the last line read.
-                start = reader.line_num + 1
-    except csv.Error as error:
+        mode = os.stat(found).st_mode
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        raise _missing(path, found, error) from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{path}: {_KINDS.get(stat.S_IFMT(mode), 'no regular file')}; {_INSTEAD}")
+    return found
+
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}  # fmt: skip
+_INSTEAD = "data is read from a regular file or a folder, so write it to one first"
+
+
+def _missing(path: str, found: Path, error: Exception) -> ValueError:
+    if os.path.islink(found):
+        return ValueError(f"{path}: a symbolic link to {os.readlink(found)!r}, which is not there")
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        reason = getattr(error, "strerror", None) or str(error)
+        return ValueError(f"{path!r:.200}: cannot be opened ({reason.lower()})")
+    if not found.parent.is_dir():
+        return ValueError(f"{path}: there is no folder {str(found.parent)!r}")
+    siblings = sorted(p.name for p in found.parent.iterdir() if not p.name.startswith("."))
+    hint = nearest(found.name, siblings) or f"; {str(found.parent)!r} holds {some(siblings)}"
+    return ValueError(f"{path}: no such file or folder{hint}")
+
+
+def check_name(path: str) -> None:
+    """ValueError for a name that is not UTF-8: it could be written to no JSON, report or table."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
         raise ValueError(
-            f"{path.name}, line {start}: bad quoting ({error}); a quote inside a quoted field is "
-            'written twice (""), and an opened quote must be closed'
+            f"{shown}: the name of this file or folder is not UTF-8; rename it (for example by: "
+            "convmv -f WINDOWS-1252 -t UTF-8 --notest)"
         ) from None
-    except UnicodeDecodeError:
-        raise _not_utf8(path) from None
-    if not rows:
-        raise ValueError(f"{path.name}: the file is empty")
-    header = _header(path, rows.pop(0), delimiter)
-    if not rows:
-        raise ValueError(f"{path.name}: there are no rows after the header")
-    columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
-    return table(path.name, columns, lines=lines[1:])
 
 
-def _header(path: Path, header: list[str], delimiter: str) -> list[str]:
-    header = [name.strip() for name in header]
-    if len(header) == 1:
-        for other in ";\t|,":
-            if other != delimiter and other in header[0]:
-                raise ValueError(
-                    f"{path.name}: the header {header[0]!r} is separated by {other!r}, "
-                    f"a {path.suffix} file by {delimiter!r}"
-                )
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise ValueError(f"{path.name}: the header names {_some(twice)} more than once")
-    numbers = [name for name in header if name and _is_number(name)]
-    if numbers:
-        raise ValueError(
-            f"{path.name}: the first line must name the columns, but it holds {_some(numbers)}"
-        )
-    return header
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _not_utf8(path: Path) -> ValueError:
-    data = path.read_bytes()
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        return ValueError(
-            f"{path.name}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file "
-            f"as UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 {path.name}"
-        )
-    return ValueError(f"{path.name}: changed while it was read")
+# JSONL
 
 
 def read_jsonl(path: Path) -> Source:
-    """A file of one JSON object a line. A key that a row lacks is None there.
+    """A file of one JSON object a line. A key that a row lacks is None there, and so is NaN.
 
-    Raises ValueError, naming the line, for what is not a JSON object or not UTF-8.
+    Raises ValueError, naming the line, for what is not a JSON object or not UTF-8, for a key that an
+    object has twice, and for what Python cannot hold (100,000 nested lists, an integer of 5,000
+    digits).
     """
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
@@ -184,20 +179,7 @@ def read_jsonl(path: Path) -> Source:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if not line.strip():
                 continue
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError:
-                raise _not_utf8(path) from None
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path.name}, line {number}: not JSON ({error.msg} at column {error.colno})"
-                ) from None
-            if not isinstance(row, dict):
-                raise ValueError(
-                    f"{path.name}, line {number}: a {type(row).__name__}, where each line must be "
-                    'an object like {"text": "...", "label": "..."}'
-                )
-            rows.append(row)
+            rows.append(_json_object(f"{path.name}, line {number}", line))
             lines.append(number)
     if not rows:
         raise ValueError(f"{path.name}: the file is empty")
@@ -207,60 +189,100 @@ def read_jsonl(path: Path) -> Source:
     return table(path.name, {key: [row.get(key) for row in rows] for key in names}, lines=lines)
 
 
-def read_parquet(path: Path) -> Source:
-    """A Parquet file; class names stored by Hugging Face datasets in its metadata are used."""
-    import pyarrow
-    import pyarrow.parquet
-
+def _json_object(where: str, line: bytes) -> dict[str, Any]:
     try:
-        data = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path.name}: not a readable Parquet file ({reason})") from None
-    if data.num_rows == 0:
-        raise ValueError(f"{path.name}: the file has no rows")
-    stored = json.loads((data.schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = stored.get("info", {}).get("features") or {}
-    return Source(
-        name=path.name,
-        columns=tuple(data.column_names),
-        count=data.num_rows,
-        read_row=lambda row: data.slice(row, 1).to_pylist()[0],
-        read_column=lambda name: data.column(name).to_pylist(),
-        class_names={
-            key: tuple(feature["names"])
-            for key, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-        },
-    )
+        row = json.loads(
+            line.decode("utf-8"), object_pairs_hook=_unique, parse_constant=lambda _: None
+        )
+    except UnicodeDecodeError as error:
+        mark = " (the file is UTF-16)" if line[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise ValueError(
+            f"{where}: byte 0x{line[error.start]:02x} is not UTF-8{mark}; save the file as UTF-8, "
+            "for example by iconv -t UTF-8"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise ValueError(f"{where}: the JSON is nested too deeply to be read") from None
+    except ValueError as error:  # a key twice, an integer of thousands of digits
+        raise ValueError(f"{where}: {str(error).partition(';')[0]}") from None
+    if not isinstance(row, dict):
+        raise ValueError(
+            f"{where}: a {type(row).__name__}, where each line must be "
+            'an object like {"text": "...", "label": "..."}'
+        )
+    for key in row:
+        if not key.isascii() and any("\ud800" <= c <= "\udfff" for c in key):
+            raise ValueError(f"{where}: the key {ascii(key)} holds half of a surrogate pair")
+    return row
 
 
-def read_image_folder(path: Path) -> Source:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise ValueError(f"the object has {ascii(twice[0])} more than once")
+    return row
+
+
+# Image folders
+
+
+def read_image_folder(path: Path, *, labelled: bool = True) -> Source:
     """A folder with one subfolder of images per class; rows {'image': path, 'label': number}.
+
+    labelled: False also takes what has no classes, and then has rows {'image': path}: a folder with
+      images in it (those of its subfolders follow), and one that holds them in a single subfolder.
 
     Classes and files are sorted by name. Hidden files and files that are no images are passed over.
     """
+    check_name(str(path))
+    loose = _images(path)
     folders = [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    images = {folder.name: _images(folder) for folder in folders}
-    images = {name: files for name, files in images.items() if files}
+    images = {folder.name: found for folder in folders if (found := _images(folder))}
+    nested = [file for group in images.values() for file in group]
+    if not labelled and (loose or len(images) == 1):
+        return read_images(path.name, loose + nested)
     if not images:
-        inner = [f.name for f in folders if any(_images(p) for p in f.iterdir() if p.is_dir())]
-        hint = f"; the class folders are in {_some([str(path / name) for name in inner])}"
-        holds = _some(sorted(p.name for p in path.iterdir()))
-        raise ValueError(
-            f"{path}: not an image folder (one subfolder of images per class)"
-            + (hint if inner else f", nor a saved dataset; it holds {holds}")
-        )
-    files = [str(file) for group in images.values() for file in group]
+        raise _no_image_folder(path, folders, loose)
     classes = [label for label, group in enumerate(images.values()) for _ in group]
+    notes = (f"{path}: {len(loose)} images outside the class folders are left out",)
     return table(
-        path.name, {"image": files, "label": classes}, class_names={"label": tuple(images)}
+        path.name,
+        {"image": nested, "label": classes},
+        class_names={"label": tuple(images)},
+        paths=nested,
+        notes=notes if loose else (),
     )
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-    )
+def read_images(name: str, paths: Sequence[str]) -> Source:
+    """Images without labels: rows {'image': path}."""
+    return table(name, {"image": paths}, paths=paths)
+
+
+def _no_image_folder(path: Path, folders: list[Path], loose: list[str]) -> ValueError:
+    start = f"{path}: not an image folder (one subfolder of images per class)"
+    if loose:
+        return ValueError(f"{start}: its {len(loose)} images are in no subfolder, so in no class")
+    inner = [str(f) for f in folders if any(_images(p) for p in f.iterdir() if p.is_dir())]
+    if inner:
+        return ValueError(f"{start}; the class folders are in {some(inner)}")
+    names = sorted(p.name for p in path.iterdir())
+    hint = "; name one of its files" if any(n.endswith((".parquet", ".csv")) for n in names) else ""
+    return ValueError(f"{start}, nor a saved dataset; it holds {some(names)}{hint}")
+
+
+def _images(folder: Path) -> list[str]:
+    """Paths of the images in a folder, sorted; ValueError for one that is a pipe or leads nowhere."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith("."):
+                check_name(entry.path)
+                if entry.is_file():
+                    found.append(entry.path)
+                elif not entry.is_dir():
+                    existing(entry.path)  # says what it is
+    return sorted(found)

@@ -5,40 +5,42 @@ Shuffling, splitting into batches and distribution exist once, elsewhere (batchi
 
 from __future__ import annotations
 
-import functools
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxft.data import files
+from jaxft.data.delimited import read_delimited
 from jaxft.data.files import Source
+from jaxft.data.parquet import read_parquet
 
 __all__ = ["Source", "open_source"]
 
-READERS: dict[str, Callable[[Path], Source]] = {
-    ".csv": functools.partial(files.read_delimited, delimiter=","),
-    ".tsv": functools.partial(files.read_delimited, delimiter="\t"),
-    ".jsonl": files.read_jsonl,
-    ".parquet": files.read_parquet,
-}
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 KINDS = (
-    "a file *" + ", *".join(READERS) + "; a folder of class folders of images; a folder saved by "
+    "a file *" + ", *".join(SUFFIXES) + "; a folder of class folders of images; a folder saved by "
     "datasets.save_to_disk (FOLDER or FOLDER:SPLIT); tfds:NAME:SPLIT; hf:NAME:SPLIT; "
     "sklearn:digits:train or :test"
 )
 
 
-def open_source(spec: str, *, data_dir: str | None = None) -> Source:
+def open_source(
+    spec: str, *, data_dir: str | None = None, delimiter: str = "", labelled: bool = True
+) -> Source:
     """Opens a dataset by its name (`KINDS` lists the forms).
 
     data_dir: where TFDS datasets are prepared; None is TFDS's own default.
+    delimiter: of CSV and TSV files; '' is the suffix's, unless the header says otherwise.
+    labelled: False also opens images without classes, for prediction: a single image file, a folder
+      of images, a folder with a single subfolder of them. Their rows have no label.
 
-    Raises ValueError: in one line what is wrong, where, and what is nearest to it.
+    Raises ValueError: in one line what is wrong, where, and what is nearest to it. Pipes, sockets
+    and devices are refused before they are opened: a read of them may never end.
     """
+    separator = _separator(delimiter)
     kind, _, rest = spec.partition(":")
     if kind == "tfds":
         return _open_tfds(rest, data_dir)
@@ -49,19 +51,49 @@ def open_source(spec: str, *, data_dir: str | None = None) -> Source:
     if not spec:
         raise ValueError(f"no dataset is named; a dataset is {KINDS}")
     folder, _, split = spec.rpartition(":")
-    if folder and os.path.isdir(os.path.expanduser(folder)):
-        return _open_saved(Path(folder).expanduser(), split)
+    if folder and os.path.isdir(os.path.expanduser(folder)) and not os.path.exists(spec):
+        return _open_saved(files.existing(folder), split)
     path = files.existing(spec)
-    if path.is_dir():
-        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            return _open_saved(path, "")
-        if (path / "features.json").exists():
-            return _open_tfds_folder(path, "", path.name)
-        return files.read_image_folder(path)
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise ValueError(f"{path.name}: unknown kind of file {path.suffix!r}; a dataset is {KINDS}")
-    return reader(path)
+    return _open_folder(path, labelled) if path.is_dir() else _open_file(path, separator, labelled)
+
+
+def _separator(given: str) -> str:
+    r"""The character of `config.data.delimiter`; a tab may be written as tab or \t."""
+    found = "\t" if given in ("tab", "\\t") else given
+    if len(found) > 1 or found in tuple('"\r\n\0 ') or found.isalnum():
+        raise ValueError(
+            f"config.data.delimiter={given!r} is not one character that separates fields, such as "
+            "';' (a tab is written as tab); empty: by the file's suffix, or by its header"
+        )
+    return found
+
+
+def _open_folder(path: Path, labelled: bool) -> Source:
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        return _open_saved(path, "")
+    if (path / "features.json").exists():
+        return _open_tfds_folder(path, "", path.name)
+    return files.read_image_folder(path, labelled=labelled)
+
+
+def _open_file(path: Path, delimiter: str, labelled: bool) -> Source:
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return read_delimited(path, ",", given=delimiter)
+    if suffix == ".tsv":
+        return read_delimited(path, "\t", given=delimiter)
+    if suffix == ".jsonl":
+        return files.read_jsonl(path)
+    if suffix == ".parquet":
+        return read_parquet(path)
+    if suffix in files.IMAGE_SUFFIXES and not labelled:
+        return files.read_images(path.name, [str(path)])
+    if suffix in files.IMAGE_SUFFIXES:
+        raise ValueError(f"{path}: a single image has no label; give a folder of class folders")
+    hint = files.nearest(suffix, SUFFIXES) if suffix else ""
+    raise ValueError(
+        f"{path.name}: unknown kind of file {path.suffix!r}{hint}; a dataset is {KINDS}"
+    )
 
 
 # Hugging Face datasets
@@ -77,13 +109,23 @@ def _datasets() -> Any:
     return datasets
 
 
+def _check_inside(folder: Path) -> None:
+    """Of what a library is going to open: no pipes or devices, where it would wait for ever."""
+    for entry in (*folder.glob("*"), *folder.glob("*/*")):
+        files.existing(str(entry))
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
 def _open_saved(path: Path, split: str) -> Source:
     """What `datasets.save_to_disk` wrote: one dataset, or a dict of splits."""
+    _check_inside(path)
     try:
         data = _datasets().load_from_disk(str(path))
-    except (OSError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: not a readable saved dataset ({reason})") from None
+    except Exception as error:  # of whatever type the library meets in a folder that is not its own
+        raise ValueError(f"{path}: not a readable saved dataset ({_reason(error)})") from None
     if hasattr(data, "column_names") and not isinstance(data, dict):
         if split:
             raise ValueError(f"{path} is a single dataset without splits; got split {split!r}")
@@ -105,8 +147,7 @@ def _open_hub(spec: str) -> Source:
     try:
         data = datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"hf:{spec}: could not be loaded ({reason})") from None
+        raise ValueError(f"hf:{spec}: could not be loaded ({_reason(error)})") from None
     return _from_datasets(data, f"{name}:{split}")
 
 
@@ -164,7 +205,11 @@ def _what_is_prepared(root: Path, name: str, versions: list[str]) -> str:
 def _open_tfds_folder(folder: Path, split: str, name: str) -> Source:
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(str(folder))
+    _check_inside(folder)
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+    except Exception as error:  # of whatever type the library meets in files that are not its own
+        raise ValueError(f"{folder}: not a readable TFDS dataset ({_reason(error)})") from None
     splits = ", ".join(builder.info.splits)
     if not split:
         raise ValueError(f"{folder} is a TFDS dataset: write tfds:NAME:SPLIT (splits: {splits})")
@@ -183,8 +228,7 @@ def _open_tfds_folder(folder: Path, split: str, name: str) -> Source:
             "--file_format=array_record"
         ) from None
     except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"tfds:{name}: {reason} (splits: {splits})") from None
+        raise ValueError(f"tfds:{name}: {_reason(error)} (splits: {splits})") from None
     if len(data) == 0:
         raise ValueError(f"tfds:{name}: the split has no rows")
     text = of_kind(tfds.features.Text)
@@ -195,12 +239,28 @@ def _open_tfds_folder(folder: Path, split: str, name: str) -> Source:
         except UnicodeDecodeError:
             raise ValueError(f"tfds:{name}, row {row + 1}: {key!r} is not UTF-8") from None
 
+    # A record is read whole, whatever is wanted of it: texts and labels are kept from one pass.
+    kept: dict[str, list[Any]] = {}
+
+    def column(key: str) -> list[Any]:
+        if key not in kept:
+            small = text | of_kind(tfds.features.ClassLabel)
+            columns: dict[str, list[Any]] = {each: [] for each in small | {key}}
+            for row in range(len(data)):
+                record = data[row]
+                for each, values in columns.items():
+                    values.append(value(row, each, record[each]))
+            if key not in small:  # images, say
+                return columns[key]
+            kept.update(columns)
+        return kept[key]
+
     return Source(
         name=name,
         columns=tuple(features),
         count=len(data),
         read_row=lambda row: {k: value(row, k, raw) for k, raw in data[int(row)].items()},
-        read_column=lambda key: [value(row, key, data[row][key]) for row in range(len(data))],
+        read_column=column,
         class_names={key: tuple(features[key].names) for key in of_kind(tfds.features.ClassLabel)},
     )
 
