@@ -69,7 +69,8 @@ def _train(
     workdir = folder / f"{purpose}-{seed}"
     command = [
         sys.executable, "-m", "jaxft.train", "--config", f"{file}:{purpose}",
-        "--workdir", str(workdir), f"--config.train.seed={seed}", *overrides,
+        "--workdir", str(workdir), f"--config.train.seed={seed}",
+        f"--config.data.split_seed={seed}", *overrides,
     ]  # fmt: skip
     start = time.perf_counter()
     done = subprocess.run(

@@ -42,8 +42,13 @@ def default_config() -> ConfigDict:
     c.data.test = ""  # the same; used once, at the end, with the best checkpoint
     c.data.dir = ""  # data_dir of TFDS
     c.data.eval_fraction = 0.1  # share of the training rows held out when data.eval is empty
+    c.data.split_seed = 0  # which rows are held out, and which are the examples_per_class
     c.data.text = ()  # one or two text columns; empty: found by their usual names, and said so
     c.data.label = ""  # label column; empty: found by its usual names, and said so
+    c.data.delimiter = ""  # of CSV and TSV: one character; empty: by the suffix, or by the header
+    c.data.on_bad_row = (
+        "error"  # a missing label or input: 'error' stops, 'drop' leaves the row out
+    )
     c.data.classes = ()  # keep only these label names; empty: all
     c.data.examples_per_class = None  # int; keep so many training rows a class (seeded); None: all
     c.data.max_length = None  # tokens; longer texts are cut; None: the checkpoint's own limit
@@ -160,6 +165,8 @@ def from_json(raw: Mapping[str, Any]) -> ConfigDict:
         raise ValueError(
             f"config.json has fields this version of jaxft does not know: {', '.join(unknown)}"
         )
+    # Before the field existed, what is held out followed train.seed: such a run keeps its rows.
+    values.setdefault("data.split_seed", values.get("train.seed", 0))
     return unflatten({**known, **values})
 
 

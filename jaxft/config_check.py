@@ -17,6 +17,7 @@ _CHOICES = {
     "task": ("text_classification", "image_classification"),
     "model.dtype": ("float32", "bfloat16"),
     "data.augment": ("none", "flip", "crop_flip"),
+    "data.on_bad_row": ("error", "drop"),
     "optim.optimizer": ("adamw", "sgd", "lion"),
     "optim.schedule": ("linear", "cosine", "constant"),
     "optim.decay_towards": ("zero", "pretrained"),
@@ -42,6 +43,7 @@ OPTIONAL_TYPES: dict[str, type] = {
 _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("model.dropout", 0, 0.99),
     ("data.eval_fraction", 0.001, 0.9),
+    ("data.split_seed", 0, 2**31 - 1),
     ("data.examples_per_class", 1, float("inf")),
     ("data.max_length", 4, float("inf")),
     ("data.max_shapes", 1, 64),

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxft.data.labels import find_label_column, holdout, read_labels
+from jaxft.data.labels import find_label_column
 from jaxft.data.sources import open_source
-from jaxft.run.data import Split
+from jaxft.run.data import Split, hold_out, labelled_split
 from jaxft.run.directory import RunDirectory
 from jaxft.run.inference import Inference, load_inference
 from jaxft.terminal.errors import run_command
@@ -44,14 +44,11 @@ def _split(model: Inference, spec: str) -> tuple[str, Split]:
     """The rows to measure on, and what to call them."""
     c = model.config.data
     spec = spec or c.test or c.eval
-    source = open_source(spec or c.train, data_dir=c.dir or None)
+    source = open_source(spec or c.train, data_dir=c.dir or None, delimiter=c.delimiter)
     column = find_label_column(source, c.label)
-    labels = read_labels(source, column, names=model.names, classes=c.classes)
-    split = Split(source, labels)
-    if spec:
-        return spec, split
-    _, held_out = holdout(labels.ids, c.eval_fraction, model.config.train.seed)
-    return f"held-out share of {c.train}", split.take(held_out)
+    encoder = model.encoder
+    split, _ = labelled_split(source, column, encoder.columns, encoder.inputs, c, names=model.names)
+    return (spec, split) if spec else (f"held-out share of {c.train}", hold_out(split, c)[1])
 
 
 if __name__ == "__main__":

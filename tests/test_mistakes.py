@@ -34,6 +34,10 @@ FILES = {
     "one_class.csv": "text,label\nfine,good\nwarm,good\n",
     "unknown.csv": "text,label\nfine,good\nbad day,bda\n",
     "no_label.csv": "text,label\nfine,good\nbad day,\n",
+    "scores.csv": "text,label\nfine,0.5\nbad day,3.7\nwarm,1\n",
+    "txt.csv": "txt,label\nfine,good\nbad day,bad\n",
+    "uneven.csv": "text;label\nfine;good\nbad day\n",
+    "null.jsonl": '{"text": "fine", "label": "good"}\n{"text": null, "label": "bad"}\n',
     "quote.csv": 'text,label\n"fine,good\nbad,bad\n',
     "syntax.py": "def get_config(arg=None)\n    return 1\n",
     "key.py": f"{CONFIG}    config = default_config()\n    config.optim.lrr = 1\n    return config\n",
@@ -50,6 +54,7 @@ def world(tmp_path_factory):
         (folder / name).write_text(text)
     (folder / "latin.csv").write_bytes("text,label\ncafé,good\nx,bad\n".encode("latin-1"))
     (folder / "folder").mkdir()
+    os.mkfifo(folder / "pipe.csv")
     tiny.texts(folder / "train.csv")
     tiny.texts(folder / "few.csv", 6)
     tiny.images(folder / "images", 2)
@@ -129,6 +134,14 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "row without label": ("data.train=W/no_label.csv", "no_label.csv, line 3", "no label"),
     "unknown label": ("data.eval=W/unknown.csv", "unknown.csv, line 3", "'bda'", "mean 'bad'"),
     "unknown test label": ("data.test=W/unknown.csv", "unknown.csv, line 3", "'bda'"),
+    "evaluation without texts": ("data.eval=W/txt.csv", "config.data.eval: txt.csv", "mean 'txt'"),
+    "test without texts": ("data.test=W/txt.csv", "config.data.test: txt.csv", "no column 'text'"),
+    "no text in a test row": ("data.test=W/null.jsonl", "config.data.test: null.jsonl, line 2", "on_bad_row"),
+    "regression": ("data.train=W/scores.csv", "scores.csv: column 'label'", "0.5, 3.7", "regression"),
+    "unclear delimiter": ("data.train=W/uneven.csv", "'text;label'", "config.data.delimiter"),
+    "no delimiter": ("data.delimiter=;;", "config.data.delimiter=';;' is not one character"),
+    "bad rows": ("data.on_bad_row=dorp", "is not one of error, drop", "did you mean 'drop'"),
+    "pipe": ("data.train=W/pipe.csv", "pipe.csv: a pipe", "regular file"),
     "empty folder": ("data.train=W/folder", "not an image folder", "it holds nothing"),
     "no such file": ("data.train=W/trian.csv", "no such file", "did you mean 'train.csv'"),
     "no data": ("data.train=", "config.data.train is empty"),
@@ -300,6 +313,8 @@ AFTERWARDS = [
     (predict, "run=R input=W/few.csv output=W/few.csv", "is the --input; give another file"),
     (evaluate, "run=R data=W/unknown.csv", "unknown.csv, line 3: the label 'bda' is unknown"),
     (evaluate, "run=R data=W/columns.csv", "no label column found among 'txt', 'labl'"),
+    (evaluate, "run=R data=W/txt.csv", "txt.csv has no column 'text'"),
+    (evaluate, "run=R data=W/null.jsonl", "null.jsonl, line 2: column 'text' has no text"),
     (evaluate, "run=R output=T/none/m.json", "no such directory"),
     (evaluate, "run=R output=T", "is a directory"),
     (export, "run=R output=T/o step=3", "--step=3 is not kept; there are 2, 4, 5, 6, 8"),

@@ -1,35 +1,54 @@
-"""Class labels: their names and numbers, subsets by class, and stratified splits."""
+"""Class labels: the column they are in, their names and numbers. (Subsets of them: subsets.py.)"""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
+import decimal
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxft.data.files import Source, nearest
+from jaxft.data.files import Source, nearest, some
 
 # Names under which label columns are commonly found, the likeliest first.
 LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "sentiment", "intent", "y")
+# Below so many rows (a try, one example a class) as many labels as rows are no sign of a mistake.
+_FEW_ROWS = 8
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_WHOLE_AS_FLOAT = re.compile(r"([+-]?[0-9]{1,18})\.0*")
+_NUMBER = re.compile(r"[+-]?([0-9]+[.,]?[0-9]*|[.,][0-9]+)([eE][+-]?[0-9]+)?")
+_NO_NUMBER = frozenset(("nan", "inf", "-inf", "+inf"))
+_ITEM = r"""('[^']*'|"[^"]*"|[+-]?[0-9.]+)"""
+_LIST = re.compile(rf"\[\s*({_ITEM}([,\s]\s*{_ITEM})*\s*,?)?\s*\]")
 
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """names[ids[j]] is the label of the source's row rows[j]; rows [n] int64, ids [n] int32."""
+    """names[ids[j]] is the label of the source's row rows[j]; rows [n] int64, ids [n] int32.
+
+    dropped: rows of the source that were left out because they have no label, [m] int64.
+    """
 
     names: tuple[str, ...]
     rows: np.ndarray
     ids: np.ndarray
+    dropped: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, positions: np.ndarray) -> Labels:
         """The examples at these positions (of this selection, not of the source)."""
-        return Labels(self.names, self.rows[positions], self.ids[positions])
+        return Labels(self.names, self.rows[positions], self.ids[positions], self.dropped)
+
+    def numbered_as(self, names: Sequence[str]) -> Labels:
+        """The same labels under another numbering of the same names."""
+        number = {name: i for i, name in enumerate(names)}
+        ids = np.array([number[name] for name in self.names], np.int32)[self.ids]
+        return Labels(tuple(names), self.rows, ids, self.dropped)
 
     def counts(self) -> dict[str, int]:
         """Name -> number of examples, in the order of the class numbers."""
@@ -72,45 +91,51 @@ def read_labels(
     *,
     names: Sequence[str] | None = None,
     classes: Sequence[str] = (),
+    drop_missing: bool = False,
+    advice: str = "",
 ) -> Labels:
-    """Reads the labels of a source.
+    """Reads the labels of a source, in O(rows + different labels).
 
     names: the class names of the training data; None (this is the training data) takes them from
       the source's class names or, for a plain file, from the values: sorted, by value if all are
-      integers. With names given, a label that is not among them raises ValueError.
-    classes: keep only the examples of these classes; `names` keeps its order.
+      integers. With names given, labels that are not among them raise ValueError.
+    classes: keep only the examples of these classes; `names` keeps its order. Naming them also
+      says that they are classes, however many.
+    drop_missing: leave out rows without a label rather than raise ValueError.
+    advice: how the user can ask for that, for the message of this error.
+
+    Whole numbers that were stored as floats because some are missing (1.0) are integers (1).
+    Raises ValueError for what is no class: lists (several labels an example), numbers that are not
+    whole (regression), more different labels than half of the rows (identifiers, free text).
     """
-    values = _as_names(source, column)
+    values = _plain(source, column)
+    codes, distinct = _factorise(values)
+    texts = _names(source, column, distinct, codes)
+    missing = np.array([not text for text in texts])[codes]
+    if missing.any() and not drop_missing:
+        raise ValueError(_no_label(source, column, np.flatnonzero(missing), values) + advice)
+    if missing.all():
+        raise ValueError(f"{source.name}: column {column!r} has no label in any row")
+    kinds = dict.fromkeys(text for text in texts if text)
     if names is None:
-        names = source.class_names.get(column) or _sorted_names(set(values))
-        _check_classes(source, column, names, len(values))
-    if classes:
-        unknown = [name for name in classes if name not in names]
-        if unknown:
-            raise ValueError(
-                f"{source.name} has no class {unknown[0]!r}; its classes are {_list(names)}"
-                f"{nearest(unknown[0], names)}"
-            )
-        names = [name for name in names if name in set(classes)]
-        if len(names) < 2:
-            raise ValueError(
-                f"config.data.classes keeps {_list(names)} only; classification needs two"
-            )
+        whole = _check_kind(source, column, kinds)
+        texts = [whole.get(text, text) for text in texts]
+        names = source.class_names.get(column) or _sorted_names({text for text in texts if text})
+        present = np.flatnonzero(~missing)
+        _check_classes(source, column, names, len(present), chosen=bool(classes))
+    names = _chosen(source, names, classes)
     number = {name: i for i, name in enumerate(names)}
-    if classes:
-        rows = np.array([i for i, value in enumerate(values) if value in number], np.int64)
-        if not len(rows):
-            raise ValueError(f"{source.name} has no row of the classes {_list(names)}")
-    else:
-        rows = np.arange(len(values))
-        stranger = next((i for i, value in enumerate(values) if value not in number), None)
-        if stranger is not None:
-            raise ValueError(
-                f"{source.where(stranger)}: the label {values[stranger]!r} is unknown; the model's "
-                f"labels are {_list(names)}{nearest(values[stranger], names)}"
-            )
-    ids = np.array([number[values[row]] for row in rows], np.int32)
-    return Labels(tuple(names), rows, ids)
+    whole = {text: match[1] for text in kinds if (match := _WHOLE_AS_FLOAT.fullmatch(text))}
+    of_text = [number.get(text, number.get(whole.get(text, text), -1)) for text in texts]
+    ids = np.array(of_text, np.int32)[codes]
+    if not classes:
+        _check_known(
+            source, ids, missing, [texts[code] for code in np.unique(codes[ids < 0])], names
+        )
+    rows = np.flatnonzero(ids >= 0)
+    if not len(rows):
+        raise ValueError(f"{source.name} has no row of the classes {_list(names)}")
+    return Labels(tuple(names), rows, ids[rows], np.flatnonzero(missing))
 
 
 def unlabelled(rows: int, names: Sequence[str]) -> Labels:
@@ -118,90 +143,165 @@ def unlabelled(rows: int, names: Sequence[str]) -> Labels:
     return Labels(tuple(names), np.arange(rows), np.zeros(rows, np.int32))
 
 
-def _as_names(source: Source, column: str) -> list[str]:
-    """Each row's label as a name; surrounding blanks are dropped."""
+# Values -> names
+
+
+def _plain(source: Source, column: str) -> list[Any]:
+    """The column's values as plain Python ones; ValueError names the first that is a collection."""
+    values = source.column(column)
+    values = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    types = set(map(type, values))
+    if any(issubclass(kind, np.generic | np.ndarray) for kind in types):  # from TFDS, row by row
+        values = [v.tolist() if isinstance(v, np.generic | np.ndarray) else v for v in values]
+        types = set(map(type, values))
+    collections = tuple(k for k in types if issubclass(k, Mapping | list | tuple | set | frozenset))
+    if collections:
+        row = next(row for row, value in enumerate(values) if isinstance(value, collections))
+        raise ValueError(_several(source.where(row), column, values[row]))
+    # True, 1 and 1.0 are equal, and would be one label where a column mixes them.
+    if bool in types and len(types) > 1:
+        values = [str(value) if isinstance(value, bool) else value for value in values]
+    return values
+
+
+def _several(where: str, column: str, value: Any) -> str:
+    return (
+        f"{where}: column {column!r} holds lists ({value!r:.60}), but each example has one class; "
+        "with several labels an example (multi-label) keep one of them in a column of its own"
+    )
+
+
+class _Codes(dict):
+    """value -> its number, in the order of first use."""
+
+    def __missing__(self, value: Any) -> int:
+        self[value] = code = len(self)
+        return code
+
+
+def _factorise(values: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
+    """['b', 'a', 'b'] -> [0, 1, 0], ['b', 'a']: 60 ns a value."""
+    codes = _Codes()
+    return np.fromiter(map(codes.__getitem__, values), np.int64, len(values)), list(codes)
+
+
+def _names(source: Source, column: str, distinct: list[Any], codes: np.ndarray) -> list[str]:
+    """The name of each distinct value; '' where the label is missing."""
     class_names = source.class_names.get(column)
-    result = []
-    for row, value in enumerate(source.column(column)):
-        result.append(_name(value, class_names))
-        if not result[-1]:
-            raise ValueError(f"{source.where(row)}: column {column!r} has no label ({value!r})")
-    return result
+    names = []
+    for code, value in enumerate(distinct):
+        try:
+            names.append(_name(value, class_names))
+            names[-1].encode("utf-8")
+        except ValueError as error:
+            reason = "not UTF-8" if isinstance(error, UnicodeError) else str(error)
+            where = source.where(int(np.argmax(codes == code)))
+            raise ValueError(f"{where}: column {column!r}, label {value!a:.60}: {reason}") from None
+    return names
 
 
 def _name(value: Any, class_names: Sequence[str] | None) -> str:
     """'' for a missing label: None, NaN, blank, or the -1 of unlabelled test splits."""
-    if value is None:
+    if value is None or value != value:
         return ""
-    if isinstance(value, np.generic):
-        value = value.item()
     if class_names is not None and isinstance(value, int):
         return class_names[value] if 0 <= value < len(class_names) else ""
     if isinstance(value, bytes):
         value = value.decode("utf-8")
-    if isinstance(value, float):
-        if value != value:
-            return ""
-        value = int(value) if value.is_integer() else value  # integers with gaps read as floats
+    if isinstance(value, float | decimal.Decimal) and value == value // 1:
+        value = int(value)  # integers with gaps are read as floats
     return str(value).strip()
 
 
+def _no_label(source: Source, column: str, rows: np.ndarray, values: Sequence[Any]) -> str:
+    first = int(rows[0])
+    count = f"{len(rows)} rows are" if len(rows) > 1 else "1 row is"
+    return (
+        f"{source.where(first)}: column {column!r} has no label ({values[first]!r:.40}); {count} like "
+        f"this ({source.numbered(rows)}): label them, or leave them out"
+    )
+
+
+# What is a class, and what is not
+
+
+def _check_kind(source: Source, column: str, kinds: Iterable[str]) -> dict[str, str]:
+    """'1.0' -> '1' where all labels are whole numbers; ValueError for regression and multi-label."""
+    kinds = [text for text in kinds if text.lower() not in _NO_NUMBER]
+    if column in source.class_names or not kinds:
+        return {}
+    if all(map(_LIST.fullmatch, kinds)):
+        raise ValueError(_several(source.name, column, next(iter(kinds))))
+    if not all(map(_NUMBER.fullmatch, kinds)):
+        return {}
+    whole = {text: match[1] for text in kinds if (match := _WHOLE_AS_FLOAT.fullmatch(text))}
+    broken = [text for text in kinds if not float(text.replace(",", ".")).is_integer()]
+    if broken:
+        raise ValueError(
+            f"{source.name}: column {column!r} holds numbers that are not whole "
+            f"({_list(broken, 3)}): regression is not supported; for classes, bin them, or write "
+            "their names in words"
+        )
+    return whole
+
+
 def _sorted_names(values: set[str]) -> list[str]:
-    if all(re.fullmatch(r"[+-]?[0-9]+", value) for value in values):
+    if all(_WHOLE.fullmatch(value) for value in values):
         return sorted(values, key=lambda value: (int(value), value))
     return sorted(values)
 
 
-def _check_classes(source: Source, column: str, names: Sequence[str], rows: int) -> None:
+def _check_classes(
+    source: Source, column: str, names: Sequence[str], rows: int, *, chosen: bool
+) -> None:
     if len(names) < 2:
         raise ValueError(
             f"{source.name}: column {column!r} holds one label only ({_list(names)}); "
             "classification needs two"
         )
     # A free text or an identifier taken for the label would become a head of thousands of classes.
-    if column not in source.class_names and len(names) > 50 and len(names) > rows / 2:
+    named = column in source.class_names or chosen
+    if not named and rows >= _FEW_ROWS and len(names) > rows / 2:
+        shown = [name if len(name) < 40 else name[:40] + "…" for name in names[:3]]
         raise ValueError(
             f"{source.name}: column {column!r} has {len(names)} different values in {rows} rows "
-            f"({_list(names, 3)}): not class labels"
+            f"({', '.join(shown)}, …): not class labels; name the label column by "
+            "config.data.label, or, if they are classes, list them in config.data.classes"
         )
+
+
+def _chosen(source: Source, names: Sequence[str], classes: Sequence[str]) -> Sequence[str]:
+    """The names that are among the classes to keep, if any are named."""
+    if not classes:
+        return names
+    known = set(names)
+    unknown = [name for name in classes if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{source.name} has no class {unknown[0]!r}; its classes are {_list(names)}"
+            f"{nearest(unknown[0], names)}"
+        )
+    kept = [name for name in names if name in set(classes)]
+    if len(kept) < 2:
+        raise ValueError(f"config.data.classes keeps {_list(kept)} only; classification needs two")
+    return kept
+
+
+def _check_known(
+    source: Source, ids: np.ndarray, missing: np.ndarray, unknown: list[str], names: Sequence[str]
+) -> None:
+    """ValueError where a label is not among the names: the first row, and all such labels."""
+    strangers = np.flatnonzero((ids < 0) & ~missing)
+    if not len(strangers):
+        return
+    unknown = [text for text in unknown if text]
+    all_of_them = f" (with {some(unknown[1:])}: {len(strangers)} rows)" if len(unknown) > 1 else ""
+    raise ValueError(
+        f"{source.where(int(strangers[0]))}: the label {unknown[0]!r} is unknown{all_of_them}; the "
+        f"model's labels are {_list(names)}{nearest(unknown[0], names)}"
+    )
 
 
 def _list(names: Sequence[str], limit: int = 20) -> str:
     more = f", … ({len(names)} in all)" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
-
-
-def few_per_class(ids: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Sorted positions of `count` random examples of each class present in ids [n]."""
-    if count < 1:
-        raise ValueError(f"examples per class must be at least 1, got {count}")
-    smallest = min(collections.Counter(ids.tolist()).values())
-    if smallest < count:
-        raise ValueError(
-            f"{count} examples per class are wanted, but the smallest class has {smallest}"
-        )
-    groups = _shuffled_classes(ids, seed)
-    return np.sort(np.concatenate([group[:count] for group in groups]))
-
-
-def holdout(ids: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits positions 0..n-1 into (kept, held out), both sorted, with each class's share alike.
-
-    A class with two or more examples has at least one on either side; a single example is kept.
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"the held-out fraction must lie between 0 and 1, got {fraction}")
-    held = []
-    for group in _shuffled_classes(ids, seed):
-        count = min(max(round(len(group) * fraction), 1), len(group) - 1)
-        held.append(group[:count])
-    out = np.sort(np.concatenate(held))
-    if not len(out):
-        raise ValueError("nothing can be held out: every class has a single example")
-    return np.setdiff1d(np.arange(len(ids)), out), out
-
-
-def _shuffled_classes(ids: np.ndarray, seed: int) -> list[np.ndarray]:
-    """The positions of each class in a random order."""
-    generator = np.random.default_rng(seed)
-    return [generator.permutation(np.flatnonzero(ids == label)) for label in np.unique(ids)]

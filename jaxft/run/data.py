@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxft.config import ConfigDict
 from jaxft.data.batching import plan_evaluation, plan_training, steps_per_epoch
+from jaxft.data.checks import check_inputs
 from jaxft.data.images import Augment, Images, Preprocess, find_image_column
-from jaxft.data.labels import Labels, few_per_class, find_label_column, holdout, read_labels
+from jaxft.data.labels import Labels, find_column, find_label_column, read_labels
 from jaxft.data.loader import ImageBatches, TextBatches
 from jaxft.data.sources import Source, open_source
+from jaxft.data.subsets import few_per_class, holdout
 from jaxft.data.text import find_text_columns, load_tokenizer, tokenize
 
 Batches = TextBatches | ImageBatches
+_ADVICE = " by config.data.on_bad_row='drop'"
 _AUGMENT = {
     "none": None,
     "flip": Augment(flip=True),
@@ -66,7 +70,7 @@ class Slicing:
 
 
 def open_splits(config: ConfigDict, inputs: str, checkpoint_names: Sequence[str]) -> Splits:
-    """Open `config.data`'s sources and settle columns, label names and the held-out share.
+    """Open `config.data`'s sources, check every row of them, settle columns, labels and held-out share.
 
     Args:
       config: the run's.
@@ -75,42 +79,137 @@ def open_splits(config: ConfigDict, inputs: str, checkpoint_names: Sequence[str]
         their order is kept, and so the head stays useful.
 
     Raises:
-      ValueError: a file, column or label is not usable; one line.
+      ValueError: a file, column, label or input of any split is not usable; one line.
     """
-    c, notes = config.data, []
+    c = config.data
     if not c.train:
         raise ValueError("config.data.train is empty: give a file, a folder or a data set name")
-    source = open_source(c.train, data_dir=c.dir or None)
+    source = open_source(c.train, data_dir=c.dir or None, delimiter=c.delimiter)
     label = find_label_column(source, c.label)
     if inputs == "text":
         columns = find_text_columns(source, c.text, label)
     else:
         columns = (find_image_column(source, c.text[0] if c.text else ""),)
-    notes.append(f"input {', '.join(columns)}; label {label}")
-    labels = read_labels(source, label, classes=c.classes)
-    if sorted(labels.names) == sorted(checkpoint_names):
-        labels = read_labels(source, label, names=tuple(checkpoint_names), classes=c.classes)
-    train = Split(source, labels)
+    train, found = labelled_split(source, label, columns, inputs, c, advice=_ADVICE)
+    notes = [*source.notes, f"input {', '.join(columns)}; label {label}", *found]
+    if sorted(train.labels.names) == sorted(checkpoint_names):
+        train = Split(source, train.labels.numbered_as(checkpoint_names))
+    names = train.labels.names
 
-    def other(spec: str) -> Split:
-        there = open_source(spec, data_dir=c.dir or None)
-        column = find_label_column(there, c.label)
-        return Split(there, read_labels(there, column, names=labels.names, classes=c.classes))
+    def other(field: str, spec: str) -> Split:
+        with _naming(f"config.{field}"):
+            there = open_source(spec, data_dir=c.dir or None, delimiter=c.delimiter)
+            # The column of the training data, so that both are read alike, else a usual name.
+            column = label if label in there.columns else find_label_column(there, c.label)
+            split, found = labelled_split(
+                there, column, columns, inputs, c, names=names, advice=_ADVICE
+            )
+        notes.extend((*there.notes, *found))
+        if column != label:
+            notes.append(f"{field}: label {column}")
+        return split
 
     if c.eval:
-        held_out = other(c.eval)
+        held_out = other("data.eval", c.eval)
     else:
-        kept, positions = holdout(labels.ids, c.eval_fraction, config.train.seed)
-        train, held_out = train.take(kept), train.take(positions)
-        notes.append(
-            f"no data.eval given: {len(positions)} of {len(labels)} training rows "
-            f"({c.eval_fraction:.0%} of each label) are held out for evaluation"
-        )
+        rows, (train, held_out) = len(train.labels), hold_out(train, c)
+        notes.append(_said_of_holdout(rows, held_out.labels))
+    test = other("data.test", c.test) if c.test else None
     if c.examples_per_class is not None:
-        few = few_per_class(train.labels.ids, c.examples_per_class, config.train.seed)
-        train = train.take(few)
-    test = other(c.test) if c.test else None
-    return Splits(train, held_out, test, tuple(labels.names), tuple(columns), tuple(notes))
+        train = train.take(few_per_class(train.labels.ids, c.examples_per_class, c.split_seed))
+    return Splits(train, held_out, test, names, tuple(columns), tuple(notes))
+
+
+def hold_out(split: Split, data: ConfigDict) -> tuple[Split, Split]:
+    """(what is trained on, what is held out) by `config.data`, where it names no evaluation data."""
+    kept, held = holdout(split.labels.ids, data.eval_fraction, data.split_seed)
+    return split.take(kept), split.take(held)
+
+
+def _said_of_holdout(rows: int, held: Labels) -> str:
+    absent = sum(count == 0 for count in held.counts().values())
+    lacking = f"; {absent} of the {len(held.names)} labels have none there" if absent else ""
+    return (
+        f"no data.eval given: {len(held)} of {rows} training rows ({len(held) / rows:.1%}, of each "
+        f"label alike{lacking}) are held out for evaluation"
+    )
+
+
+def labelled_split(
+    source: Source,
+    label: str,
+    columns: Sequence[str],
+    inputs: str,
+    data: ConfigDict,
+    *,
+    names: Sequence[str] | None = None,
+    advice: str = "",
+) -> tuple[Split, tuple[str, ...]]:
+    """The rows of a source that `config.data` asks for, each with a label and a usable input.
+
+    Args:
+      label, columns: of the label and the inputs.
+      inputs: 'text' or 'image'.
+      data: `config.data`: `classes` and `on_bad_row` are followed.
+      names: the model's labels; None: the source's own, which is the training data.
+      advice: how the user can have bad rows left out, for the messages; '' where none can.
+
+    Returns:
+      The split, and notes on rows that are left out or whose text is empty.
+
+    Raises:
+      ValueError: a column is missing, a label is missing or unknown, a text is none, a file is not
+        there: the first such row, and how many there are. With on_bad_row='drop' rows without a
+        label or a usable input are left out instead; an empty text is usable.
+    """
+    for column in columns:
+        find_column(source, column, (), inputs, option="text")
+    drop = data.on_bad_row == "drop"
+    labels = read_labels(
+        source, label, names=names, classes=data.classes, drop_missing=drop, advice=advice
+    )
+    found = check_inputs(source, columns, labels.rows, inputs=inputs)
+    if found.faults and not drop:
+        raise ValueError(_said_of_faults(source, found.faults) + advice)
+    faulty = np.array(list(found.faults), np.int64)
+    kept = labels.take(np.flatnonzero(~np.isin(labels.rows, faulty)))
+    if not len(kept):
+        first = _first(source, found.faults)
+        raise ValueError(f"{source.name}: no row has a usable {inputs}; {first}")
+    notes = tuple(
+        f"{source.name}: {_rows(len(rows))} {what} ({source.numbered(rows)})"
+        for rows, what in (
+            (kept.dropped, "without label left out"),
+            (faulty, f"without usable {inputs} left out"),
+            (found.empty, "with an empty text, used as they are"),
+        )
+        if len(rows)
+    )
+    return Split(source, kept), notes
+
+
+def _said_of_faults(source: Source, faults: Mapping[int, str]) -> str:
+    rows = list(faults)
+    more = f"; {_rows(len(rows))} in all ({source.numbered(rows)})" if len(rows) > 1 else ""
+    return f"{_first(source, faults)}{more}: mend them, or leave them out"
+
+
+def _first(source: Source, faults: Mapping[int, str]) -> str:
+    row, fault = next(iter(faults.items()))
+    return f"{source.where(row)}: {fault}"
+
+
+def _rows(count: int) -> str:
+    return f"{count} rows" if count != 1 else "1 row"
+
+
+@contextlib.contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """Says of a mistake in the block in which of several sources it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,90 @@
+"""What would only be found when a row is used: found when the source is opened, nothing computed yet."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxft.data.files import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What was found in the inputs of some rows of a source.
+
+    faults: row -> what is wrong with its input, by row.
+    empty: the rows of which one text holds nothing but blanks, [m] int64.
+    """
+
+    faults: dict[int, str]
+    empty: np.ndarray
+
+
+def check_inputs(
+    source: Source, columns: Sequence[str], rows: np.ndarray, *, inputs: str
+) -> Inputs:
+    """Looks at the input of each of `rows` [n], which are at least one.
+
+    inputs: 'text': every value must be a text (or a number, which is taken as one), valid Unicode;
+      nothing is tokenised. 'image': where the column holds paths, each is a regular file; images in
+      memory are looked at when they are decoded.
+    """
+    faults: dict[int, str] = {}
+    empty: set[int] = set()
+    for column in columns:
+        fault_of = text_fault
+        if inputs == "image":
+            first = source[int(rows[0])][column]
+            # Paths that were listed from a folder a moment ago are there; other values are images.
+            if source.paths or not (first is None or isinstance(first, str)):
+                continue
+            fault_of = path_fault
+        values = source.column(column)
+        for row in rows.tolist():
+            value = values[row]
+            fault = fault_of(value)
+            if fault:
+                faults.setdefault(row, f"column {column!r} {fault}")
+            elif isinstance(value, str | bytes) and not value.strip():
+                empty.add(row)
+    return Inputs(dict(sorted(faults.items())), np.array(sorted(empty - set(faults)), np.int64))
+
+
+def text_fault(value: Any) -> str:
+    """What keeps a value from being a text, or ''. An empty text is a text."""
+    if isinstance(value, str):
+        if value.isascii():  # the usual case, in a twentieth of the time
+            return ""
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return f"holds half of a surrogate pair ({value[error.start]!a}), which is no character"
+        return ""
+    if isinstance(value, bytes):
+        try:
+            value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return f"holds byte 0x{value[error.start]:02x}, which is not UTF-8"
+        return ""
+    if not isinstance(value, int | float) or value != value:
+        return f"has no text ({value!r:.40})"
+    return ""
+
+
+def path_fault(value: Any) -> str:
+    """What keeps a value from being the path of an image, or ''; images in memory have none."""
+    if value is None or value == "":
+        return f"has no image ({value!r})"
+    if not isinstance(value, str):
+        return ""
+    try:
+        if stat.S_ISREG(os.stat(value).st_mode):
+            return ""
+    except (OSError, ValueError):  # ValueError: a NUL character, or a name that is not UTF-8
+        return f"names {value!a:.200}, which is not there (paths start at the current folder)"
+    return f"names {value!r:.200}, which is no regular file"
