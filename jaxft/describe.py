@@ -6,6 +6,11 @@ warnings, among them those of `jaxft.optim.lint`. `--paths` prints only the path
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before jax is imported, which Ctrl-C may interrupt
+    from jaxft.terminal.start import begin
+
+    begin()
+
 import sys
 from collections.abc import Sequence
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before jax is imported, which Ctrl-C may interrupt
+    from jaxft.terminal.start import begin
+
+    begin()
+
 import json
 import sys
 from collections.abc import Sequence

@@ -6,6 +6,11 @@ the format of its name: .csv, .jsonl or .parquet.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before jax is imported, which Ctrl-C may interrupt
+    from jaxft.terminal.start import begin
+
+    begin()
+
 import csv
 import json
 import os

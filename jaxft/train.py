@@ -7,9 +7,9 @@ config and the step, and a checkpoint holds the step's parameters and optimizer 
 from __future__ import annotations
 
 if __name__ == "__main__":  # before jax is imported: this may start the process anew
-    from jaxft.terminal.allocator import use_huge_pages
+    from jaxft.terminal.start import begin
 
-    use_huge_pages()
+    begin(huge_pages=True)
 
 import sys
 from collections.abc import Sequence

@@ -6,15 +6,24 @@ import logging
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from jaxft.terminal import console
 from jaxft.terminal.errors import describe, run_command
-from jaxft.terminal.progress import Progress, clock, is_fancy, number
+from jaxft.terminal.progress import Progress, clock, number
+from jaxft.terminal.tables import show_metrics
+from jaxft.terminal.text import is_fancy
 
+ROOT = Path(__file__).parent.parent
 ESCAPE = "\x1b"
+METRICS = dict.fromkeys(
+    "loss accuracy precision_macro recall_macro f1_macro f1_micro mcc".split(), 0.5
+)
 VALUES = {"epoch": 0.5, "loss": 0.25, "learning_rate": 1e-4, "examples_per_second": 1234.5}
 
 
@@ -86,6 +95,56 @@ def test_an_ascii_stream_does_not_end_the_run(colour):
     assert raw.getvalue().decode() == "label 'gr\\xf6\\xdfer'\n"
 
 
+NAMES = [
+    "[/INST]",
+    "[red]",
+    ":smile:",
+    "[link=x]a[/link]",
+    "\x1b[2Jgone",
+    "two\nlines",
+    "\ud800",
+    "größer",
+]
+
+
+def show_tables(stream):
+    per_class = dict.fromkeys(NAMES, {"precision": 0, "recall": 0, "f1": 0, "support": 3})
+    confusion = [[i * j for i in range(len(NAMES))] for j in range(len(NAMES))]
+    show_metrics({**METRICS, "per_class": per_class, "confusion": confusion}, stream=stream)
+    progress = Progress(1, stream=stream)
+    for name in NAMES:
+        progress.say(f"label {name!s}")
+        progress.evaluation(f"best {name}", {name: 1.0}, {})
+    progress.close()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_names_of_users_are_shown_as_they_are(colour, encoding):
+    """Not markup, not emoji, not what a terminal obeys, and in any encoding."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding, errors="backslashreplace", write_through=True)
+    show_tables(stream)
+    text = raw.getvalue().decode(encoding)
+    shown = [name.encode("ascii", "backslashreplace").decode() for name in NAMES[:4]]
+    for name in [*shown, "\\x1b[2Jgone", "two\\nlines", "\\ud800"]:
+        # In the row of its class, as a column and a row of the confusion matrix, said, titled, evaluated.
+        # A message may have lines of its own.
+        assert text.count(name) == (5 if "lines" in name else 6), name
+    assert ESCAPE not in text and "😄" not in text
+    assert text.count("gr\\xf6\\xdfer" if encoding == "ascii" else "größer") == 6
+
+
+def test_a_terminal_sees_no_control_character_of_a_user(colour):
+    out = Terminal()
+    show_tables(out)
+    assert ESCAPE + "[2J" not in out.getvalue() and "[/INST]" in out.getvalue()
+
+
+def test_an_error_with_control_characters_is_still_one_line(capsys):
+    assert run_command(failing(ValueError("no column 'a\x1b[2J\u202eb'")), ["prog"]) == 2
+    assert capsys.readouterr().err == "jaxft: error: no column 'a\\x1b[2J\\u202eb'\n"
+
+
 def test_numbers_and_times_are_short():
     assert [number(v) for v in (0.51234, 12.345, 999.4, 999.6, 12345.6)] == [
         "0.512", "12.3", "999", "1,000", "12,346"
@@ -122,6 +181,7 @@ CASES = [
      "larger train.accumulate, model.remat or parallel.fsdp need less"),
     (FloatingPointError("the loss is nan at step 3"), 1, "the loss is nan at step 3"),
     (KeyboardInterrupt(), 130, "interrupted"),
+    (KeyboardInterrupt("in config file c.py:5"), 130, "interrupted in config file c.py:5"),
 ]  # fmt: skip
 
 
@@ -243,3 +303,90 @@ def test_ctrl_c_on_a_real_terminal_gives_one_line_and_the_cursor_back():
     assert text.rstrip().endswith("jaxft: error: interrupted")
     assert "Traceback" not in text
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l") >= 0
+
+
+# In place of jax, a module that gets a signal while it is imported.
+WHILE_IMPORTED = """
+import os, signal, time
+os.kill(os.getpid(), signal.{})
+time.sleep(60)
+"""
+COMMANDS = [*console.COMMANDS, "__main__ train"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_signal_while_jax_is_imported_is_one_line(tmp_path, command, number):
+    (tmp_path / "jax.py").write_text(WHILE_IMPORTED.format(number.name))
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    module, *rest = command.split()
+    ended = subprocess.run(
+        [sys.executable, "-m", f"jaxft.{module}", *rest], env=environment, cwd=tmp_path,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    said, status = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}[
+        number
+    ]
+    assert (ended.stdout, ended.stderr) == ("", f"jaxft: error: {said}\n")
+    assert ended.returncode == status
+
+
+AGAIN = """
+import os, signal, sys
+from jaxft.terminal import allocator, start
+if os.environ.get(allocator._VARIABLE):  # the second time: what came meanwhile has waited
+    start.begin(huge_pages=True)
+    print("not reached")
+else:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    os.kill(os.getpid(), signal.SIGINT)
+    start.begin(huge_pages=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the process starts anew")
+def test_a_signal_while_the_process_starts_anew_is_not_lost():
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    environment["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, "-c", AGAIN]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr == "jaxft: error: interrupted\n"
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path):
+    program = "from jaxft.terminal.start import begin, ready\nbegin()\nimport os, signal\n"
+    program += "os.kill(os.getpid(), signal.SIGINT)\nprint(ready(), 'alive')"
+    command = f"trap '' INT; exec {sys.executable} -c \"$0\""
+    ended = subprocess.run(["sh", "-c", command, program], capture_output=True, text=True, cwd=ROOT)
+    assert ended.stdout == "True alive\n" and not ended.stderr
+
+
+def test_the_console_lists_its_commands(capsys):
+    for argv in ([], ["--help"], ["help"], ["-h"]):
+        assert console.main(argv) == 0
+        out = capsys.readouterr().out
+        assert all(f"  {name} " in out and about in out for name, about in console.COMMANDS.items())
+
+
+def test_every_command_is_in_the_console():
+    commands = {
+        p.stem for p in (ROOT / "jaxft").glob("*.py") if "run_command(main" in p.read_text()
+    }
+    assert commands == set(console.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["trian"], "there is no command 'trian' (did you mean 'train'?); there are train, "),
+        (["--config=c.py"], "there is no command '--config=c.py'; there are train, "),
+        (["train", "--epochs", "1"], "--epochs (did you mean --config.train.epochs?)"),
+        (["evaluate"], "--run is missing"),
+    ],
+)
+def test_the_console_runs_a_command_or_says_which_is_meant(capsys, monkeypatch, argv, said):
+    monkeypatch.setattr(console, "begin", lambda **_: None)
+    assert console.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("jaxft: error: ") and said in error and error.count("\n") == 1

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from jaxft.terminal.start import begin, ready
+from jaxft.terminal.text import plain
 
 # (logger, part of a message): what libraries say that is false or of no use to a user of a command.
 # Everything else they say is shown.
@@ -54,7 +58,9 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
     a path or its rights), 1 for a run that failed (full disk, non-finite loss, out of memory), 130
     for Ctrl-C. Any other error is a bug and keeps its traceback; `--debug` in argv keeps all.
     """
+    began = ready()
     _silence_noise()
+    _print_anything()
     try:
         return main(argv) or 0
     except BrokenPipeError:
@@ -67,6 +73,9 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
             raise
         print(f"jaxft: error: {describe(error)}", file=sys.stderr, flush=True)
         return status
+    finally:
+        if began:  # an interrupt of Python's exit would print a traceback of its threads
+            begin()
 
 
 def exit_status(error: BaseException) -> int | None:
@@ -83,7 +92,7 @@ def exit_status(error: BaseException) -> int | None:
 def describe(error: BaseException) -> str:
     """The message of an expected error: one line, and below it the indented lines of a list."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
+        return f"interrupted {error}".rstrip()
     if _is_disk_full(error) and not isinstance(error, OSError):
         return f"no space left on device: {_first_sentence(error)}"
     if _is_out_of_memory(error):
@@ -96,7 +105,7 @@ def describe(error: BaseException) -> str:
     origin = _library_of(error) if isinstance(error, ValueError) else ""
     if origin:  # not one of our own messages, so it may say little about what to change
         lines[0] += f" ({type(error).__name__} from {origin}; --debug shows where)"
-    return "\n".join(lines)
+    return "\n".join(map(plain, lines))
 
 
 def _join_lines(text: str) -> list[str]:
@@ -147,6 +156,13 @@ def _library_of(error: BaseException) -> str:
         return ""
     package = parts[parts.index("site-packages") + 1].removesuffix(".py")
     return "" if package == "jaxft" else package
+
+
+def _print_anything() -> None:
+    """A name that the terminal's encoding does not have must not end a command: it is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _silence_noise() -> None:

@@ -6,18 +6,18 @@ The only writer of stdout while a run goes on; it belongs to process 0.
 from __future__ import annotations
 
 import io
-import os
 import sys
 import time
 from collections.abc import Mapping
 from typing import TextIO
 
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
+
+from jaxft.terminal.text import is_fancy, plain, plain_console
 
 _REDRAW_SECONDS = 0.2  # between redraws of the bar; one costs about 2 ms
 _LINE_SECONDS = 2.0  # between plain lines, so that fast steps do not flood a log file
@@ -40,11 +40,7 @@ class Progress:
             stream.reconfigure(errors="backslashreplace")
         self._total = total_steps
         self._fancy = is_fancy(stream)
-        # Not a terminal: no wrapping of messages, and tables as wide as they are.
-        self._console = Console(
-            file=stream, force_terminal=self._fancy, no_color=not self._fancy, highlight=False,
-            markup=False, emoji=False, width=None if self._fancy else 200,
-        )  # fmt: skip
+        self._console = plain_console(stream, fancy=self._fancy)
         self._bar: RichProgress | None = None
         self._status = ""
         self._begun: tuple[int, float] | None = None  # first step seen and when
@@ -76,7 +72,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One message, never wrapped by us."""
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text("\n".join(map(plain, text.split("\n")))), soft_wrap=True)
 
     def evaluation(
         self, title: str, values: Mapping[str, float], best: Mapping[str, float]
@@ -97,8 +93,8 @@ class Progress:
             if name in best:
                 before, change = f"{best[name]:.4f}", f"{value - best[name]:+.4f}"
                 style = "green" if is_better(name, value, best[name]) else ""
-            table.add_row(name, f"{value:.4f}", before, Text(change, style))
-        self._console.print(Text(title, "bold" if self._fancy else ""), soft_wrap=True)
+            table.add_row(plain(name), f"{value:.4f}", before, Text(change, style))
+        self._console.print(Text(plain(title), "bold" if self._fancy else ""), soft_wrap=True)
         self._console.print(table)
         self._console.print()
 
@@ -131,13 +127,6 @@ class Progress:
             return "-"
         each = (time.monotonic() - begun) / (step - first)
         return clock(each * (self._total - step))
-
-
-def is_fancy(stream: TextIO) -> bool:
-    """Whether colour and cursor control are welcome: a terminal, no NO_COLOR, not TERM=dumb."""
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "") in ("", "dumb", "unknown"):
-        return False
-    return stream.isatty()
 
 
 def clock(seconds: float) -> str:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
-from rich.console import Console
 from rich.table import Table
+
+from jaxft.terminal.text import plain, plain_console
 
 _HEADLINE = ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_micro", "mcc")
 # Confusion matrices beyond this many classes do not fit a line; they are in the JSON and the report.
 _WIDEST_CONFUSION = 12
 
 
-def show_metrics(metrics: Mapping[str, Any]) -> None:
+def show_metrics(metrics: Mapping[str, Any], *, stream: TextIO | None = None) -> None:
     """Headline numbers, one row a class, and the confusion matrix of few classes."""
-    console = Console()
+    console = plain_console(stream or sys.stdout)
     headline = Table(*_HEADLINE, box=None)
     headline.add_row(*(f"{metrics[name]:.4f}" for name in _HEADLINE))
     console.print(headline)
     classes = Table("class", "precision", "recall", "f1", "support", box=None)
-    for name, row in metrics["per_class"].items():
+    names = [plain(name) for name in metrics["per_class"]]
+    for name, row in zip(names, metrics["per_class"].values(), strict=True):
         scores = (f"{row[key]:.4f}" for key in ("precision", "recall", "f1"))
         classes.add_row(name, *scores, str(row["support"]))
     console.print(classes)
-    names = list(metrics["per_class"])
     if len(names) <= _WIDEST_CONFUSION:
         confusion = Table("true \\ predicted", *names, box=None)
         for name, counts in zip(names, metrics["confusion"], strict=True):

@@ -1,0 +1,48 @@
+"""`jaxft COMMAND …`, which is `python -m jaxft.COMMAND …`. Imports nothing heavy before the command."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from jaxft.terminal.start import begin
+
+# Each is a module of jaxft with `main(argv)`.
+COMMANDS = {
+    "train": "fine-tune a checkpoint, or continue a run",
+    "describe": "show what a config does to every parameter, before any compute",
+    "evaluate": "measure a finished run on labelled data",
+    "predict": "label new rows",
+    "export": "write a run's model in Hugging Face format",
+}
+_USER_ERROR = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command named first; returns its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0].lstrip("-") in ("help", "h", "helpfull"):
+        print(_usage())
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        print(
+            f"jaxft: error: there is no command {name!r}{hint}; there are {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
+        return _USER_ERROR
+    begin(huge_pages=name == "train")
+    command = importlib.import_module(f"jaxft.{name}")
+    from jaxft.terminal.errors import run_command
+
+    return run_command(command.main, [f"jaxft {name}", *rest])
+
+
+def _usage() -> str:
+    lines = ["usage: jaxft COMMAND --flag=value …", ""]
+    lines += [f"  {name:<10} {about}" for name, about in COMMANDS.items()]
+    return "\n".join([*lines, "", "jaxft COMMAND --help lists the flags of a command."])
