@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from jaxft import config as config_lib
 from jaxft.config import ConfigDict
 from jaxft.run import provenance
 from jaxft.run.continuing import Changes, accepted
+from jaxft.run.lock import held
 
 
 class RunDirectory:
@@ -44,23 +44,16 @@ class RunDirectory:
         Raises:
           OSError: it cannot be created or written, or another process holds it.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / ".lock", "w")  # noqa: SIM115 held until the block ends
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"cannot write to --workdir {self.path}: {os.strerror(error.errno or 0)}",
-            ) from error
-        with lock:
+        with contextlib.ExitStack() as stack:
             try:
-                # The kernel drops the lock when the process ends, however it ends.
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(self.path))
             except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                if error.errno == errno.EBUSY:
                     raise
                 raise OSError(
-                    errno.EBUSY, f"--workdir {self.path} is in use by another jaxft process"
+                    error.errno,
+                    f"cannot write to --workdir {self.path}: {os.strerror(error.errno or 0)}",
                 ) from error
             yield
 
