@@ -9,7 +9,7 @@ With an argument the optimizer is set up for a purpose:
     configs/text_classification.py:full        every parameter at one rate (the default)
     configs/text_classification.py:layerwise   each block further from the head learns 0.9 times as fast
     configs/text_classification.py:half        embeddings and the lower half of a 6-block encoder frozen
-    configs/text_classification.py:head        only pooler and classifier learn (6-block encoder)
+    configs/text_classification.py:head        only pooler and classifier learn, whatever the depth
 """
 
 from jaxft.config import default_config
@@ -27,7 +27,7 @@ def get_config(purpose: str = "full"):
     elif purpose == "half":
         config.optim.freeze_below = 3
     elif purpose == "head":
-        config.optim.freeze_below = 6
+        config.optim.freeze_below = "all"
         config.optim.lr = 1e-3  # a head that learns alone can take larger steps
     elif purpose != "full":
         raise ValueError(f"purpose {purpose!r} is not one of full, layerwise, half, head")

@@ -1,128 +1,216 @@
-"""What the fields of a config may be: types, choices, bounds, and what goes together.
+"""What a config may be: whole, each field of its type and between its bounds, and what goes together.
 
-Every refusal is one line that says what was given, what is allowed and the nearest valid choice.
+Every refusal is one line that says what was given, what is allowed and the nearest valid choice. The
+fields themselves, with their bounds and choices, are in `config_fields.py`.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from jaxft.config import ConfigDict, default_config, duration_steps, flatten, nearest
+from ml_collections import ConfigDict
 
-_DURATIONS = ("optim.warmup", "optim.unfreeze_every", "optim.average_from", "eval.every")
-_CHOICES = {
-    "task": ("text_classification", "image_classification"),
-    "model.dtype": ("float32", "bfloat16"),
-    "data.augment": ("none", "flip", "crop_flip"),
-    "data.on_bad_row": ("error", "drop"),
-    "optim.optimizer": ("adamw", "sgd", "lion"),
-    "optim.schedule": ("linear", "cosine", "constant"),
-    "optim.decay_towards": ("zero", "pretrained"),
-    "optim.unfreeze": ("none", "top_down", "bottom_up", "chain_thaw", "lp_ft", "explicit"),
-    "optim.average": ("none", "ema", "swa"),
-    "eval.metric": ("accuracy", "f1_macro", "f1_micro", "mcc", "loss"),
-    "parallel.mode": ("auto", "jit", "shard", "pmap"),
-}
-# Fields that are None by default have their type here; all others have the type of their default.
-OPTIONAL_TYPES: dict[str, type] = {
-    "model.dropout": float,
-    "data.examples_per_class": int,
-    "data.max_length": int,
-    "train.epochs": float,
-    "train.steps": int,
-    "optim.clip": float,
-    "optim.freeze_below": int,
-    "optim.sam_radius": float,
-    "optim.wise_ft": float,
-    "eval.patience": int,
-}
-# (field, lowest, highest): inclusive bounds that a wrong unit or a slipped digit breaks.
-_BOUNDS: tuple[tuple[str, float, float], ...] = (
-    ("model.dropout", 0, 0.99),
-    ("data.eval_fraction", 0.001, 0.9),
-    ("data.split_seed", 0, 2**31 - 1),
-    ("data.examples_per_class", 1, float("inf")),
-    ("data.max_length", 4, float("inf")),
-    ("data.max_shapes", 1, 64),
-    ("data.workers", 1, 256),
-    ("train.batch_size", 1, float("inf")),
-    ("train.epochs", 1e-9, float("inf")),
-    ("train.steps", 1, float("inf")),
-    ("train.seed", 0, 2**31 - 1),
-    ("train.accumulate", 1, float("inf")),
-    ("train.label_smoothing", 0, 0.99),
-    ("train.log_every", 1, float("inf")),
-    ("optim.lr", 0, 10),
-    ("optim.end_lr", 0, 1),
-    ("optim.weight_decay", 0, 10),
-    ("optim.b1", 0, 0.9999999),
-    ("optim.b2", 0, 0.9999999),
-    ("optim.eps", 1e-20, 1),
-    ("optim.clip", 1e-12, float("inf")),
-    ("optim.layer_decay", 1e-3, 1),
-    ("optim.freeze_below", 0, float("inf")),
-    ("optim.sam_radius", 1e-6, 10),
-    ("optim.average_decay", 0, 0.9999999),
-    ("optim.wise_ft", 0, 1),
-    ("eval.batch_size", 1, float("inf")),
-    ("eval.patience", 1, float("inf")),
-    ("eval.min_delta", 0, float("inf")),
-    ("checkpoint.every_steps", 1, float("inf")),
-    ("checkpoint.keep", 1, float("inf")),
-)
+from jaxft.config_fields import BY_NAME, FIELDS, MANY, MOST_STEPS, SECTIONS, Field, nearest
+from jaxft.config_names import no_such_field
+
+_DURATION = re.compile(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*(%|steps?|epochs?)?\s*")
+_GROUP_SETTINGS = ("lr", "weight_decay", "schedule", "optimizer")
+_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-def validate(config: ConfigDict) -> None:
-    """Raise ValueError for the first value of the wrong type, choice or range."""
-    flat = flatten(config)
-    for field, value in flat.items():
-        if not _has_type(field, value):
-            raise ValueError(f"config.{field}={value!r} is not {type_name(field)}")
-    for field, allowed in _CHOICES.items():
-        if flat[field] not in allowed:
-            hint = nearest(str(flat[field]), allowed)
-            raise ValueError(
-                f"config.{field}={flat[field]!r} is not one of {', '.join(allowed)}{hint}"
-            )
-    for field, low, high in _BOUNDS:
-        if flat[field] is not None and not low <= flat[field] <= high:
-            limit = f"between {low} and {high}" if math.isfinite(high) else f"at least {low}"
-            choice = ", or none" if field in OPTIONAL_TYPES else ""
-            raise ValueError(f"config.{field}={flat[field]!r} must be {limit}{choice}")
-    for field in _DURATIONS:
-        duration_steps(field, flat[field], steps_per_epoch=1, total_steps=1)
-    for field in ("data.text", "data.classes", "optim.frozen"):
-        for entry in flat[field]:
-            if not isinstance(entry, str):
-                raise ValueError(f"config.{field}: {entry!r} is not text; write {str(entry)!r}")
+def validate(config: Mapping[str, Any] | ConfigDict) -> None:
+    """Raise ValueError for the first field that is missing, unknown, or not what it may be."""
+    flat = fields_of(config)
+    for field in FIELDS:
+        _check_field(field, flat[field.name])
     for entry in flat["optim.lr_mult"]:
         _check_multiplier(entry)
-    _check_groups(flat["optim.groups"])
+    for entry in flat["optim.groups"]:
+        _check_group(entry)
     for entry in flat["optim.unfreeze_at"]:
-        if not (isinstance(entry, tuple | list) and len(entry) == 2):
-            raise ValueError(
-                f"config.optim.unfreeze_at: {entry!r} is not a (duration, depths) pair"
-            )
+        _check_stage(entry)
     _check_together(flat)
-    if len(flat["data.text"]) > 2:
-        raise ValueError(f"config.data.text={flat['data.text']!r} names more than two columns")
+
+
+def fields_of(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+    """`{'optim.lr': …}`: all fields, and no others.
+
+    Raises:
+      ValueError: a section was replaced, a field is missing or is not one of ours.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if name not in SECTIONS:
+            flat[name] = value
+        elif isinstance(value, Mapping | ConfigDict):
+            flat.update({f"{name}.{key}": inner for key, inner in value.items()})
+        else:
+            raise ValueError(
+                f"config.{name}={shown(value)} replaces a section; set its fields one by one"
+            )
+    for name in flat:
+        if name not in BY_NAME:
+            raise ValueError(no_such_field(str(name)))
+    missing = [field.name for field in FIELDS if field.name not in flat]
+    if missing:
+        more = f" and {len(missing) - 1} more fields are" if missing[1:] else " is"
+        raise ValueError(
+            f"config.{missing[0]}{more} missing; start from default_config() and set single fields, "
+            "not a section"
+        )
+    return flat
+
+
+def _check_field(field: Field, value: Any) -> None:
+    said = f"config.{field.name}={shown(value)}"
+    if (value is None and field.optional) or any(
+        type(value) is type(also) and value == also for also in field.also
+    ):
+        return
+    if not _has_type(field, value):
+        raise ValueError(f"{said} is not {type_name(field)}")
+    _check_texts(said, value)
+    if field.choices and value not in field.choices:
+        raise ValueError(f"{said} is not {field.allowed()}{nearest(str(value), field.choices)}")
+    if field.kind in (int, float) and not field.low <= value <= field.high:
+        raise ValueError(f"{said} must be {_limit(field, value)}")
+    if field.form == "duration":
+        duration_steps(field.name, value, steps_per_epoch=1, total_steps=1)
+        if field.low > 0 and not float(_DURATION.fullmatch(str(value))[1]):  # type: ignore[index]
+            raise ValueError(f"{said} must be more than 0; '100%' is once, at the end")
+    elif field.form == "path" and (remote := is_remote(value)):
+        raise ValueError(f"{said} is a remote place ({remote}); only local directories are written")
+    elif field.name == "model.path" and is_remote(value):
+        raise ValueError(
+            f"{said} is an address; give a local directory, or the hub id alone: OWNER/NAME"
+        )
+    elif field.form in ("column", "pattern"):
+        for entry in value:
+            if not isinstance(entry, str) or not entry:
+                hint = f"; write {str(entry)!r}" if isinstance(entry, int | float) else ""
+                raise ValueError(f"config.{field.name}: {shown(entry)} is not text{hint}")
+    if field.form in ("path", "place") and not value.isprintable():
+        raise ValueError(f"{said} holds a line break or another control character")
+
+
+def _has_type(field: Field, value: Any) -> bool:
+    if field.form == "duration":
+        return isinstance(value, str | int | float) and not isinstance(value, bool)
+    if field.kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if field.kind is tuple:
+        return isinstance(value, tuple | list)
+    return isinstance(value, field.kind) and (field.kind is bool or not isinstance(value, bool))
+
+
+def _limit(field: Field, value: float) -> str:
+    """The bound that `value` breaks, and what else may be given."""
+    if value < field.low:
+        words = f"at least {field.low:g}"
+    elif field.high < value < math.inf:
+        words = f"at most {field.high:.10g}"
+    else:
+        words = f"between {field.low:g} and {field.high:.10g}"
+    also = [f"{text!r}" for text in field.also] + ["none"] * field.optional
+    negative = field.name == "optim.freeze_below" and value < 0
+    return ", or ".join([words, *also]) + (
+        "; blocks are counted from the embeddings up, never from the head" if negative else ""
+    )
+
+
+def _check_texts(said: str, value: Any) -> None:
+    """Texts at any depth of a list: what can neither be stored nor printed is refused."""
+    if isinstance(value, str):
+        if reason := unusable(value):
+            raise ValueError(f"{said} {reason}")
+    elif isinstance(value, tuple | list):
+        for entry in value:
+            _check_texts(said, entry)
+    elif isinstance(value, Mapping | ConfigDict):
+        for entry in (*value, *value.values()):
+            _check_texts(said, entry)
+
+
+def unusable(text: str) -> str:
+    """Why a text can be no name, path or pattern; '' when it can."""
+    if "\0" in text:
+        return "holds a null character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of the command line that are not UTF-8 become surrogates
+        return "is not UTF-8 text"
+    return ""
+
+
+def is_remote(text: str) -> str:
+    """'gs://' of 'gs://bucket/run'; '' of a local path."""
+    found = _REMOTE.match(text)
+    return found[0] if found else ""
 
 
 def _check_multiplier(entry: Any) -> None:
-    if not (isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[0], str)):
-        raise ValueError(f"config.optim.lr_mult: {entry!r} is not a (pattern, factor) pair")
+    if not (_is_pair(entry) and isinstance(entry[0], str)):
+        raise ValueError(f"config.optim.lr_mult: {shown(entry)} is not a (pattern, factor) pair")
     pattern, factor = entry
-    if type(factor) not in (int, float) or not 0 <= factor < math.inf:
+    if type(factor) not in (int, float) or not 0 <= factor <= MANY:
         raise ValueError(
-            f"config.optim.lr_mult: the factor {factor!r} of {pattern!r} is not a number of at least 0"
+            f"config.optim.lr_mult: the factor {shown(factor)} of {shown(pattern)} is not a number "
+            f"between 0 and {MANY}"
         )
+
+
+def _check_group(entry: Any) -> None:
+    if not (
+        _is_pair(entry) and isinstance(entry[0], str) and isinstance(entry[1], Mapping | ConfigDict)
+    ):
+        raise ValueError(f"config.optim.groups: {shown(entry)} is not a (pattern, settings) pair")
+    pattern, settings = entry
+    for name, value in settings.items():
+        if name not in _GROUP_SETTINGS:
+            raise ValueError(
+                f"config.optim.groups: {shown(pattern)} sets {shown(name)}; there are "
+                f"{', '.join(_GROUP_SETTINGS)}{nearest(str(name), _GROUP_SETTINGS)}"
+            )
+        # Allowed is what the run's own field of that name allows.
+        field = BY_NAME[f"optim.{name}"]
+        try:
+            _check_field(field, value)
+        except ValueError as error:
+            allowed = field.allowed() if field.choices else f"a number {field.allowed()}"
+            raise ValueError(
+                f"config.optim.groups: {name}={shown(value)} of {shown(pattern)} is not {allowed}"
+            ) from error
+
+
+def _check_stage(entry: Any) -> None:
+    if not _is_pair(entry):
+        raise ValueError(
+            f"config.optim.unfreeze_at: {shown(entry)} is not a (duration, depths) pair"
+        )
+    at, depths = entry
+    duration_steps("optim.unfreeze_at", at, steps_per_epoch=1, total_steps=1)
+    if not (isinstance(depths, tuple | list) and depths and all(type(d) is int for d in depths)):
+        raise ValueError(
+            f"config.optim.unfreeze_at: {shown(depths)} is not a list of depths, such as (2, 3)"
+        )
+
+
+def _is_pair(entry: Any) -> bool:
+    return isinstance(entry, tuple | list) and len(entry) == 2
 
 
 def _check_together(flat: Mapping[str, Any]) -> None:
     """What each field allows by itself, but not beside another."""
+    if flat["train.accumulate"] > flat["train.batch_size"]:
+        raise ValueError(
+            f"config.train.accumulate={flat['train.accumulate']} cuts a batch of "
+            f"config.train.batch_size={flat['train.batch_size']} examples into more parts than it has"
+        )
+    if len(flat["data.text"]) > 2:
+        raise ValueError(f"config.data.text={shown(flat['data.text'])} names more than two columns")
     if bool(flat["optim.unfreeze_at"]) != (flat["optim.unfreeze"] == "explicit"):
         raise ValueError(
             "config.optim.unfreeze='explicit' and config.optim.unfreeze_at go together"
@@ -131,15 +219,18 @@ def _check_together(flat: Mapping[str, Any]) -> None:
         raise ValueError("config.optim.groups and config.optim.unfreeze cannot be combined")
     if flat["optim.groups"] and flat["optim.decay_towards"] != "zero":
         raise ValueError("config.optim.groups and config.optim.decay_towards cannot be combined")
-    if not flat["optim.schedule_free"]:
-        return
+    if flat["optim.schedule_free"]:
+        _check_schedule_free(flat)
+
+
+def _check_schedule_free(flat: Mapping[str, Any]) -> None:
     for field, needed in (
         ("schedule", "constant"), ("average", "none"), ("unfreeze", "none"), ("groups", ())
     ):  # fmt: skip
-        if flat[f"optim.{field}"] != needed:
+        value = flat[f"optim.{field}"]
+        if value != needed and (value or needed):
             raise ValueError(
-                f"config.optim.schedule_free needs config.optim.{field}={needed!r}, "
-                f"not {flat[f'optim.{field}']!r}"
+                f"config.optim.schedule_free needs config.optim.{field}={needed!r}, not {shown(value)}"
             )
     if flat["optim.optimizer"] == "lion" or flat["optim.b1"] == 0:
         raise ValueError(
@@ -147,77 +238,55 @@ def _check_together(flat: Mapping[str, Any]) -> None:
         )
 
 
-def _check_groups(groups: Any) -> None:
-    for entry in groups:
-        if not (
-            isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[1], Mapping)
-        ):
-            raise ValueError(f"config.optim.groups: {entry!r} is not a (pattern, settings) pair")
-        pattern, settings = entry
-        for name, value in settings.items():
-            _check_setting(pattern, name, value)
+def duration_steps(
+    field: str, value: str | int | float, *, steps_per_epoch: float, total_steps: int
+) -> int:
+    """A duration in optimizer updates: '100' or '100 steps', '2 epochs', '10%' or 0.1 of the run.
 
-
-def _check_setting(pattern: str, name: str, value: Any) -> None:
-    """One setting of a group: allowed is what the run's own field of that name allows."""
-    known = ("lr", "weight_decay", "schedule", "optimizer")
-    if name not in known:
-        raise ValueError(
-            f"config.optim.groups: {pattern!r} sets {name!r}; there are {', '.join(known)}"
-            f"{nearest(name, known)}"
-        )
-    field, allowed = f"optim.{name}", ""
-    if field in _CHOICES:
-        right, allowed = value in _CHOICES[field], f"one of {', '.join(_CHOICES[field])}"
+    Raises:
+      ValueError: neither of the three, or more steps than can be counted.
+    """
+    match = _DURATION.fullmatch(str(value)) if len(shown(value)) < _SHOWN else None
+    number, unit = (float(match[1] + (match[2] or "")), match[3] or "") if match else (0.0, "bad")
+    if unit.startswith("epoch"):
+        steps = number * steps_per_epoch
+    elif unit.startswith("step") or (not unit and number % 1 == 0 and "." not in str(value)):
+        steps = number
+        unit = unit if number % 1 == 0 else "bad"  # 1.5 steps; infinity has no remainder
+    elif unit in ("", "%") and number <= (100 if unit else 1):
+        # Rounded up, as the Hugging Face Trainer does with its warm-up ratio.
+        return math.ceil(round(number / (100 if unit else 1) * total_steps, 6))
     else:
-        low, high = next((low, high) for bound, low, high in _BOUNDS if bound == field)
-        right, allowed = type(value) in (int, float), f"a number between {low} and {high}"
-        right = right and low <= value <= high
-    if not right:
-        raise ValueError(f"config.optim.groups: {name}={value!r} of {pattern!r} is not {allowed}")
-
-
-def field_type(field: str) -> type:
-    known = flatten(default_config())
-    if field not in known:
-        sections = {f.rpartition(".")[0] for f in known} - {""}
-        if field in sections:
-            inside = ", ".join(f for f in known if f.startswith(f"{field}."))
-            raise ValueError(f"config.{field} is a section; set one of its fields: {inside}")
-        raise ValueError(no_such_field(field))
-    return OPTIONAL_TYPES.get(field) or type(known[field])
-
-
-def no_such_field(name: str) -> str:
-    """Of a dotted field, or of its last part alone, which is all that a locked ConfigDict tells."""
-    known = list(flatten(default_config()))
-    hint = nearest(name, known) if "." in name else ""
-    if not hint:
-        last = {field: field.rpartition(".")[2] for field in known}
-        close = difflib.get_close_matches(
-            name.rpartition(".")[2], set(last.values()), n=1, cutoff=0.5
+        unit = "bad"
+    if unit == "bad":
+        raise ValueError(
+            f"config.{field}={shown(value)} is not a duration: give '100 steps', '2 epochs', or '10%' "
+            "of the run"
         )
-        fields = " or ".join(repr(field) for field in known if last[field] in close)
-        hint = f" (did you mean {fields}?)" if fields else ""
-    return f"config.{name} does not exist{hint}"
+    if steps > MOST_STEPS:
+        raise ValueError(f"config.{field}={shown(value)} is more than {MOST_STEPS} steps")
+    return round(steps)
 
 
-def _has_type(field: str, value: Any) -> bool:
-    kind = field_type(field)
-    if value is None:
-        return field in OPTIONAL_TYPES
-    if field in _DURATIONS:
-        return isinstance(value, str | int | float)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is tuple:
-        return isinstance(value, tuple | list)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+_SHOWN = 80
 
 
-def type_name(field: str) -> str:
-    kind = field_type(field)
+def shown(value: Any) -> str:
+    """`repr` for a message: short, on one line, whatever the object of a user's file is."""
+    try:  # an int of 5,000 digits has no text, and a user's object any that it likes
+        text = " ".join(repr(value).split("\n"))
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    return text if len(text) < _SHOWN else text[: _SHOWN - 2] + "…"
+
+
+def type_name(field: Field) -> str:
+    """'a number (or none)' of a field, for a message."""
+    if field.form == "duration":
+        return f"a duration: give {field.allowed()}"
     names = {
         bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list"
     }  # fmt: skip
-    return names[kind] + (" (or none)" if field in OPTIONAL_TYPES else "")
+    also = [repr(value) for value in field.also if isinstance(value, str)]
+    also += ["none"] * field.optional
+    return names[field.kind] + (f" (or {' or '.join(also)})" if also else "")

@@ -196,7 +196,7 @@ def test_a_wrong_field_is_one_line(world, tmp_path, capsys, mistake):
     ("file", "said"),
     [
         ("syntax.py", "syntax.py, line 1"),
-        ("key.py", "key.py:6: config.lrr does not exist (did you mean 'optim.lr'?)"),
+        ("key.py", "key.py:6: config.optim.lrr does not exist (did you mean 'optim.lr'?)"),
         ("nothing.py", "does it end with 'return config'?"),
         ("raises.py", "raises.py:1: No module named 'numppy'"),
         ("sintax.py", "no config file"),
@@ -214,7 +214,7 @@ def test_a_wrong_config_file_is_one_line(world, tmp_path, capsys, file, said):
     [
         (["--config=C"], "--workdir is missing"),
         (["--workdir=W/run"], "--config is missing"),
-        (["--config=C", "--workdir=W/run", "--wrokdir=x"], "Did you mean: workdir"),
+        (["--config=C", "--workdir=W/run", "--wrokdir=x"], "(did you mean --workdir?)"),
         (["--config=C", "--workdir=W/run", "my.csv"], "unexpected argument 'my.csv'"),
         (["--config=C:heed", "--workdir=W/run"], "full, layerwise, half, head"),
         (["--config=C", "--workdir=W/train.csv/run"], "cannot write to --workdir"),

@@ -49,7 +49,7 @@ def treat(config: ConfigDict, architecture: Architecture) -> Treatment:
     """
     c, abstract, depths = config.optim, architecture.abstract, architecture.depths
     blocks = architecture.num_blocks
-    below = -1 if c.freeze_below is None else c.freeze_below
+    below = {None: -1, "all": blocks}.get(c.freeze_below, c.freeze_below)
     if below > blocks:
         raise ValueError(
             f"config.optim.freeze_below={below}, but the model has {blocks} blocks: "

@@ -6,12 +6,30 @@ Each command has its own FlagValues, so that importing two commands does not def
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
 from jaxft.config import ConfigDict
+from jaxft.config_check import is_remote, shown, unusable
+from jaxft.config_fields import FIELDS, SECTIONS
+from jaxft.config_names import meant
 from jaxft.terminal import config_file
+from jaxft.terminal.console import COMMANDS
+
+_NOT_PATHS = ("coordinator", "config")
+# What other commands and other tools call a flag of ours.
+_CALLED = {
+    "run": "workdir model checkpoint run_dir model_path output_dir dir",
+    "input": "data file path test_file texts images",
+    "data": "input file test_file path",
+    "output": "out output_dir output_file export_dir save_dir target",
+    "config": "config_file conf cfg",
+    "help": "usage man fields",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,35 +54,81 @@ def parse(
 
     Raises:
       ValueError: an unknown flag, a missing one, or a config that is not usable.
-      SystemExit: after `--help` was printed.
+      SystemExit: after `--help` was printed, or `--config.help`.
     """
     own, overrides = _take_overrides(argv) if with_config else (list(argv), [])
+    if with_config:
+        about = "config file, FILE[:arg]; its fields: --config.a.b=value"
+        defined = [Flag("config", about, required=True), *defined]
+    for field, _ in overrides:
+        if field.rpartition(".")[2] == "help":
+            print("\n".join(field_lines(field.rpartition(".")[0])))
+            raise SystemExit(0)
+    values = _define(defined)
+    try:
+        rest = values(own)[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise ValueError(_no_such_flag(error.flagname, defined, with_config)) from error
+    except flags.Error as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    if values.help:
+        print(_usage(argv[0], defined, with_config))
+        raise SystemExit(0)
+    if rest:
+        raise ValueError(f"unexpected argument {shown(rest[0])}; values are given as --name=value")
+    for flag in defined:
+        if flag.required and not values[flag.name].value:
+            raise ValueError(f"--{flag.name} is missing: {flag.help}")
+        _check_text(flag.name, values[flag.name].value)
+    return values, config_file.load(values.config, overrides) if with_config else None
+
+
+def field_lines(section: str = "") -> list[str]:
+    """One line a field of `section` (or of all): name, default, what it means and may be.
+
+    Raises:
+      ValueError: there is no such section or field.
+    """
+    fields = [f for f in FIELDS if not section or section in (f.section, f.name)]
+    if not fields:
+        names = difflib.get_close_matches(section, SECTIONS, n=1, cutoff=0.5) or meant(section)
+        hint = f" (did you mean {names[0]!r}?)" if names else f"; there are {', '.join(SECTIONS)}"
+        raise ValueError(f"config.{section} does not exist{hint}")
+    width = max(len(field.name) + len(_default(field.default)) for field in fields) + 11
+    lines = []
+    for field in fields:
+        bounded = field.choices or field.form == "duration" or math.isfinite(field.low)
+        bounds = f" ({field.allowed()})" if bounded else ""
+        lines.append(
+            f"  {f'--config.{field.name}={_default(field.default)}':<{width}}{field.help}{bounds}"
+        )
+    return lines
+
+
+def _define(defined: Sequence[Flag]) -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
     flags.DEFINE_bool("debug", False, "print the traceback of an error", flag_values=values)
-    if with_config:
-        defined = [
-            Flag("config", "config FILE[:arg]; fields: --config.a.b=value", required=True),
-            *defined,
-        ]
     for flag in defined:
         define = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer}.get(
             type(flag.default), flags.DEFINE_string
         )
         define(flag.name, flag.default, flag.help, flag_values=values)  # type: ignore[operator]
-    try:
-        rest = values(own)[1:]
-    except flags.Error as error:
-        raise ValueError(" ".join(str(error).split())) from error
-    if values.help:
-        print(_usage(argv[0], defined))
-        raise SystemExit(0)
-    if rest:
-        raise ValueError(f"unexpected argument {rest[0]!r}; values are given as --name=value")
-    for flag in defined:
-        if flag.required and not values[flag.name].value:
-            raise ValueError(f"--{flag.name} is missing: {flag.help}")
-    return values, config_file.load(values.config, overrides) if with_config else None
+    return values
+
+
+def _check_text(name: str, value: object) -> None:
+    """Raise ValueError for a flag whose text can be no path of this machine, though it names one."""
+    if not isinstance(value, str):
+        return
+    reason = unusable(value)
+    if not reason and name not in _NOT_PATHS:
+        if remote := is_remote(value):
+            reason = f"is a remote place ({remote}); only local files and directories are supported"
+        elif any(ord(letter) < 32 for letter in value):
+            reason = "holds a line break or another control character"
+    if reason:
+        raise ValueError(f"--{name}={shown(value)} {reason}")
 
 
 def _take_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -86,9 +150,42 @@ def _take_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
     return rest, overrides
 
 
-def _usage(program: str, defined: Sequence[Flag]) -> str:
-    lines = [f"usage: {program} " + " ".join(f"--{f.name}=…" for f in defined if f.required), ""]
-    for flag in defined:
+def _no_such_flag(name: str, defined: Sequence[Flag], with_config: bool) -> str:
+    """With the flag, or the field of a config, that was probably meant."""
+    own = ["help", *(flag.name for flag in defined)]
+    called = {other: flag for flag in own for other in _CALLED.get(flag, "").split()}
+    plain = name.replace("-", "_").lower()
+    fields = meant(plain) if with_config else []
+    close = difflib.get_close_matches(plain, own, n=1, cutoff=0.7)
+    if with_config and (exact := [f for f in fields if f.rpartition(".")[2] == plain]):
+        likely = exact  # --epochs
+    elif close:
+        likely = [f"--{close[0]}"]
+    elif fields:
+        likely = fields
+    elif plain in called:
+        likely = [f"--{called[plain]}"]
+    else:
+        likely = [f"--{name}" for name in difflib.get_close_matches(plain, own, n=1, cutoff=0.5)]
+    if not likely:
+        return f"there is no flag --{name}; there are {', '.join(f'--{flag}' for flag in own)}"
+    likely = [f if f.startswith("--") else f"--config.{f}" for f in likely]
+    return f"there is no flag --{name} (did you mean {' or '.join(likely)}?)"
+
+
+def _usage(program: str, defined: Sequence[Flag], with_config: bool) -> str:
+    path = Path(program)
+    name = f"python -m jaxft.{path.stem}" if path.suffix == ".py" else program
+    lines = [f"usage: {name} " + " ".join(f"--{f.name}=…" for f in defined if f.required)]
+    about = COMMANDS.get(name.replace(".", " ").split(" ")[-1], "")
+    lines += [about, ""] if about else [""]
+    for flag in [*defined, Flag("debug", "print the traceback of an error", False)]:
         default = f" (default: {flag.default})" if flag.default not in ("", False) else ""
         lines.append(f"  --{flag.name:<14} {flag.help}{default}")
+    if with_config:
+        lines += ["", "fields of the config, with their defaults:", *field_lines()]
     return "\n".join(lines)
+
+
+def _default(value: object) -> str:
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -1,0 +1,212 @@
+"""Every field of an experiment, once: its default, what it may be, its unit, and what changing it costs.
+
+`default_config()` is built from this table, `validate` checks by it, and `--help` prints it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+# Steps are counted in 32 bits on the device.
+MOST_STEPS = 2**31 - 1
+MANY = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One setting.
+
+    Attributes:
+      name: with its section: 'optim.lr'.
+      default: None means: decided from the data or the checkpoint, or not used.
+      help: one line.
+      low, high: inclusive bounds of a number; what a wrong unit or a slipped digit breaks.
+      kind: type of the values; of fields whose default is None it has to be given.
+      optional: may be None.
+      choices: the only texts allowed.
+      also: values allowed besides those of `kind` between the bounds.
+      form: what a text or the entries of a list are: 'duration', 'path' (of this machine), 'place'
+        (a path, a hub id or another data set name), 'column', 'pattern', 'pairs' (checked one by one).
+    """
+
+    name: str
+    default: Any
+    help: str
+    low: float = -math.inf
+    high: float = math.inf
+    _: dataclasses.KW_ONLY
+    kind: type = type(None)
+    optional: bool = False
+    choices: tuple[str, ...] = ()
+    also: tuple[Any, ...] = ()
+    form: str = ""
+
+    def __post_init__(self) -> None:
+        if self.default is None:
+            object.__setattr__(self, "optional", True)
+        if self.kind is type(None):
+            object.__setattr__(self, "kind", type(self.default))
+
+    @property
+    def section(self) -> str:
+        return self.name.rpartition(".")[0]
+
+    def allowed(self) -> str:
+        """What it may be, in words."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.form == "duration":
+            words = "'100 steps', '2 epochs', or '10%' of the run"
+        elif MANY <= self.high < math.inf:
+            words = f"at least {self.low:g}"
+        elif math.isfinite(self.high):
+            words = f"between {self.low:g} and {self.high:.7g}"
+        else:
+            words = _KINDS[self.kind]
+        also = [f"{value!r}" for value in self.also] + ["none"] * self.optional
+        return ", or ".join([words, *also])
+
+
+_KINDS = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list"
+}  # fmt: skip
+_DURATION: dict[str, Any] = {"kind": str, "form": "duration"}
+_TASKS = ("text_classification", "image_classification")
+_PLANS = ("none", "top_down", "bottom_up", "chain_thaw", "lp_ft", "explicit")
+_METRICS = ("accuracy", "f1_macro", "f1_micro", "mcc", "loss")
+
+# fmt: off
+FIELDS: tuple[Field, ...] = (
+    Field("task", "text_classification", "what is learned", choices=_TASKS),
+
+    Field("model.path", "", "directory in Hugging Face format, or a hub id (the only use of the network)",
+          form="place"),
+    Field("model.scratch", False, "true: take the architecture only and initialise every parameter"),
+    Field("model.dropout", None, "none keeps the checkpoint's own rates", 0, 0.99, kind=float),
+    Field("model.dtype", "float32", "compute type; bfloat16 halves activations, parameters stay float32",
+          choices=("float32", "bfloat16")),
+    Field("model.remat", False,
+          "recompute each block in the backward pass: less memory, about 30 % slower"),
+
+    Field("data.train", "", "FILE.csv|.tsv|.jsonl|.parquet, image folder, saved dataset, hf:…, tfds:…",
+          form="place"),
+    Field("data.eval", "", "the same; empty: a stratified share of the training data is held out",
+          form="place"),
+    Field("data.test", "", "the same; used once, at the end, with the best checkpoint", form="place"),
+    Field("data.dir", "", "data_dir of TFDS", form="place"),
+    Field("data.eval_fraction", 0.1, "share of the training rows held out when data.eval is empty",
+          0.001, 0.9),
+    Field("data.split_seed", 0, "which rows are held out, and which are the examples_per_class",
+          0, MOST_STEPS),
+    Field("data.text", (), "one or two text columns; empty: found by their usual names, and said so",
+          form="column"),
+    Field("data.label", "", "label column; empty: found by its usual names, and said so"),
+    Field("data.delimiter", "", "of CSV and TSV: one character; empty: by the suffix, or by the header"),
+    Field("data.on_bad_row", "error",
+          "a missing label or input: 'error' stops, 'drop' leaves the row out",
+          choices=("error", "drop")),
+    Field("data.classes", (), "keep only these label names; empty: all", form="column"),
+    Field("data.examples_per_class", None, "keep so many training rows a class (seeded); none: all",
+          1, MOST_STEPS, kind=int),
+    Field("data.max_length", None, "tokens; longer texts are cut; none: the checkpoint's own limit",
+          4, MANY, kind=int),
+    Field("data.pack", True, "put several short texts into one row: same result, little padding"),
+    Field("data.max_shapes", 4, "distinct padded batch shapes, each one compilation", 1, 64),
+    Field("data.augment", "none", "of images: flip left-right; crop_flip: random resized crop too",
+          choices=("none", "flip", "crop_flip")),
+    Field("data.cache", "", "where tokenised text is kept; empty: WORKDIR/cache", form="path"),
+    Field("data.workers", 1, "threads that prepare batches; more helps when images are decoded", 1, 256),
+
+    Field("train.batch_size", 32,
+          "examples of one optimizer update, over all devices and microbatches", 1, MANY),
+    Field("train.epochs", 3.0, "length of the run; or give train.steps", 1e-9, MANY, optional=True),
+    Field("train.steps", None, "length of the run in optimizer updates", 1, MOST_STEPS, kind=int),
+    Field("train.seed", 0, "data order, dropout, the new head", 0, MOST_STEPS),
+    Field("train.accumulate", 1, "microbatches of one update: less memory, the same result", 1, MANY),
+    Field("train.label_smoothing", 0.0, "share of the target spread over all classes", 0, 0.99),
+    Field("train.log_every", 10, "steps between logged training metrics", 1, MOST_STEPS),
+    Field("train.compile_cache", "~/.cache/jaxft", "compiled programs, reused by later runs; empty: none",
+          form="path"),
+
+    Field("optim.lr", 5e-5,
+          "peak learning rate of the head; layer_decay and lr_mult scale it per parameter", 0, 10),
+    Field("optim.optimizer", "adamw", "sgd has momentum b1; lion wants about a tenth of adamw's lr",
+          choices=("adamw", "sgd", "lion")),
+    Field("optim.schedule", "linear", "after warm-up: linear or cosine to end_lr, or constant",
+          choices=("linear", "cosine", "constant")),
+    Field("optim.warmup", "10%", "how long the rate rises from 0 to lr", **_DURATION),
+    Field("optim.end_lr", 0.0, "share of lr at the last step", 0, 1),
+    Field("optim.weight_decay", 0.01,
+          "decoupled; never on biases and norms, nor on frozen parameters", 0, 10),
+    Field("optim.b1", 0.9, "decay of the first moment; the momentum of sgd", 0, 0.9999999),
+    Field("optim.b2", None, "decay of the second moment; none: 0.999 for adamw, 0.99 for lion",
+          0, 0.9999999, kind=float),
+    Field("optim.eps", 1e-8, "added to the root of the second moment", 1e-20, 1),
+    Field("optim.clip", 1.0, "global norm of the trainable gradients; none: no clipping",
+          1e-12, 1e12, optional=True),
+    Field("optim.layer_decay", 1.0,
+          "each block further from the head learns this factor slower (0.65–0.95)", 1e-3, 1),
+    Field("optim.freeze_below", None,
+          "k: the embeddings and the first k blocks stay as they are; 'all': everything but the head",
+          0, MANY, kind=int, also=("all",)),
+    Field("optim.frozen", (), "patterns of parameter paths that stay as they are (see `describe`)",
+          form="pattern"),
+    Field("optim.lr_mult", (), "((pattern, factor), …): first match wins, on top of layer_decay",
+          form="pairs"),
+    Field("optim.groups", (),
+          "((pattern, {'lr': …, 'weight_decay': …, 'schedule': …, 'optimizer': …}), …): first match "
+          "wins; what a group does not name is the run's own", form="pairs"),
+    Field("optim.decay_towards", "zero", "pretrained is L2-SP: one more copy of what is trained",
+          choices=("zero", "pretrained")),
+    Field("optim.unfreeze", "none", "plan of gradual unfreezing; lp_ft is the head first, then all",
+          choices=_PLANS),
+    Field("optim.unfreeze_every", "1 epochs", "time between two stages of the plan", 1, **_DURATION),
+    Field("optim.unfreeze_at", (),
+          "of 'explicit': ((duration, (depth, …)), …), see `describe` for depths", form="pairs"),
+    Field("optim.sam_radius", None,
+          "sharpness-aware: gradients are taken so far uphill; a second one a step", 1e-6, 10, kind=float),
+    Field("optim.schedule_free", False,
+          "with schedule 'constant': weights are averaged instead; uses b1"),
+    Field("optim.average", "none",
+          "the weights that count: as they are; their moving average (ema, one more copy of what is "
+          "trained); the mean of those since average_from (swa)", choices=("none", "ema", "swa")),
+    Field("optim.average_decay", 0.999, "of ema: about the last 1 / (1 - decay) steps count",
+          0, 0.9999999),
+    Field("optim.average_from", "75%", "of swa: time from the start", **_DURATION),
+    Field("optim.wise_ft", None,
+          "share of the trained weights; the rest is pretrained (heads: trained)", 0, 1, kind=float),
+
+    Field("eval.every", "1 epochs", "time between evaluations; the last step always has one",
+          1, **_DURATION),
+    Field("eval.batch_size", 64, "examples", 1, MANY),
+    Field("eval.metric", "accuracy", "chooses the best checkpoint and stops early; loss is minimised",
+          choices=_METRICS),
+    Field("eval.patience", None, "stop after so many evaluations without improvement; none: never",
+          1, MOST_STEPS, kind=int),
+    Field("eval.min_delta", 0.0, "what counts as an improvement of the metric", 0, MANY),
+
+    Field("parallel.mode", "auto", "jit: one device; shard: jit over a mesh; pmap; auto: jit or shard",
+          choices=("auto", "jit", "shard", "pmap")),
+    Field("parallel.data", -1, "devices along the batch; -1: all that are left", 1, MANY, also=(-1,)),
+    Field("parallel.fsdp", 1, "devices that share the parameters and the batch", 1, MANY),
+    Field("parallel.tensor", 1, "devices that share each matrix product", 1, MANY),
+
+    Field("checkpoint.every_steps", 500, "steps between saves; also at every evaluation and on SIGTERM",
+          1, MOST_STEPS),
+    Field("checkpoint.keep", 1, "latest checkpoints kept, besides the best one", 1, MANY),
+
+    Field("log.tensorboard", True, "event files in WORKDIR/tensorboard"),
+)
+# fmt: on
+BY_NAME = {field.name: field for field in FIELDS}
+SECTIONS = tuple(dict.fromkeys(field.section for field in FIELDS if field.section))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """' (did you mean X?)' when something is close, else ''."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
