@@ -108,9 +108,9 @@ def _has_type(field: Field, value: Any) -> bool:
 
 def _limit(field: Field, value: float) -> str:
     """The bound that `value` breaks, and what else may be given."""
-    if value < field.low:
+    if field.high >= MANY and value < field.low:
         words = f"at least {field.low:g}"
-    elif field.high < value < math.inf:
+    elif MANY <= field.high < value < math.inf:
         words = f"at most {field.high:.10g}"
     else:
         words = f"between {field.low:g} and {field.high:.10g}"
