@@ -79,7 +79,7 @@ def _check_field(field: Field, value: Any) -> None:
         raise ValueError(f"{said} must be {_limit(field, value)}")
     if field.form == "duration":
         duration_steps(field.name, value, steps_per_epoch=1, total_steps=1)
-        if field.low > 0 and not float(_DURATION.fullmatch(str(value))[1]):  # type: ignore[index]
+        if field.low > 0 and not _number_and_unit(value)[0]:
             raise ValueError(f"{said} must be more than 0; '100%' is once, at the end")
     elif field.form == "path" and (remote := is_remote(value)):
         raise ValueError(f"{said} is a remote place ({remote}); only local directories are written")
@@ -246,8 +246,7 @@ def duration_steps(
     Raises:
       ValueError: neither of the three, or more steps than can be counted.
     """
-    match = _DURATION.fullmatch(str(value)) if len(shown(value)) < _SHOWN else None
-    number, unit = (float(match[1] + (match[2] or "")), match[3] or "") if match else (0.0, "bad")
+    number, unit = _number_and_unit(value)
     if unit.startswith("epoch"):
         steps = number * steps_per_epoch
     elif unit.startswith("step") or (not unit and number % 1 == 0 and "." not in str(value)):
@@ -266,6 +265,13 @@ def duration_steps(
     if steps > MOST_STEPS:
         raise ValueError(f"config.{field}={shown(value)} is more than {MOST_STEPS} steps")
     return round(steps)
+
+
+def _number_and_unit(value: Any) -> tuple[float, str]:
+    """(2.0, 'epochs'); the unit of what is no duration is 'bad'."""
+    usable = isinstance(value, str | int | float) and len(shown(value)) < _SHOWN
+    match = _DURATION.fullmatch(str(value)) if usable else None
+    return (float(match[1] + (match[2] or "")), match[3] or "") if match else (0.0, "bad")
 
 
 _SHOWN = 80
