@@ -101,3 +101,11 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
         with RunDirectory(tmp_path / "file" / "run").claimed():
             pass
     assert exit_status(error.value) == 2
+
+
+def test_a_remote_place_is_no_directory_to_be_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is a remote place"):
+        with RunDirectory("gs://bucket/run").claimed():
+            pass
+    assert not list(tmp_path.iterdir())

@@ -145,6 +145,23 @@ def test_an_error_with_control_characters_is_still_one_line(capsys):
     assert capsys.readouterr().err == "jaxft: error: no column 'a\\x1b[2J\\u202eb'\n"
 
 
+NAMED = """
+import sys
+from jaxft.terminal.errors import run_command
+def main(argv):
+    print("größer \\ud800")
+    raise ValueError("größer \\ud800")
+sys.exit(run_command(main, sys.argv))
+"""
+
+
+def test_any_name_can_be_printed_in_any_encoding():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", NAMED], env=environment, capture_output=True)
+    assert ended.stdout == b"gr\\xf6\\xdfer \\ud800\n" and ended.returncode == 2
+    assert ended.stderr == b"jaxft: error: gr\\xf6\\xdfer \\ud800\n"
+
+
 def test_numbers_and_times_are_short():
     assert [number(v) for v in (0.51234, 12.345, 999.4, 999.6, 12345.6)] == [
         "0.512", "12.3", "999", "1,000", "12,346"

@@ -17,6 +17,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,13 @@ class RunDirectory:
         """Create the directory and hold it: two processes writing one run would ruin it.
 
         Raises:
+          ValueError: it is the address of a remote place.
           OSError: it cannot be created or written, or another process holds it.
         """
+        if re.match(
+            "[A-Za-z][A-Za-z0-9+.-]+:/", str(self.path)
+        ):  # a Path has one slash left of two
+            raise ValueError(f"{self.path} is a remote place; runs are kept in local directories")
         with contextlib.ExitStack() as stack:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from jaxft.config_names import meant
 from jaxft.terminal import config_file
 from jaxft.terminal.console import COMMANDS
 
-_NOT_PATHS = ("coordinator", "config")
+_PATHS = ("workdir", "run", "input", "data", "output")
 # What other commands and other tools call a flag of ours.
 _CALLED = {
     "run": "workdir model checkpoint run_dir model_path output_dir dir",
@@ -118,11 +118,11 @@ def _define(defined: Sequence[Flag]) -> flags.FlagValues:
 
 
 def _check_text(name: str, value: object) -> None:
-    """Raise ValueError for a flag whose text can be no path of this machine, though it names one."""
+    """Raise ValueError for text that is none, and for a path that is not of this machine."""
     if not isinstance(value, str):
         return
     reason = unusable(value)
-    if not reason and name not in _NOT_PATHS:
+    if not reason and name in _PATHS:
         if remote := is_remote(value):
             reason = f"is a remote place ({remote}); only local files and directories are supported"
         elif any(ord(letter) < 32 for letter in value):
