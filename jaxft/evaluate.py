@@ -38,10 +38,11 @@ def main(argv: Sequence[str]) -> int:
     spec, split = _split(model, values.data)
     result = model.evaluate(split)
     print(f"{spec}: {len(split.labels)} rows, model {values.run}/best")
-    show_metrics(result.metrics)
+    measured = result.to_json()
+    show_metrics(measured)
     if values.output:
         with open(values.output, "w") as file:
-            json.dump(result.metrics, file, indent=1)
+            json.dump(measured, file, indent=1)
     return 0
 
 

@@ -5,12 +5,16 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn import metrics as sk
 
+from jaxft.analysis.confusion import Confusion, confusion
 from jaxft.analysis.metrics import (
     classification_metrics,
+    confusion_of,
+    per_class,
     prediction_rows,
-    softmax,
+    warnings_of,
     wilson_interval,
 )
 
@@ -48,14 +52,18 @@ def test_metrics_equal_scikit_learn(examples, classes, used):
         [ours["per_class"][n][k] for n in names] for k in ("precision", "recall", "f1", "support")
     ]
     np.testing.assert_allclose(got, rows, rtol=1e-12)
-    assert ours["confusion"] == sk.confusion_matrix(labels, predicted, labels=everything).tolist()
+    counted = confusion_of(logits, labels, names)
+    expected = sk.confusion_matrix(labels, predicted, labels=everything)
+    np.testing.assert_array_equal(counted.matrix(), expected)
+    assert ours["majority_accuracy"] == pytest.approx(expected.sum(1).max() / examples)
+    assert ours["predicted_classes"] == len(set(predicted.tolist()))
     np.testing.assert_allclose(ours["accuracy"], sk.accuracy_score(labels, predicted), rtol=1e-12)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's, when there is one class only
         expected = sk.matthews_corrcoef(labels, predicted)
     np.testing.assert_allclose(ours["mcc"], expected, atol=1e-12)
     np.testing.assert_allclose(
-        ours["loss"], sk.log_loss(labels, softmax(logits), labels=everything), rtol=1e-6
+        ours["loss"], sk.log_loss(labels, softmax(logits, -1), labels=everything), rtol=1e-6
     )
     assert ours["examples"] == examples
 
@@ -64,6 +72,63 @@ def test_metrics_are_plain_json_and_survive_a_round_trip():
     logits, labels = case(0, 40, 3, 3)
     ours = classification_metrics(logits, labels, ["a", "b", "c"])
     assert json.loads(json.dumps(ours, allow_nan=False)) == ours
+
+
+def test_ten_thousand_classes_are_counted_without_a_matrix():
+    logits, labels = case(1, 300, 10_000, 10_000)
+    names = [f"class {i}" for i in range(10_000)]
+    ours = classification_metrics(logits, labels, names)
+    counted = confusion_of(logits, labels, names)
+    assert "per_class" not in ours and len(json.dumps(ours)) < 1000
+    assert len(counted.counts) <= 300 and len(json.dumps(counted.to_json()["triples"])) < 10_000
+    predicted = logits.argmax(-1)
+    assert ours["mcc"] == pytest.approx(
+        sk.matthews_corrcoef(*(np.unique([labels, predicted], return_inverse=True)[1])), abs=1e-12
+    )
+    macro = sk.f1_score(labels, predicted, average="macro", zero_division=0)
+    assert ours["f1_macro"] == pytest.approx(macro, rel=1e-12)
+    np.testing.assert_allclose(
+        ours["loss"], sk.log_loss(labels, softmax(logits, -1), labels=range(10_000)), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("classes", [3, 150])
+def test_a_confusion_survives_its_file(classes):
+    rng = np.random.default_rng(0)
+    names = [f"c{i}" for i in range(classes)]
+    made = confusion(*rng.integers(0, classes, (2, 400)), names)
+    read = Confusion.from_json(json.loads(json.dumps(made.to_json())))
+    assert ("matrix" in made.to_json()) == (classes == 3)
+    np.testing.assert_array_equal(read.matrix(), made.matrix())
+    assert read.names == tuple(names) and per_class(read) == per_class(made)
+    (label, predicted, count), *_ = made.mistakes(most=5)
+    wrong = made.matrix() * (1 - np.eye(classes, dtype=int))
+    assert wrong[label, predicted] == count == wrong.max()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, [], "x", {}, {"names": 3}, {"names": ["a"]}, {"names": ["a"], "matrix": [[1, 2]]},
+        {"names": ["a"], "matrix": [["x"]]}, {"names": ["a"], "matrix": [[-1]]},
+        {"names": ["a"], "matrix": [[0.5]]}, {"names": ["a"], "triples": [[0, 1, 1]]},
+        {"names": ["a"], "triples": [[-1, 0, 1]]}, {"names": ["a"], "triples": [[0, 0]]},
+        {"names": ["a"], "triples": [[0, 0, 10**30]]}, {"names": ["a"], "triples": [{}]},
+    ],
+)  # fmt: skip
+def test_a_file_of_something_else_is_no_confusion(value):
+    assert Confusion.from_json(value) is None
+
+
+def test_a_model_that_predicts_one_class_is_warned_of():
+    logits = np.tile([2.0, 1.0, 0.0], (8, 1))
+    ours = classification_metrics(logits, np.arange(8) % 3, ["ham", "spam", "odd"])
+    (warning,) = warnings_of(ours)
+    assert "all 8 examples are predicted as 'ham'" in warning
+    assert not warnings_of(classification_metrics(logits, np.zeros(8, int), ["ham", "spam", "odd"]))
+    logits[0] = [0.0, 1.0, 2.0]
+    assert not warnings_of(classification_metrics(logits, np.arange(8) % 3, ["ham", "spam", "odd"]))
+    assert not warnings_of({"accuracy": 0.5})
 
 
 def test_the_loss_is_exact_for_extreme_logits_and_can_be_given():

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxft.analysis.metrics import classification_metrics, prediction_rows
+from jaxft.analysis.confusion import confusion
+from jaxft.analysis.metrics import classification_metrics, confusion_of, prediction_rows
 from jaxft.analysis.page import Html, element, table
 from jaxft.analysis.pictures import inline, thumbnail
 from jaxft.analysis.record import read_record
@@ -96,6 +97,9 @@ def make_run(directory, names, inputs=None, kind="text", **summary):
     (directory / "predictions/test.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in predicted)
     )
+    counted = confusion_of(logits, labels, names).to_json()
+    for split in ("eval", "test"):
+        write_json(directory / f"predictions/{split}.confusion.json", counted)
     write_json(
         directory / "summary.json",
         {
@@ -214,6 +218,18 @@ def test_any_number_of_labels(tmp_path, classes):
     assert ("Most frequent confusions" in page.text) == (classes > 6)
 
 
+def test_thousands_of_labels_make_a_small_page(tmp_path):
+    names = [f"label {i}" for i in range(3000)]
+    labels = np.arange(6000) % 3000
+    make_run(tmp_path, ["no", "yes"])
+    counted = confusion(labels, np.where(labels < 7, 2999, labels), names)
+    write_json(tmp_path / "predictions/test.confusion.json", counted.to_json())
+    text = write_report(tmp_path).read_text()
+    section = Page(text).sections["predictions"]
+    assert "100 of 3,000 labels" in section and "Most frequent confusions" in section
+    assert all(f"label {i} " in section for i in (0, 6, 2999)) and len(text) < 300_000
+
+
 HOSTILE = [
     "<script>alert(1)</script>",
     "a & b \"c\" 'd'",
@@ -242,6 +258,20 @@ def test_data_is_never_html(tmp_path):
     assert not any("onerror" in attributes for _, attributes in page.tags)
     assert "<script>alert(1)</script>" in page.text and "<h5>&amp;" in page.text
     svgs_of(text)  # still well-formed XML
+
+
+def test_a_run_that_kept_the_confusion_among_its_metrics_still_reports_it(tmp_path):
+    make_run(tmp_path, ["no", "yes"])
+    new = Page(write_report(tmp_path).read_text()).sections["predictions"]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    for split in ("eval", "test"):
+        counted = json.loads((tmp_path / f"predictions/{split}.confusion.json").read_text())
+        summary[split]["confusion"] = counted["matrix"]
+        del summary[split]["majority_accuracy"]
+        (tmp_path / f"predictions/{split}.confusion.json").unlink()
+    write_json(tmp_path / "summary.json", summary)
+    old = Page(write_report(tmp_path).read_text())
+    assert old.sections["predictions"] == new and "right for 50.0%" in old.text
 
 
 def test_mistakes_are_sorted_by_confidence(tmp_path):

@@ -264,7 +264,7 @@ def test_sigterm_saves_one_step_and_one_process_can_continue(world, single, tmp_
     alone(command)
     assert_close(run, single / "shard", atol=1e-6)
     for ours, theirs in zip(evaluations(run), evaluations(single / "shard"), strict=True):
-        assert (ours["step"], ours["confusion"]) == (theirs["step"], theirs["confusion"])
+        assert (ours["step"], ours["per_class"]) == (theirs["step"], theirs["per_class"])
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
 
 

@@ -297,7 +297,7 @@ def test_evaluate_repeats_the_summary(world, finished, tmp_path, capsys):
     assert evaluate.main(["evaluate", f"--run={finished}", f"--output={output}"]) == 0
     summary = json.loads((finished / "summary.json").read_text())
     metrics = json.loads(output.read_text())
-    assert metrics["confusion"] == summary["test"]["confusion"]
+    assert metrics["per_class"] == summary["test"]["per_class"]
     assert metrics["loss"] == pytest.approx(summary["test"]["loss"], rel=1e-5)
     assert "30 rows" in capsys.readouterr().out
 

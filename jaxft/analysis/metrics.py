@@ -1,23 +1,30 @@
 """Classification metrics of a whole split, from its logits. Not for use inside a compiled step.
 
-The numbers are scikit-learn's; the loss is computed here, in float64 from the logits themselves.
+The numbers are scikit-learn's, by its definitions, but computed from counts: its own Matthews
+correlation and confusion matrix are quadratic in the classes, and its import takes a second.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxft.analysis.confusion import Confusion, confusion
+
+# Scores of single classes are part of the metrics up to this many: 100 are 10 kB a row of
+# metrics.jsonl and of each checkpoint's memory. Beyond it they follow from the confusion's file.
+PER_CLASS = 100
 _TEXT_LIMIT = 300  # characters of a text kept in a prediction row
+_BLOCK = 1 << 22  # logits converted to float64 at a time: 32 MB
 
 
 def classification_metrics(
     logits: np.ndarray, labels: np.ndarray, names: Sequence[str], *, loss: float | None = None
 ) -> dict[str, Any]:
-    """Metrics of single-label predictions, as plain JSON values.
+    """Metrics of single-label predictions, as plain JSON values; small, however many classes.
 
     Args:
       logits: [N, C], or log-probabilities.
@@ -27,51 +34,66 @@ def classification_metrics(
 
     Returns:
       'loss', 'accuracy', 'precision_*', 'recall_*', 'f1_*' for macro and micro, 'mcc' (Matthews
-      correlation; 0 when all labels or all predictions are one class), 'examples', 'per_class'
-      {name: precision, recall, f1, support}, and 'confusion', rows = labels, columns = predictions.
-      A ratio without a denominator is 0. Macro means are over the classes that occur among labels
-      or predictions.
+      correlation for several classes, Gorodkin 2004; 0 when all labels or all predictions are one
+      class), 'examples', 'majority_accuracy' (of always giving the most frequent label),
+      'predicted_classes' (how many are ever predicted), 'most_predicted' (the name of the most
+      frequent prediction), and up to PER_CLASS classes 'per_class' {name: precision, recall, f1,
+      support}. A ratio without a denominator is 0. Macro means are over the classes that occur
+      among labels or predictions.
 
     Raises:
       ValueError: no examples, or a label that is no class.
       FloatingPointError: logits that are not finite.
     """
-    # Here, since it costs 1.1 s and 135 MB, and only the process that writes the logs evaluates.
-    from sklearn import metrics as sk
-
-    logits, labels = _checked(logits, labels, names)
-    predicted, classes = logits.argmax(-1), list(range(len(names)))
-
-    def scores(average: str | None, of: list[int] | None) -> Any:
-        return sk.precision_recall_fscore_support(
-            labels, predicted, labels=of, average=average, zero_division=0
-        )
-
-    macro, each = scores("macro", None), np.stack(scores(None, classes), axis=-1)
+    counts = confusion_of(logits, labels, names)
+    support, chosen = counts.support, counts.chosen
+    precision, recall, f1 = counts.scores()
+    occurs = (support > 0) | (chosen > 0)
     # With one label and one prediction an example, the three micro averages are the accuracy.
-    accuracy = float(sk.accuracy_score(labels, predicted))
-    return {
+    accuracy = float(counts.correct.sum() / support.sum())
+    metrics = {
         "loss": float(_cross_entropy(logits, labels).mean()) if loss is None else float(loss),
         "accuracy": accuracy,
-        "f1_macro": float(macro[2]),
-        "precision_macro": float(macro[0]),
-        "recall_macro": float(macro[1]),
+        "f1_macro": float(f1[occurs].mean()),
+        "precision_macro": float(precision[occurs].mean()),
+        "recall_macro": float(recall[occurs].mean()),
         "f1_micro": accuracy,
         "precision_micro": accuracy,
         "recall_micro": accuracy,
-        "mcc": _matthews(labels, predicted),
+        "mcc": _matthews(counts),
         "examples": len(labels),
-        "per_class": {
-            name: {
-                "precision": float(precision),
-                "recall": float(recall),
-                "f1": float(f1),
-                "support": int(support),
-            }
-            for name, (precision, recall, f1, support) in zip(names, each, strict=True)
-        },
-        "confusion": sk.confusion_matrix(labels, predicted, labels=classes).tolist(),
+        "majority_accuracy": float(support.max() / support.sum()),
+        "predicted_classes": int((chosen > 0).sum()),
+        "most_predicted": counts.names[int(chosen.argmax())],
     }
+    if len(names) <= PER_CLASS:
+        metrics["per_class"] = per_class(counts)
+    return metrics
+
+
+def per_class(counts: Confusion) -> dict[str, dict[str, float]]:
+    """{name: {'precision', 'recall', 'f1', 'support'}} of every class."""
+    columns = [part.tolist() for part in (*counts.scores(), counts.support)]
+    keys = ("precision", "recall", "f1", "support")
+    rows = zip(counts.names, *columns, strict=True)
+    return {name: dict(zip(keys, values, strict=True)) for name, *values in rows}
+
+
+def confusion_of(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Confusion:
+    """Which label is predicted as which. Arguments and errors as `classification_metrics`."""
+    logits, labels = _checked(logits, labels, names)
+    return confusion(labels, logits.argmax(-1), names)
+
+
+def warnings_of(metrics: Mapping[str, Any]) -> list[str]:
+    """What in the metrics is probably not meant, one line each: predictions of one class only."""
+    if metrics.get("predicted_classes") != 1 or metrics.get("majority_accuracy", 1.0) == 1.0:
+        return []
+    return [
+        f"all {metrics['examples']:,} examples are predicted as {metrics['most_predicted']!r}: the "
+        "model has not learned to tell the labels apart (too short a run, or a learning rate that "
+        "is too high or too low)"
+    ]
 
 
 def prediction_rows(
@@ -96,7 +118,8 @@ def prediction_rows(
     logits, labels = _checked(logits, labels, names)
     assert len(labels) == len(index) == len(inputs), (len(labels), len(index), len(inputs))
     predicted = logits.argmax(-1)
-    probability = softmax(logits)[np.arange(len(labels)), predicted]
+    # exp(-cross-entropy) of the prediction is its probability; no [N, C] array is made for it.
+    probability = np.exp(-_cross_entropy(logits, predicted))
     losses = _cross_entropy(logits, labels)
     return [
         {
@@ -109,11 +132,6 @@ def prediction_rows(
         }
         for i in range(len(labels))
     ]
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities [N, C] in float64."""
-    return np.exp(_log_softmax(logits))
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
@@ -139,16 +157,23 @@ def shorten(text: str, limit: int = _TEXT_LIMIT) -> str:
 def _checked(
     logits: np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+    logits, labels = np.asarray(logits), np.asarray(labels)
     assert logits.shape == (len(labels), len(names)), (logits.shape, len(labels), len(names))
     if not len(labels):
         raise ValueError("there is no example to compute metrics of")
     if labels.min() < 0 or labels.max() >= len(names):
         raise ValueError(f"labels must be 0..{len(names) - 1}, got {labels.min()}..{labels.max()}")
-    broken = int((~np.isfinite(logits)).any(-1).sum())
+    broken = sum(int((~np.isfinite(logits[rows])).any(-1).sum()) for rows in _blocks(logits))
     if broken:
         raise FloatingPointError(f"the logits of {broken} of {len(labels)} examples are not finite")
     return logits, labels
+
+
+def _blocks(logits: np.ndarray) -> Iterator[slice]:
+    """Rows by the block: of many classes the logits alone are gigabytes, and copies would be more."""
+    size = max(1, _BLOCK // logits.shape[-1])
+    for start in range(0, len(logits), size):
+        yield slice(start, start + size)
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -158,13 +183,20 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return -_log_softmax(logits)[np.arange(len(labels)), labels]
+    """[N] float64."""
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    losses = np.empty(len(labels))
+    for rows in _blocks(logits):
+        own = labels[rows]
+        losses[rows] = -_log_softmax(logits[rows])[np.arange(len(own)), own]
+    return losses
 
 
-def _matthews(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """0 when either is all one class; there scikit-learn divides by zero, with a warning."""
-    from sklearn.metrics import matthews_corrcoef
-
-    if len(np.unique(labels)) == 1 or len(np.unique(predicted)) == 1:
+def _matthews(counts: Confusion) -> float:
+    """From the sums alone: the matrix of 10,000 classes would be 800 MB."""
+    support, chosen = counts.support.astype(float), counts.chosen.astype(float)
+    total = support.sum()
+    spread = (total**2 - chosen @ chosen) * (total**2 - support @ support)
+    if spread == 0:
         return 0.0
-    return float(matthews_corrcoef(labels, predicted))
+    return float((counts.correct.sum() * total - support @ chosen) / math.sqrt(spread))

@@ -6,43 +6,66 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
+from jaxft.analysis.confusion import Confusion
 from jaxft.analysis.page import Html, element, figure, join, table
 from jaxft.analysis.pictures import thumbnail
 from jaxft.analysis.record import Record
 from jaxft.analysis.sections import missing
 
 _MAX_TEXTS, _MAX_IMAGES = 15, 24
+# Beyond this many labels a picture of the matrix shows nothing but its diagonal, and a table of the
+# labels would be most of the page.
+_MAX_MATRIX, _MAX_LABELS = 200, 100
 
 
 def predictions(record: Record, plots: ModuleType) -> Html:
     """Confusion matrix and per-class table of the split that is reported."""
-    metrics = record.metrics(record.split)
-    per_class, confusion = metrics.get("per_class"), metrics.get("confusion")
-    if not per_class or not confusion:
-        return missing("No evaluation yet.")
-    names = list(per_class)
+    confusion = record.confusion(record.split)
+    if confusion is None or not len(confusion.counts):
+        return missing(
+            f"No predictions/{record.split}.confusion.json."
+            if record.metrics(record.split)
+            else "No evaluation yet."
+        )
     which = {"test": "test", "eval": "evaluation"}[record.split]
+    classes = element("div", element("h3", "By label"), _by_label(confusion))
+    if len(confusion.names) > _MAX_MATRIX:
+        return join([_confusions(confusion), classes])
     caption = f"Confusion matrix of the {which} data: counts, shaded by their share of the row."
-    matrix = figure(plots.confusion_matrix(confusion, names), caption)
-    classes = element("div", element("h3", "By label"), _by_label(per_class))
-    if len(names) <= 6:  # narrow enough to stand side by side
+    matrix = figure(plots.confusion_matrix(confusion.matrix(), confusion.names), caption)
+    if len(confusion.names) <= 6:  # narrow enough to stand side by side
         return element("div", matrix, classes, attributes={"class": "beside"})
-    return join([matrix, _confusions(confusion, names), classes])
+    return join([matrix, _confusions(confusion), classes])
 
 
-def _by_label(per_class: Mapping[str, Mapping[str, float]]) -> Html:
+def _by_label(confusion: Confusion) -> Html:
+    """Every label, or of many those with the lowest F1."""
+    precision, recall, f1 = confusion.scores()
+    support = confusion.support
+    shown, note = np.arange(len(support)), Html()
+    if len(support) > _MAX_LABELS:
+        known = np.flatnonzero(support)
+        shown = known[np.lexsort((-support[known], f1[known]))][:_MAX_LABELS]
+        note = element(
+            "p",
+            f"{len(shown)} of {len(known):,} labels that occur, those with the lowest F1; the others "
+            "follow from the confusion's file.",
+        )
     rows = [
         (
-            name,
-            f"{c['precision']:.3f}",
-            f"{c['recall']:.3f}",
-            f"{c['f1']:.3f}",
-            _bar(c["f1"]),
-            f"{c['support']:,}",
+            confusion.names[c],
+            f"{precision[c]:.3f}",
+            f"{recall[c]:.3f}",
+            f"{f1[c]:.3f}",
+            _bar(float(f1[c])),
+            f"{support[c]:,}",
         )
-        for name, c in per_class.items()
+        for c in shown.tolist()
     ]
-    return table(["label", "precision", "recall", "F1", "", "examples"], rows, kinds="tnnntn")
+    heads = ["label", "precision", "recall", "F1", "", "examples"]
+    return join([note, table(heads, rows, kinds="tnnntn")])
 
 
 def confident_mistakes(record: Record) -> Html:
@@ -65,18 +88,12 @@ def confident_mistakes(record: Record) -> Html:
     return join([element("p", note), _gallery(shown) if images else _texts(shown)])
 
 
-def _confusions(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> Html:
+def _confusions(confusion: Confusion) -> Html:
     """The most frequent mistakes as a table: with many labels the matrix alone is hard to read."""
-    cells = [
-        (count, label, predicted)
-        for label, row in enumerate(confusion)
-        for predicted, count in enumerate(row)
-        if count and label != predicted
-    ]
-    cells.sort(key=lambda cell: (-cell[0], cell[1], cell[2]))
+    names, support = confusion.names, confusion.support
     rows = [
-        (names[label], names[predicted], str(count), f"{count / sum(confusion[label]):.1%}")
-        for count, label, predicted in cells[:10]
+        (names[label], names[predicted], str(count), f"{count / support[label]:.1%}")
+        for label, predicted, count in confusion.mistakes(most=10)
     ]
     if not rows:
         return Html()

@@ -133,9 +133,9 @@ def layer_rates(layers: Sequence[tuple[str, float, float, str]]) -> str:
     return svg()
 
 
-def confusion_matrix(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+def confusion_matrix(confusion: np.ndarray, names: Sequence[str]) -> str:
     """Counts, shaded by their share of the row; rows are labels, columns predictions."""
-    counts = np.asarray(confusion, float)
+    counts = confusion.astype(float)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     classes = len(names)
     cell = 0.62 if classes <= 6 else max(0.29, 0.62 - 0.03 * (classes - 6))

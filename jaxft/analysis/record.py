@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxft.analysis.confusion import Confusion
 from jaxft.training.rows import Row, read_rows
 
 
@@ -23,6 +24,7 @@ class Record:
       evals: rows of evaluations by split, each by step.
       events: rows of events, by step.
       predictions: rows by split.
+      confusions: which label is predicted as which, by split.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Record:
     evals: dict[str, list[Row]]
     events: list[Row]
     predictions: dict[str, list[Row]]
+    confusions: dict[str, Confusion]
 
     @property
     def split(self) -> str:
@@ -46,6 +49,15 @@ class Record:
         rows = self.evals.get(split, [])
         best = [row for row in rows if row["step"] == self.summary.get("best_step")]
         return (best or rows[-1:] or [{}])[0]
+
+    def confusion(self, split: str) -> Confusion | None:
+        """Of the evaluation that `metrics` gives; None if it is not known."""
+        metrics = self.metrics(split)
+        if "confusion" in metrics:  # where runs kept it before it had a file of its own
+            names = metrics.get("per_class")
+            names = list(names) if isinstance(names, Mapping) else []
+            return Confusion.from_json({"names": names, "matrix": metrics["confusion"]})
+        return self.confusions.get(split)
 
 
 def read_record(directory: str | Path) -> Record:
@@ -73,7 +85,18 @@ def read_record(directory: str | Path) -> Record:
         },
         events=[row for row in rows if row["kind"] == "event"],
         predictions={file.stem: read_rows(file) for file in files},
+        confusions=_confusions(path / "predictions"),
     )
+
+
+def _confusions(folder: Path) -> dict[str, Confusion]:
+    """What NAME.confusion.json holds, by NAME."""
+    ending = ".confusion.json"
+    found = {
+        file.name.removesuffix(ending): Confusion.from_json(_read_json(file))
+        for file in sorted(folder.glob(f"*{ending}"))
+    }
+    return {name: confusion for name, confusion in found.items() if confusion is not None}
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:

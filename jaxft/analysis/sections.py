@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from jaxft.analysis.metrics import wilson_interval
 from jaxft.analysis.page import Html, element, figure, join, table
 from jaxft.analysis.record import Record, flatten
@@ -177,15 +179,16 @@ def environment(record: Record) -> Html:
 def _result(record: Record, metrics: Mapping[str, Any]) -> str:
     """The result in words."""
     summary, split = record.summary, record.split
-    confusion = metrics.get("confusion") or []
-    total = metrics.get("examples") or sum(map(sum, confusion))
+    confusion = record.confusion(split)
+    support = confusion.support if confusion is not None else np.zeros(1, np.int64)
+    total = metrics.get("examples") or int(support.sum())
     which = {"test": "test", "eval": "evaluation"}[split]
     text = f"{metrics['accuracy']:.1%} of {total:,} {which} examples are classified correctly"
     if total:
         low, high = wilson_interval(round(metrics["accuracy"] * total), total)
         text += f" (95% interval {low:.1%} to {high:.1%})"
-    if confusion and total:
-        most = max(map(sum, confusion)) / total
+    most = metrics.get("majority_accuracy") or int(support.max()) / max(1, total)
+    if most:
         text += f"; always giving the most frequent label would be right for {most:.1%}"
     text += "."
     if summary.get("best_step") is not None:

@@ -16,20 +16,25 @@ _WIDEST_CONFUSION = 12
 
 
 def show_metrics(metrics: Mapping[str, Any], *, stream: TextIO | None = None) -> None:
-    """Headline numbers, one row a class, and the confusion matrix of few classes."""
+    """Headline numbers, one row a class, and the confusion matrix of few classes.
+
+    `metrics` is what `Evaluation.to_json` gives.
+    """
     console = plain_console(stream or sys.stdout)
     headline = Table(*_HEADLINE, box=None)
     headline.add_row(*(f"{metrics[name]:.4f}" for name in _HEADLINE))
     console.print(headline)
     classes = Table("class", "precision", "recall", "f1", "support", box=None)
-    names = [plain(name) for name in metrics["per_class"]]
-    for name, row in zip(names, metrics["per_class"].values(), strict=True):
+    for name, row in metrics.get("per_class", {}).items():  # not there where classes are many
         scores = (f"{row[key]:.4f}" for key in ("precision", "recall", "f1"))
-        classes.add_row(name, *scores, str(row["support"]))
-    console.print(classes)
-    if len(names) <= _WIDEST_CONFUSION:
+        classes.add_row(plain(name), *scores, str(row["support"]))
+    if classes.row_count:
+        console.print(classes)
+    counted = metrics.get("confusion", {})
+    names = [plain(name) for name in counted.get("names", ())]
+    if 0 < len(names) <= _WIDEST_CONFUSION:
         confusion = Table("true \\ predicted", *names, box=None)
-        for name, counts in zip(names, metrics["confusion"], strict=True):
+        for name, counts in zip(names, counted["matrix"], strict=True):
             confusion.add_row(name, *map(str, counts))
         console.print(confusion)
 
