@@ -1,6 +1,7 @@
 """Tokenising: equal to AutoTokenizer, cut like it, cached, and safe against a damaged cache."""
 
 import json
+import os
 import shutil
 import string
 
@@ -9,8 +10,9 @@ import pytest
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
+from jaxft.data import token_cache
 from jaxft.data.files import table
-from jaxft.data.text import find_text_columns, load_tokenizer, tokenize
+from jaxft.data.text import _chunks, find_text_columns, load_tokenizer, tokenize
 
 TEXTS = [
     "the cat sat on the mat",
@@ -114,7 +116,7 @@ def test_a_cached_file_is_mapped_and_equal(folder, tmp_path):
     made = run(folder, TEXTS, OTHERS, cache_dir=str(tmp_path / "new"))
     again = run(folder, TEXTS, OTHERS, cache_dir=str(tmp_path / "new"))
     assert not made.cached and again.cached
-    assert isinstance(again.ids.base, np.memmap)
+    assert isinstance(again.ids, np.memmap)
     for name in ("ids", "offsets", "second"):
         np.testing.assert_array_equal(getattr(made, name), getattr(again, name))
     assert len(list((tmp_path / "new").iterdir())) == 1  # and no temporary file
@@ -160,6 +162,91 @@ def test_a_damaged_cache_is_made_anew(folder, tmp_path, damage):
     again = run(folder, TEXTS, cache_dir=str(tmp_path))
     assert not again.cached and split(again) == expected
     assert run(folder, TEXTS, cache_dir=str(tmp_path)).cached
+
+
+def flip(file, place):
+    """Changes one bit of a file's content, and leaves its times as they are."""
+    times = file.stat()
+    data = bytearray(file.read_bytes())
+    data[place] ^= 4
+    file.unlink()
+    file.write_bytes(data)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def big(folder, cache, **options):
+    return run(folder, [f"{i} the cat " * 9 for i in range(9000)], cache_dir=str(cache), **options)
+
+
+def test_a_start_reads_a_small_part_of_an_untouched_cache(folder, tmp_path, monkeypatch):
+    big(folder, tmp_path)
+    (file,) = tmp_path.iterdir()
+    read = []
+    whole = token_cache._checksum
+    monkeypatch.setattr(token_cache, "_checksum", lambda parts: read.append(1) or whole(parts))
+    assert big(folder, tmp_path).cached and not read
+    shutil.copyfile(file, tmp_path / "copy")  # another time: not known to be untouched
+    (tmp_path / "copy").replace(file)
+    assert big(folder, tmp_path).cached and read == [1]
+    assert big(folder, tmp_path).cached and read == [1]  # found whole, and noted as such
+
+
+@pytest.mark.parametrize("place", [100, 200, 5000, -3, -5000])
+def test_damage_under_an_unchanged_time_is_noticed_where_it_is_sampled(folder, tmp_path, place):
+    good = run(folder, ["the cat sat " * 9] * 300, cache_dir=str(tmp_path))
+    expected = good.ids.tolist()
+    (file,) = tmp_path.iterdir()
+    flip(file, place)
+    again = run(folder, ["the cat sat " * 9] * 300, cache_dir=str(tmp_path))
+    assert not again.cached and again.ids.tolist() == expected
+
+
+def test_an_edit_anywhere_in_a_large_cache_is_noticed(folder, tmp_path):
+    expected = big(folder, tmp_path).fingerprint
+    (file,) = tmp_path.iterdir()
+    with file.open("r+b") as opened:
+        opened.seek(file.stat().st_size // 2 + 6000)  # between two samples
+        opened.write(b"\x07")
+    again = big(folder, tmp_path)
+    assert not again.cached and again.fingerprint == expected
+
+
+def test_the_fingerprint_is_that_of_the_tokens(folder, tmp_path):
+    made = run(folder, TEXTS, OTHERS, cache_dir=str(tmp_path))
+    read = run(folder, TEXTS, OTHERS, cache_dir=str(tmp_path))
+    other = run(folder, [*TEXTS[:-1], "y"], OTHERS)
+    assert read.cached and len(made.fingerprint) == 32
+    assert made.fingerprint == read.fingerprint == run(folder, TEXTS, OTHERS).fingerprint
+    assert made.fingerprint != other.fingerprint
+    assert made.largest == read.largest == read.ids.max()
+
+
+def test_leftovers_of_killed_writers_are_removed_when_they_are_old(folder, tmp_path):
+    names = [f"{'0a' * 16}.abcd_12{i}.tmp" for i in range(2)] + ["mine.tmp", f"{'0a' * 16}.npy.tmp"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+        if name != names[1]:
+            os.utime(tmp_path / name, (1e9, 1e9))
+    run(folder, TEXTS, cache_dir=str(tmp_path))
+    left = {path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"}
+    assert left == set(names[1:])
+
+
+def test_long_texts_are_tokenised_a_few_at_a_time(folder, monkeypatch):
+    sizes = []
+    monkeypatch.setattr("jaxft.data.text.CHUNK_CHARACTERS", 100)
+    expected = split(run(folder, TEXTS * 30, OTHERS * 30))
+    monkeypatch.setattr("jaxft.data.text.CHUNK_CHARACTERS", 10**9)
+    assert split(run(folder, TEXTS * 30, OTHERS * 30)) == expected
+    long = [["x" * 60, "y" * 60, "z", "", "u" * 500]]
+    monkeypatch.setattr("jaxft.data.text.CHUNK_CHARACTERS", 100)
+    sizes = [len(chunk) for chunk in _chunks(long)]
+    assert sizes == [2, 3]
+
+
+def test_half_a_pair_of_surrogates_is_named(folder):
+    with pytest.raises(ValueError, match=r"a.csv, row 3: column 'text_b' holds '\\ud83d', half of"):
+        run(folder, ["a", "b", "c"], ["x", "y\U0001f600", "z\ud83d"])
 
 
 def test_a_tokenizer_of_another_model_is_an_error(folder):

@@ -23,7 +23,7 @@ from jaxft.data.batching import (
 )
 from jaxft.data.images import Images
 from jaxft.data.labels import Labels
-from jaxft.data.text import Tokens
+from jaxft.data.token_cache import Tokens
 
 Batch = dict[str, np.ndarray]
 T = TypeVar("T")

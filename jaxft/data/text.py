@@ -5,22 +5,23 @@ Nothing here knows of batches; `Tokens.lengths` is what batching.py plans with.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import hashlib
-import json
-import os
-import tempfile
-import zlib
+import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tokenizers
 
+from jaxft.data import token_cache
 from jaxft.data.files import IMAGE_SUFFIXES, Source
 from jaxft.data.labels import find_column
+from jaxft.data.token_cache import Tokens, make_tokens
+from jaxft.data.tokenizer import attempt, load_tokenizer
+
+__all__ = ["Tokens", "find_text_columns", "load_tokenizer", "tokenize"]
 
 # Names under which text columns are commonly found; a pair counts only if both are there, and
 # pairs come first because some pair datasets also carry the two texts in one column.
@@ -35,36 +36,10 @@ PAIR_COLUMNS = (
 )
 TEXT_COLUMNS = ("text", "sentence", "content", "review", "document", "message", "comment", "tweet")
 
-# Texts given to the tokenizer at a time: enough for its threads, and little memory, since an
-# encoding holds some ten Python objects per token until its ids are copied out.
-CHUNK = 1024
-
-# First words of a cache file. The version changes whenever the layout or its meaning does.
-MAGIC, VERSION = 0x4A46_5431, 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Tokens:
-    """Tokenised texts, one after the other.
-
-    ids [total] int32: the tokens of example j are ids[offsets[j]:offsets[j + 1]].
-    offsets [n + 1] int64.
-    second [n] int32: where in example j token type 1 begins (its length if it never does).
-    cached: read from the disk rather than made now.
-    """
-
-    ids: np.ndarray
-    offsets: np.ndarray
-    second: np.ndarray
-    cached: bool
-
-    def __len__(self) -> int:
-        return len(self.second)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each example, special tokens included: [n] int32."""
-        return np.diff(self.offsets).astype(np.int32)
+# Texts given to the tokenizer at a time, at most: enough for its threads, and little memory, since
+# an encoding holds some ten Python objects per token until its ids are copied out, also of the
+# tokens beyond max_length. So many characters end a chunk, however few its texts.
+CHUNK, CHUNK_CHARACTERS = 1024, 1 << 20
 
 
 def find_text_columns(
@@ -86,70 +61,6 @@ def find_text_columns(
             )
         return (others[0],)
     return (find_column(source, "", TEXT_COLUMNS, "text", option="text"),)
-
-
-# The tokenizer
-
-
-def load_tokenizer(directory: str) -> tokenizers.Tokenizer:
-    """The checkpoint's tokenizer without the padding it may have been saved with.
-
-    Reading tokenizer.json takes 0.05 s; AutoTokenizer, 2 to 4 s because it imports torch where
-    that is installed, is asked only if there is no tokenizer.json or if it would change it.
-    """
-    path = Path(directory)
-    tokenizer = _plain_wordpiece(path)
-    if tokenizer is None:
-        if not any(
-            (path / name).exists() for name in ("tokenizer.json", "vocab.txt", "vocab.json")
-        ):
-            raise ValueError(f"{directory}: no tokenizer there (tokenizer.json or vocab.txt)")
-        from transformers import AutoTokenizer
-
-        try:
-            wrapped = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-            tokenizer = tokenizers.Tokenizer.from_str(wrapped.backend_tokenizer.to_str())
-        except (OSError, ValueError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{directory}: its tokenizer cannot be read ({reason})") from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def _plain_wordpiece(path: Path) -> tokenizers.Tokenizer | None:
-    """tokenizer.json as it is, if it is BERT's and AutoTokenizer would read it to the same effect.
-
-    transformers lets the flags of tokenizer_config.json (or BertTokenizer's defaults) override the
-    normalizer of tokenizer.json, so the two must agree. Guarded by test_data_text.py.
-    """
-    file = path / "tokenizer.json"
-    if not file.exists():
-        return None
-    try:
-        saved = json.loads(file.read_text("utf-8"))
-        flags = _read_json(path / "tokenizer_config.json")
-    except ValueError as error:
-        raise ValueError(f"{path}: its tokenizer is not readable JSON ({error})") from None
-    normalizer = saved.get("normalizer") or {}
-    plain = (
-        saved["model"].get("type") == "WordPiece"
-        and normalizer.get("type") == "BertNormalizer"
-        and (saved.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
-        and (saved.get("post_processor") or {}).get("type")
-        in ("TemplateProcessing", "BertProcessing")
-    )
-    agrees = (
-        normalizer.get("lowercase") == flags.get("do_lower_case", True)
-        and normalizer.get("handle_chinese_chars") == flags.get("tokenize_chinese_chars", True)
-        and normalizer.get("strip_accents") == flags.get("strip_accents")
-        and normalizer.get("clean_text") is True
-    )
-    return tokenizers.Tokenizer.from_file(str(file)) if plain and agrees else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 # Tokenising
@@ -178,19 +89,20 @@ def tokenize(
     if max_length < 4:  # a pair needs [CLS] [SEP] [SEP] and a word; less is silently not truncated
         raise ValueError(f"the longest text must be allowed at least 4 tokens, got {max_length}")
     texts = _texts(source, rows, columns)
-    tokenizer.enable_truncation(max_length)
+    failure = "the checkpoint's tokenizer cannot cut texts"
+    attempt(lambda: tokenizer.enable_truncation(max_length), failure)
     path = Path(cache_dir) / f"{_key(texts, tokenizer)}.npy" if cache_dir else None
-    tokens = _load(path, len(rows)) if path else None
+    tokens = token_cache.load(path, len(rows)) if path else None
     if tokens is None:
-        tokens = _encode_all(texts, tokenizer)
+        tokens = _encode_all(texts, tokenizer, source.name)
         if path:
-            _save(path, tokens)
+            token_cache.save(path, tokens)
             # The mapped file replaces the copy in memory.
-            tokens = dataclasses.replace(_load(path, len(rows)) or tokens, cached=False)
-    largest = int(tokens.ids.max(initial=0))
-    if largest >= vocab_size:
+            tokens = replace(token_cache.load(path, len(rows)) or tokens, cached=False)
+    if tokens.largest >= vocab_size:
+        word = tokenizer.id_to_token(tokens.largest)
         raise ValueError(
-            f"the tokenizer gives token {largest} ({tokenizer.id_to_token(largest)!r}), but the "
+            f"the tokenizer gives token {tokens.largest} ({word!r}), but the "
             f"model's vocabulary has {vocab_size}: the tokenizer belongs to another model"
         )
     return tokens
@@ -198,50 +110,89 @@ def tokenize(
 
 def _texts(source: Source, rows: np.ndarray, columns: Sequence[str]) -> list[list[str]]:
     """One list of texts a column."""
-    texts = []
-    for column in columns:
-        values = source.column(column)
-        texts.append([_text(values[row], source, int(row), column) for row in rows])
+    return [_column(source, rows.tolist(), column) for column in columns]
+
+
+def _column(source: Source, rows: list[int], column: str) -> list[str]:
+    values = source.column(column)
+    texts = [values[row] for row in rows]
+    for position, value in enumerate(texts):
+        if type(value) is not str:
+            texts[position] = _text(value, f"{source.where(rows[position])}: column {column!r}")
+    for start in range(0, len(texts), CHUNK):
+        chunk = texts[start : start + CHUNK]
+        if _lone_surrogate("".join(chunk)):
+            position = start + next(i for i, text in enumerate(chunk) if _lone_surrogate(text))
+            raise ValueError(
+                f"{source.where(rows[position])}: column {column!r} holds "
+                f"{_lone_surrogate(texts[position])!a}, half of a pair of surrogates, which is no "
+                "character; remove or replace it"
+            )
     return texts
 
 
-def _text(value: Any, source: Source, row: int, column: str) -> str:
+def _text(value: Any, where: str) -> str:
     if isinstance(value, bytes):
-        value = value.decode("utf-8")
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{where} is not UTF-8 (byte {error.start})") from None
     # An empty text is a text; a missing one, or a list, is a mistake in the data or the column.
     if not isinstance(value, str | int | float) or value != value:
-        raise ValueError(f"{source.where(row)}: column {column!r} has no text ({value!r:.40})")
+        raise ValueError(f"{where} has no text ({value!r:.40})")
     return str(value)
 
 
+def _lone_surrogate(text: str) -> str:
+    """The first character that UTF-8 cannot write; '' if there is none."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return text[error.start]
+    return ""
+
+
 def _key(texts: list[list[str]], tokenizer: tokenizers.Tokenizer) -> str:
-    digest = hashlib.blake2b(f"{VERSION} {len(texts)} ".encode(), digest_size=16)
+    """Of the texts themselves: 0.2 s for a million texts of 100 characters, so that no clue by
+    file times, which may be wrong, is needed in its place."""
+    digest = hashlib.blake2b(f"{token_cache.VERSION} {len(texts)} ".encode(), digest_size=16)
     digest.update(tokenizer.to_str().encode())  # holds max_length as well: truncation is set
     for column in texts:
-        for text in column:
-            data = text.encode("utf-8", "surrogatepass")
-            digest.update(len(data).to_bytes(8, "little"))  # or "ab","c" would equal "a","bc"
-            digest.update(data)
+        for start in range(0, len(column), CHUNK):
+            chunk = column[start : start + CHUNK]
+            # With the lengths, or "ab", "c" would equal "a", "bc".
+            digest.update(np.fromiter(map(len, chunk), np.int64, len(chunk)).data)
+            digest.update("".join(chunk).encode())
     return digest.hexdigest()
 
 
-def _encode_all(texts: list[list[str]], tokenizer: tokenizers.Tokenizer) -> Tokens:
-    ids, second = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
-    lengths = [np.zeros(0, np.int32)]
+def _encode_all(texts: list[list[str]], tokenizer: tokenizers.Tokenizer, name: str) -> Tokens:
+    nothing = np.zeros(0, np.int32)
+    lengths, second, ids = [nothing], [nothing], [nothing]
     for chunk in _chunks(texts):
-        encodings = tokenizer.encode_batch_fast(chunk)
-        lengths.append(np.array([len(encoding) for encoding in encodings], np.int32))
-        ids.extend(np.array(encoding.ids, np.int32) for encoding in encodings)
+        encodings = attempt(
+            lambda chunk=chunk: tokenizer.encode_batch_fast(chunk),
+            f"the checkpoint's tokenizer fails on the texts of {name}",
+        )
+        own = [encoding.ids for encoding in encodings]
+        lengths.append(np.array([len(row) for row in own], np.int32))
+        ids.append(np.fromiter(itertools.chain.from_iterable(own), np.int32))
         starts = [_second_start(encoding.type_ids) for encoding in encodings]
         second.append(np.array(starts, np.int32))
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)])
-    return Tokens(np.concatenate(ids), offsets, np.concatenate(second), cached=False)
+    return make_tokens(*(np.concatenate(parts) for parts in (lengths, second, ids)))
 
 
 def _chunks(texts: list[list[str]]) -> Iterator[list[Any]]:
-    for start in range(0, len(texts[0]), CHUNK):
-        parts = [column[start : start + CHUNK] for column in texts]
-        yield parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
+    """Of single texts, or of pairs."""
+    start = characters = 0
+    sizes = [sum(map(len, parts)) for parts in zip(*texts, strict=True)]
+    for position, size in enumerate(sizes, start=1):
+        characters += size
+        full = position - start == CHUNK or characters >= CHUNK_CHARACTERS
+        if full or position == len(sizes):
+            parts = [column[start:position] for column in texts]
+            yield parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
+            start, characters = position, 0
 
 
 def _second_start(types: list[int]) -> int:
@@ -250,52 +201,3 @@ def _second_start(types: list[int]) -> int:
     if ones and types != [0] * (len(types) - ones) + [1] * ones:
         raise ValueError("the tokenizer's token types are not zeros followed by ones")
     return len(types) - ones
-
-
-# The cache: one int32 .npy file [header | lengths | second | ids]. One file, so that replacing it
-# is atomic; .npy rather than .npz, which cannot be memory-mapped.
-
-
-class Header(NamedTuple):
-    magic: int
-    version: int
-    examples: int
-    checksum: int  # crc32 of all that follows
-
-
-def _save(path: Path, tokens: Tokens) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    body = [tokens.lengths, tokens.second, tokens.ids]
-    checksum = functools.reduce(lambda crc, part: zlib.crc32(part.data, crc), body, 0)
-    header = np.array(Header(MAGIC, VERSION, len(tokens), checksum), np.uint32).view(np.int32)
-    layout = {"descr": "<i4", "fortran_order": False, "shape": (len(header) + sum(map(len, body)),)}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.lib.format.write_array_header_1_0(file, layout)
-            for part in [header, *body]:
-                file.write(part.data)
-        os.replace(temporary, path)
-    except BaseException as error:
-        os.unlink(temporary)
-        if isinstance(error, OSError):
-            error.filename = str(path)  # a write, unlike an open, does not say of what
-        raise
-
-
-def _load(path: Path, examples: int) -> Tokens | None:
-    """The cached tokens, or None if the file is missing, damaged or of another version."""
-    try:
-        data = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    size = len(Header._fields)
-    if data.dtype != np.int32 or data.ndim != 1 or len(data) < size + 2 * examples:
-        return None
-    header = Header(*data[:size].view(np.uint32).tolist())
-    body = data[size:]
-    if header != Header(MAGIC, VERSION, examples, zlib.crc32(body.data)):
-        return None
-    lengths, second, ids = np.split(body, [examples, 2 * examples])
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return Tokens(ids, offsets, np.asarray(second), cached=True)
