@@ -2,12 +2,15 @@
 
 import io
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxft.data.files import table
+from jaxft.data.fingerprint import WHOLE
 from jaxft.data.images import Augment, Images, Preprocess, crop_box, decode, find_image_column
 
 
@@ -187,3 +190,78 @@ def test_images_are_kept_up_to_the_limit(tmp_path):
     np.testing.assert_array_equal(kept.pixels(np.arange(3), 0), first)
     Image.new("RGB", (16, 16)).save(paths[2])
     assert (kept.pixels(np.arange(3), 0)[2] != first[2]).any()
+
+
+# The fingerprint
+
+
+def write_images(folder):
+    """A small file, one that is read in pieces, and one that is as large as what is read whole."""
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    picture().save(folder / "0.png")
+    Image.fromarray(noise).save(folder / "1.png")
+    content = (folder / "1.png").read_bytes()
+    assert len(content) > 1.5 * WHOLE
+    (folder / "2.jpg").write_bytes(content[:WHOLE])
+    return [str(path) for path in sorted(folder.iterdir())]
+
+
+@pytest.mark.parametrize(
+    "change", ["replaced", "one byte", "last byte", "renamed", "order", "removed"]
+)
+def test_other_images_change_the_fingerprint(tmp_path, change):
+    paths = write_images(tmp_path / "a")
+    preprocess = Preprocess(8, 8, 3)
+    before = images(paths, preprocess).fingerprint()
+    if change == "replaced":
+        picture(seed=1).save(paths[1])
+    if change in ("one byte", "last byte"):
+        for path in map(Path, paths):
+            content = bytearray(path.read_bytes())
+            content[-1 if change == "last byte" else 0] ^= 1
+            path.write_bytes(content)
+            now = images(paths, preprocess).fingerprint()
+            assert now != before
+            before = now
+        return
+    if change == "renamed":
+        (tmp_path / "a" / "0.png").rename(tmp_path / "a" / "9.png")
+        paths[0] = str(tmp_path / "a" / "9.png")
+    if change == "order":
+        paths = paths[::-1]
+    if change == "removed":
+        paths = paths[1:]
+    assert images(paths, preprocess).fingerprint() != before
+
+
+def test_neither_times_nor_the_place_change_the_fingerprint(tmp_path):
+    paths = write_images(tmp_path / "a")
+    before = images(paths, Preprocess(8, 8, 3)).fingerprint()
+    for path in paths:
+        os.utime(path, (1e9, 1e9))
+    assert images(paths, Preprocess(8, 8, 3)).fingerprint() == before
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = [path.replace("/a/", "/b/") for path in paths]
+    assert images(moved, Preprocess(8, 8, 3)).fingerprint() == before
+
+
+def test_images_in_memory_have_a_fingerprint():
+    array = np.asarray(picture())
+    encoded = io.BytesIO()
+    picture().save(encoded, "PNG")
+    forms = [array, array[::-1], array[..., :1], encoded.getvalue(), picture("P"), picture("L")]
+    found = [images([form], Preprocess(8, 8, 3)).fingerprint() for form in forms]
+    assert len(set(found)) == len(forms)
+    kept_in_a_dict = images([{"bytes": forms[3], "path": "x"}], Preprocess(8, 8, 3))
+    assert kept_in_a_dict.fingerprint() == found[3]
+
+
+def test_files_that_cannot_be_read_are_counted(tmp_path):
+    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
+    picture().save(paths[1])
+    message = (
+        r"0.png: not a readable image \(no such file or directory\); so are 1 more of 3 images"
+    )
+    with pytest.raises(ValueError, match=message):
+        images(paths, Preprocess(8, 8, 3)).fingerprint()

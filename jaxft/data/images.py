@@ -1,99 +1,33 @@
-"""Images: decode, resize and normalise as the checkpoint's image processor does, and augment.
-
-The processor is transformers' ViT one (its Pillow form); what it cannot do is refused here.
-"""
+"""The images of a split: decoded, resized and normalised as the checkpoint says, and augmented."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
+import logging
 import math
+import re
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from jaxft.data.decode import decode, from_array, heard, reason
 from jaxft.data.files import Source
+from jaxft.data.fingerprint import fingerprint
 from jaxft.data.labels import find_column
+from jaxft.data.preprocess import Preprocess
+
+__all__ = ["Augment", "Images", "Preprocess", "decode", "find_image_column"]
+
+_log = logging.getLogger(__name__)
+
+# JPEGs are decoded at a half, a quarter or an eighth of their size while both sides keep this many
+# times the model's size: REDUCED_DOC
+_REDUCED = 3
 
 IMAGE_COLUMNS = ("image", "img", "picture", "pixels", "file", "path")
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocess:
-    """How an image becomes an array [height, width, channels]; fields as in the processor."""
-
-    height: int
-    width: int
-    channels: int
-    do_resize: bool = True
-    resample: Image.Resampling = Image.Resampling.BILINEAR
-    rescale: float = 1 / 255
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
-
-    @classmethod
-    def from_checkpoint(cls, directory: str, *, image_size: Any, channels: int) -> Preprocess:
-        """Reads preprocessor_config.json; without one: resize to image_size, mean and std 0.5.
-
-        image_size, channels: what the model takes; image_size is an integer or (height, width).
-        Raises ValueError if the processor does something else than resize, rescale, normalise, or
-        gives images of another size than the model takes.
-        """
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        file = Path(directory) / "preprocessor_config.json"
-        if not file.exists():
-            return cls(height, width, channels)
-        try:
-            raw = json.loads(file.read_text("utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file}: not readable JSON ({error})") from None
-        size = raw.pop("size", {"height": 224, "width": 224})
-        if isinstance(size, int):
-            size = {"height": size, "width": size}
-        do_resize = raw.pop("do_resize", True)
-        if do_resize and size != {"height": height, "width": width}:
-            raise ValueError(
-                f"{file}: images are resized to {size}, but the model takes {height} x {width}"
-            )
-        rescale = raw.pop("rescale_factor", 1 / 255)
-        rescale = rescale if raw.pop("do_rescale", True) else 1.0
-        mean, std = raw.pop("image_mean", [0.5] * 3), raw.pop("image_std", [0.5] * 3)
-        if not raw.pop("do_normalize", True):
-            mean, std = [0.0] * channels, [1.0] * channels
-        resample = Image.Resampling(raw.pop("resample", Image.Resampling.BILINEAR))
-        other = [k for k in raw if k.startswith("do_") and raw[k] and k != "do_convert_rgb"]
-        if other:
-            raise ValueError(f"{file}: {', '.join(other)} is not supported")
-        return cls(
-            height,
-            width,
-            channels,
-            do_resize,
-            resample,
-            rescale,
-            _per_channel(mean, channels, f"{file}: image_mean"),
-            _per_channel(std, channels, f"{file}: image_std"),
-        )
-
-    def normalise(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 [..., channels] -> float32."""
-        # In this order, and in float64 before the first rounding, as transformers does it.
-        scaled = (pixels.astype(np.float64) * self.rescale).astype(np.float32)
-        return (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-
-
-def _per_channel(values: Any, channels: int, what: str) -> tuple[float, ...]:
-    values = tuple(values) if isinstance(values, list | tuple) else (values,)
-    if len(values) == channels:
-        return values
-    if len(set(values)) == 1:
-        return values[:1] * channels
-    raise ValueError(f"{what} has {len(values)} values; the model takes {channels} channels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,41 +50,6 @@ class Augment:
 def find_image_column(source: Source, given: str = "") -> str:
     """The image column: as given, or one with a usual name."""
     return find_column(source, given, IMAGE_COLUMNS, "image", option="text")
-
-
-def decode(value: Any, channels: int) -> Image.Image:
-    """A path, encoded bytes, a Pillow image or a uint8 array -> an image of 1 or 3 channels.
-
-    Turned upright by its EXIF orientation; transparency is laid over white.
-    """
-    if isinstance(value, dict):  # undecoded images of Hugging Face Parquet files
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, np.ndarray):
-        image = _from_array(value)
-    elif isinstance(value, Image.Image):
-        image = value
-    elif isinstance(value, bytes | str | Path):
-        image = Image.open(io.BytesIO(value) if isinstance(value, bytes) else value)
-    else:
-        raise ValueError(f"a {type(value).__name__} is not an image")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        # Pillow would clip 16-bit values at 255, which leaves an almost white image.
-        image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("L" if channels == 1 else "RGB")
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.dtype != np.uint8:
-        raise ValueError(f"an image array must be uint8 (0..255), got {array.dtype}")
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim != 2 and (array.ndim != 3 or array.shape[-1] not in (3, 4)):
-        raise ValueError(f"an image array must be [H, W] or [H, W, 1, 3 or 4], got {array.shape}")
-    return Image.fromarray(array)
 
 
 class Images:
@@ -176,6 +75,7 @@ class Images:
         self._kept: dict[int, np.ndarray] = {}
         self._room = keep_bytes
         self._lock = threading.Lock()
+        self._said: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -183,6 +83,21 @@ class Images:
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.preprocess.height, self.preprocess.width, self.preprocess.channels
+
+    def fingerprint(self) -> str:
+        """Of the contents of all images, in their order; see `fingerprint.fingerprint`."""
+        return fingerprint(self._value, self.where, len(self))
+
+    def where(self, position: int) -> str:
+        """The image as a user finds it: its file, or the row of its source."""
+        value = self._value(position)
+        if isinstance(value, dict):
+            value = None if value.get("bytes") else value.get("path")
+        found = isinstance(value, str | Path)
+        return f"{value}" if found else self.source.where(int(self.rows[position]))
+
+    def _value(self, position: int) -> Any:
+        return self.source[int(self.rows[position])][self.column]
 
     def pixels(self, positions: np.ndarray, epoch: int) -> np.ndarray:
         """Normalised images [n, height, width, channels] float32.
@@ -210,24 +125,49 @@ class Images:
         return pixels
 
     def _read(self, position: int) -> np.ndarray:
-        row = int(self.rows[position])
-        value = self.source[row][self.column]
-        try:
-            image = decode(value, self.preprocess.channels)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            place = f"{value}" if isinstance(value, str) else self.source.where(row)
-            raise ValueError(f"{place}: not a readable image ({error})") from None
-        if self.augment.crop_scale is None:
-            image = self._resized(image, place=lambda: self.source.where(row))
+        with heard() as messages:
+            try:
+                value, channels = self._value(position), self.preprocess.channels
+                image = decode(value, channels, at_least=self._least_side())
+            except MemoryError:
+                raise
+            # Decoders of damaged files raise what they stumble on: struct.error, IndexError, …
+            except Exception as error:
+                place = self.where(position)
+                raise ValueError(f"{place}: not a readable image ({reason(error)})") from None
+            if self.augment.crop_scale is None:
+                image = self._resized(image, position)
+        for message in messages:
+            self._warn(position, message)
         return _array(image)
 
-    def _resized(self, image: Image.Image, place: Callable[[], str]) -> Image.Image:
+    def _least_side(self) -> int:
+        """How small a JPEG may be decoded: so that hardly a pixel changes, see `_REDUCED`."""
+        if not self.preprocess.do_resize or self.preprocess.resample == Image.Resampling.NEAREST:
+            return 0  # of nearest neighbours every pixel is one of the original
+        least = _REDUCED * max(self.preprocess.height, self.preprocess.width)
+        if self.augment.crop_scale is not None:  # the smallest crop must have as many pixels
+            least /= math.sqrt(self.augment.crop_scale[0] * min(1, self.augment.crop_ratio[0]))
+        return math.ceil(least)
+
+    def _warn(self, position: int, message: str) -> None:
+        """Once for each kind of message: of a hundred thousand images many may have the same."""
+        kind = re.sub(r"\d+", "#", message)
+        with self._lock:
+            if kind in self._said:
+                return
+            self._said.add(kind)
+        _log.warning(
+            "%s: %s (further images with this are not named)", self.where(position), message
+        )
+
+    def _resized(self, image: Image.Image, position: int) -> Image.Image:
         size = (self.preprocess.width, self.preprocess.height)
         if image.size == size:
             return image
         if not self.preprocess.do_resize:
             raise ValueError(
-                f"{place()}: the image is {image.size[0]} x {image.size[1]}, the model takes "
+                f"{self.where(position)}: the image is {image.size[0]} x {image.size[1]}, the model takes "
                 f"{size[0]} x {size[1]}, and the checkpoint says not to resize"
             )
         return image.resize(size, self.preprocess.resample)
@@ -239,7 +179,7 @@ class Images:
             )
             size = (self.preprocess.width, self.preprocess.height)
             # Resampling from the box itself reads no pixel outside it and copies nothing.
-            pixels = _array(_from_array(pixels).resize(size, self.preprocess.resample, box=box))
+            pixels = _array(from_array(pixels).resize(size, self.preprocess.resample, box=box))
         if self.augment.flip and generator.random() < 0.5:
             pixels = pixels[:, ::-1]
         return pixels
