@@ -3,12 +3,20 @@
 import io
 import json
 import os
+import struct
+import threading
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from jaxft.analysis import pictures
+from jaxft.analysis.pictures import thumbnail
+from jaxft.data.decode import _ORIENTATION, FORMATS, heard
 from jaxft.data.files import table
 from jaxft.data.fingerprint import WHOLE
 from jaxft.data.images import Augment, Images, Preprocess, crop_box, decode, find_image_column
@@ -40,7 +48,7 @@ def write_config(folder, **config):
         {"size": 16, "do_rescale": False, "image_mean": [100, 110, 120]},
     ],
 )
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_pixels_equal_the_image_processor(tmp_path, config, mode):
     from transformers import ViTImageProcessorPil
 
@@ -52,6 +60,138 @@ def test_pixels_equal_the_image_processor(tmp_path, config, mode):
     pixels = images(values, preprocess).pixels(np.arange(3), epoch=0)
     assert pixels.dtype == np.float32
     np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "config, what",
+    [
+        ({"size": "16"}, "resized to '16', but the model takes 16 x 16"),
+        ({"size": -16}, "resized to .*-16"),
+        ({"size": 0}, "resized to"),
+        ({"size": 10**30}, "resized to"),
+        ({"size": [16, 16]}, "resized to"),
+        ({"size": {"height": [[[16] * 99] * 99]}}, "resized to"),
+        ({"size": None}, "resized to None"),
+        ({"do_resize": "false"}, "do_resize is 'false'; it must be true or false"),
+        ({"do_rescale": 1}, "do_rescale is 1"),
+        ({"do_normalize": []}, r"do_normalize is \[\]"),
+        ({"do_pad": "yes"}, "do_pad is not supported"),
+        ({"resample": 99}, "resample is 99; it must be one of 0 nearest, 1 lanczos, 2 bilinear"),
+        ({"resample": "bicubic"}, "resample is 'bicubic'"),
+        ({"resample": 2.0}, "resample is 2.0"),
+        ({"resample": -1}, "resample is -1"),
+        ({"resample": True}, "resample is True"),
+        ({"rescale_factor": "1/255"}, "rescale_factor is '1/255'; it must be a number above 0"),
+        ({"rescale_factor": 0}, "rescale_factor is 0"),
+        ({"rescale_factor": -1}, "rescale_factor is -1"),
+        ({"rescale_factor": float("nan")}, "rescale_factor is nan"),
+        ({"rescale_factor": None}, "rescale_factor is None"),
+        ({"image_mean": "0.5"}, "image_mean is '0.5'; it must be a number or a list of 3"),
+        ({"image_mean": [0.5, None, 0.5]}, "image_mean is .*None"),
+        ({"image_mean": [[0.5] * 3]}, "image_mean is"),
+        ({"image_mean": [0.1, 0.2]}, "image_mean has 2 values; the model takes 3 channels"),
+        ({"image_mean": float("inf")}, "image_mean is inf"),
+        ({"image_std": [0.5, 0, 0.5]}, "image_std is .* it must be a number above 0 or a list"),
+        ({"image_std": [0.5, -1, 0.5]}, "image_std is"),
+        ({"image_std": 1e-300}, "image_std is 1e-300"),
+        ({"image_std": {"r": 1}}, "image_std is"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_in_one_line(tmp_path, config, what):
+    folder = write_config(tmp_path, **({"size": 16} | config))
+    with pytest.raises(ValueError, match=what) as error:
+        Preprocess.from_checkpoint(folder, image_size=16, channels=3)
+    message = str(error.value)
+    assert message.startswith(f"{folder}/preprocessor_config.json: ") and "\n" not in message
+    assert len(message) < len(folder) + 300
+
+
+@pytest.mark.parametrize(
+    "content, what",
+    [
+        (b"[1, 2]", "must hold a JSON object, not a list"),
+        (b"3", "must hold a JSON object"),
+        (b"[" * 100_000, "not readable JSON .nested too deeply"),
+        (b"", "the file is empty"),
+        (b"\xff\xfe{", "byte 0 is not UTF-8"),
+        (b'{"size": 1' + b"0" * 5000 + b"}", "not readable JSON"),
+        (None, "not a regular file"),
+    ],
+)
+def test_a_processor_file_of_something_else_is_named(tmp_path, content, what):
+    file = tmp_path / "preprocessor_config.json"
+    os.mkfifo(file) if content is None else file.write_bytes(content)
+    with pytest.raises(ValueError, match=f"preprocessor_config.json: .*{what}"):
+        Preprocess.from_checkpoint(str(tmp_path), image_size=16, channels=3)
+
+
+def encoded(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def every_kind():
+    """Encoded images as they are found: modes, transparency, animation, sizes."""
+    noise = np.random.default_rng(0).integers(0, 256, (23, 31, 4), np.uint8)
+    clear = Image.fromarray(noise)
+    plain = clear.convert("RGB")
+    palette = plain.convert("P")
+    moving = {"save_all": True, "append_images": [plain.rotate(90)]}
+    return {
+        "alpha": encoded(clear),
+        "grey and alpha": encoded(clear.convert("LA")),
+        "black and white": encoded(plain.convert("1")),
+        "palette": encoded(palette),
+        "palette with alpha": encoded(palette, transparency=bytes(range(256))),
+        "palette, one colour clear": encoded(palette, transparency=7),
+        "grey, one value clear": encoded(plain.convert("L"), transparency=7),
+        "one colour clear": encoded(plain, transparency=tuple(noise[0, 0, :3].tolist())),
+        "CMYK": encoded(plain.convert("CMYK"), "JPEG"),
+        "GIF": encoded(palette, "GIF", transparency=3),
+        "moving GIF": encoded(palette, "GIF", **moving),
+        "moving WebP": encoded(clear, "WEBP", **moving),
+        "moving PNG": encoded(plain, **moving),
+        "BMP": encoded(plain, "BMP"),
+        "TIFF": encoded(plain, "TIFF", compression="tiff_lzw"),
+        "PPM": encoded(plain, "PPM"),
+        "one pixel": encoded(plain.resize((1, 1))),
+        "wide": encoded(plain.resize((3000, 1))),
+        "tall": encoded(plain.resize((1, 3000))),
+    }
+
+
+@pytest.mark.parametrize("kind", every_kind())
+def test_every_kind_of_file_equals_the_image_processor(tmp_path, kind):
+    from transformers import ViTImageProcessorPil
+
+    folder = write_config(tmp_path, size=16)
+    processor = ViTImageProcessorPil.from_pretrained(folder, do_convert_rgb=True)
+    with Image.open(io.BytesIO(every_kind()[kind])) as image:
+        expected = processor([image], return_tensors="np")["pixel_values"].transpose(0, 2, 3, 1)
+    preprocess = Preprocess.from_checkpoint(folder, image_size=16, channels=3)
+    pixels = images([every_kind()[kind]], preprocess).pixels(np.arange(1), epoch=0)
+    np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [16 * 6 - 1, 16 * 6, 16 * 13])
+def test_only_much_larger_photographs_are_decoded_at_a_reduced_size(side):
+    photograph = picture(size=(side + 40, side)).resize((side + 40, side))
+    preprocess = Preprocess(16, 16, 3)
+    value = encoded(photograph, "JPEG", quality=95)
+    with Image.open(io.BytesIO(value)) as image:
+        whole = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
+    pixels = images([value], preprocess).pixels(np.arange(1), 0)[0]
+    off = np.abs(np.rint((pixels * 0.5 + 0.5) * 255) - whole)
+    assert (off.max() == 0) == (side < 16 * 6) and off.max() <= 3
+    least = 3 * 16
+    decoded = decode(value, 3, at_least=least)
+    assert min(decoded.size) >= least and (decoded.size == photograph.size) == (side < 2 * least)
+    nearest = Preprocess(16, 16, 3, resample=Image.Resampling.NEAREST)
+    with Image.open(io.BytesIO(value)) as image:
+        picked = np.asarray(image.resize((16, 16), Image.Resampling.NEAREST))
+    pixels = images([value], nearest).pixels(np.arange(1), 0)[0]
+    np.testing.assert_array_equal(np.rint((pixels * 0.5 + 0.5) * 255), picked)
 
 
 def test_without_a_processor_the_model_config_decides(tmp_path):
@@ -93,6 +233,10 @@ def test_every_way_to_give_an_image(tmp_path):
         find_image_column(table("t", {"x": [0], "label": [0]}))
 
 
+def test_the_report_shows_the_formats_that_are_trained_on():
+    assert pictures.FORMATS == FORMATS
+
+
 def test_exif_orientation_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned by 90 degrees
@@ -116,6 +260,107 @@ def test_channels_are_converted():
         decode(np.zeros((2, 2)), 1)
     with pytest.raises(ValueError, match=r"got \(3, 2, 2\)"):
         decode(np.zeros((3, 2, 2), np.uint8), 3)
+
+
+def test_pixels_of_unknown_black_and_white_are_refused():
+    for pixels in (np.linspace(0, 1, 9, dtype=np.float32), np.arange(9, dtype=np.int32) * 10**6):
+        value = encoded(Image.fromarray(pixels.reshape(3, 3)), "TIFF")
+        with pytest.raises(ValueError, match="row 1: not a readable image .*8 or 16 bits"):
+            images([value], Preprocess(8, 8, 3)).pixels(np.arange(1), 0)
+
+
+def png_of(width, height):
+    """A PNG whose header promises so many pixels."""
+
+    def chunk(kind, content):
+        end = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + end
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress(bytes((width + 1) * min(height, 10_000)), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+HOSTILE = {
+    "script.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
+    "page.png": b"%PDF-1.4\n",
+    "icon.png": encoded(picture(), "ICO"),
+    "bomb.png": png_of(1 << 20, 1 << 20),
+    "nothing.png": b"",
+}
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "pipe.png", "folder.png", "/dev/zero"])
+def test_a_hostile_file_is_refused_in_one_line_and_starts_nothing(tmp_path, monkeypatch, name):
+    mark = tmp_path / "mark"
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    file = tmp_path / name
+    if name in HOSTILE:
+        file.write_bytes(HOSTILE[name])
+    elif name == "pipe.png":
+        os.mkfifo(file)
+    elif name == "folder.png":
+        file.mkdir()
+    values = [str(file)] + ([HOSTILE[name]] if name in HOSTILE else [])
+    for value in values:
+        with pytest.raises(ValueError) as error:
+            images([value], Preprocess(8, 8, 3)).pixels(np.arange(1), 0)
+        place = str(file) if value == str(file) else "a.parquet, row 1"
+        assert str(error.value).startswith(f"{place}: not a readable image (")
+        assert "\n" not in str(error.value) and " at 0x" not in str(error.value)
+    assert thumbnail(str(file)) is None
+    assert not mark.exists()
+
+
+def test_an_image_that_was_opened_elsewhere_starts_nothing_either():
+    lazy = Image.open(io.BytesIO(HOSTILE["script.png"]))
+    with pytest.raises(ValueError, match="EPS is not one of PNG, JPEG"):
+        decode(lazy, 3)
+
+
+def corrupt_exif():
+    exif = Image.Exif()
+    exif[_ORIENTATION] = 6
+    file = bytearray(encoded(picture(), "JPEG", exif=exif))
+    place = file.index(b"Exif\0\0") + 14
+    file[place : place + 6] = b"\xff" * 6
+    return bytes(file)
+
+
+def test_what_pillow_warns_of_is_one_line_that_names_the_file(tmp_path, caplog, capfd):
+    paths = [tmp_path / f"{i}.jpg" for i in range(3)]
+    for path in paths:
+        path.write_bytes(corrupt_exif())
+    set_of = images([str(path) for path in paths], Preprocess(8, 8, 3))
+    shown = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        set_of.pixels(np.arange(3), 0)
+    (line,) = caplog.messages
+    assert line.startswith(f"{paths[0]}: Corrupt EXIF data") and "\n" not in line
+    assert capfd.readouterr() == ("", "") and warnings.showwarning is shown
+
+
+def test_warnings_are_heard_by_the_thread_that_caused_them(recwarn):
+    barrier = threading.Barrier(4)
+
+    def read(number):
+        with heard() as messages:
+            barrier.wait()
+            warnings.warn(f"of {number}", stacklevel=1)
+            barrier.wait()
+        return messages
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(read, range(4))) == [[f"of {i}"] for i in range(4)]
+        warnings.warn("of nobody", stacklevel=1)
+    assert [str(w.message) for w in recwarn] == ["of nobody"]
 
 
 def test_a_corrupt_image_is_named(tmp_path):

@@ -15,6 +15,9 @@ _TINY = (
     32  # pixels; as PNG below 3 kB, so that ten thousand of them do not burden predictions/*.jsonl
 )
 _THUMBNAIL = 144  # pixels of the longer side
+# Only these are opened, as where images are trained on (data/decode.py): left to itself Pillow would
+# start the program `gs` for a file of PostScript, whatever the file's name ends in.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 def inline(pixels: np.ndarray) -> str:
@@ -47,8 +50,9 @@ def thumbnail(source: str) -> tuple[str, bool] | None:
         else:
             return None
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said where the image is trained on
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 tiny = max(image.size) <= _TINY
                 image.thumbnail((_THUMBNAIL, _THUMBNAIL))
                 return _uri(image.convert("RGB")), tiny

@@ -30,8 +30,8 @@ def decode(value: Any, channels: int, *, at_least: int = 0) -> Image.Image:
 
     Turned upright by its EXIF orientation; transparency is laid over white, as transformers does;
     16 bits are scaled to 8; of an animation the first picture.
-    at_least: a JPEG whose shorter side has twice as many pixels or more may be decoded at a half,
-      a quarter or an eighth of its size, as long as both sides keep `at_least`; 0: never.
+    at_least: pixels that both sides of a JPEG keep if it is decoded at a half, a quarter or an
+      eighth of its size, which is faster; 0: it never is.
 
     Raises ValueError, OSError and what else Pillow raises on a file that is damaged.
     """
