@@ -13,6 +13,8 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 from jaxft.data import token_cache
 from jaxft.data.files import table
 from jaxft.data.text import _chunks, find_text_columns, load_tokenizer, tokenize
+from jaxft.data.token_cache import make_tokens
+from jaxft.data.tokenizer import attempt
 
 TEXTS = [
     "the cat sat on the mat",
@@ -174,21 +176,26 @@ def flip(file, place):
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def big(folder, cache, **options):
-    return run(folder, [f"{i} the cat " * 9 for i in range(9000)], cache_dir=str(cache), **options)
+def large_cache(folder):
+    """A cache of 1.6 MB, of which samples are a sixth; its path and number of examples."""
+    ids = np.random.default_rng(0).integers(0, 9, 400_000).astype(np.int32)
+    lengths = np.full(20, 20_000, np.int32)
+    path = folder / f"{'0a' * 16}.npy"
+    token_cache.save(path, make_tokens(lengths, lengths, ids))
+    return path, len(lengths)
 
 
-def test_a_start_reads_a_small_part_of_an_untouched_cache(folder, tmp_path, monkeypatch):
-    big(folder, tmp_path)
-    (file,) = tmp_path.iterdir()
+def test_a_start_reads_a_small_part_of_an_untouched_cache(tmp_path, monkeypatch):
+    path, examples = large_cache(tmp_path)
     read = []
     whole = token_cache._checksum
     monkeypatch.setattr(token_cache, "_checksum", lambda parts: read.append(1) or whole(parts))
-    assert big(folder, tmp_path).cached and not read
-    shutil.copyfile(file, tmp_path / "copy")  # another time: not known to be untouched
-    (tmp_path / "copy").replace(file)
-    assert big(folder, tmp_path).cached and read == [1]
-    assert big(folder, tmp_path).cached and read == [1]  # found whole, and noted as such
+    assert token_cache.load(path, examples) and not read
+    shutil.copyfile(path, tmp_path / "copy")
+    os.utime(tmp_path / "copy", (1e9, 1e9))  # not known to be untouched
+    (tmp_path / "copy").replace(path)
+    assert token_cache.load(path, examples) and read == [1]
+    assert token_cache.load(path, examples) and read == [1]  # found whole, and noted as such
 
 
 @pytest.mark.parametrize("place", [100, 200, 5000, -3, -5000])
@@ -201,14 +208,20 @@ def test_damage_under_an_unchanged_time_is_noticed_where_it_is_sampled(folder, t
     assert not again.cached and again.ids.tolist() == expected
 
 
-def test_an_edit_anywhere_in_a_large_cache_is_noticed(folder, tmp_path):
-    expected = big(folder, tmp_path).fingerprint
-    (file,) = tmp_path.iterdir()
-    with file.open("r+b") as opened:
-        opened.seek(file.stat().st_size // 2 + 6000)  # between two samples
-        opened.write(b"\x07")
-    again = big(folder, tmp_path)
-    assert not again.cached and again.fingerprint == expected
+def test_an_edit_anywhere_in_a_large_cache_is_noticed(tmp_path):
+    path, examples = large_cache(tmp_path)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns))
+    for place in np.linspace(5000, path.stat().st_size - 5000, 40).astype(int):
+        with path.open("r+b") as file:  # most of the places lie between two samples
+            file.seek(place)
+            before = file.read(1)
+            file.seek(place)
+            file.write(bytes([before[0] ^ 1]))
+        assert token_cache.load(path, examples) is None
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(before)
+    assert token_cache.load(path, examples)
 
 
 def test_the_fingerprint_is_that_of_the_tokens(folder, tmp_path):
@@ -277,6 +290,121 @@ def test_missing_and_broken_tokenizers(tmp_path):
     (tmp_path / "m" / "tokenizer.json").write_text('{"version": "1.0", "model"')
     with pytest.raises(ValueError, match="not readable JSON"):
         load_tokenizer(path)
+
+
+NOT_AN_OBJECT = {
+    "empty": (b"", "the file is empty"),
+    "bytes": (b"\xff\xfe\x00", "byte 0 is not UTF-8"),
+    "list": (b"[1]", "must hold a JSON object, not a list"),
+    "null": (b"null", "must hold a JSON object"),
+    "deep": (b'{"a":' * 100_000, "nested too deeply"),
+    "pipe": (None, "not a regular file"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_AN_OBJECT)
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"]
+)
+def test_a_tokenizer_file_of_something_else_is_named(tmp_path, name, kind):
+    content, what = NOT_AN_OBJECT[kind]
+    path = write_tokenizer(tmp_path / "m")
+    file = tmp_path / "m" / name
+    if name in ("special_tokens_map.json", "vocab.txt"):  # read where there is no tokenizer.json
+        (tmp_path / "m" / "tokenizer.json").unlink()
+    if name == "vocab.txt" and kind not in ("empty", "bytes", "pipe"):
+        what = "the tokenizer cannot encode a text"
+    file.unlink(missing_ok=True)
+    os.mkfifo(file) if content is None else file.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}: .*{what}") as error:
+        load_tokenizer(path)
+    assert "\n" not in str(error.value)
+
+
+def change(saved, path, value):
+    *outer, last = path.split("/")
+    for name in outer:
+        saved = saved[name]
+    saved[last] = value
+
+
+@pytest.mark.parametrize(
+    "where, value, what",
+    [
+        ("model", {}, "it holds no tokenizer"),
+        ("model", "x", "it holds no tokenizer"),
+        ("model/vocab", {}, "it holds no tokenizer"),
+        ("model/vocab/the", -1, "token 'the' has the id -1; an id is an integer from 0 on"),
+        ("model/vocab/the", 1.5, "token 'the' has the id 1.5"),
+        ("model/vocab/the", "5", "token 'the' has the id '5'"),
+        ("model/vocab/the", 10**20, "token 'the' has the id 1000"),
+        ("model/vocab", [1, 2], "cannot be read .*invalid type: sequence"),
+        ("model/vocab", {"a": 0}, "cannot encode a text .*Missing .UNK. token"),
+        ("model/type", "Nope", "cannot be read"),
+        ("model/type", ["WordPiece"], "cannot be read"),
+        ("model/max_input_chars_per_word", -1, "cannot be read"),
+        ("added_tokens", "x", "cannot be read"),
+        ("added_tokens", [{"id": -5, "content": "z"}], "token 'z' has the id -5"),
+        ("normalizer", [1], "cannot be read"),
+        ("pre_tokenizer", "x", "cannot be read"),
+        ("truncation", {"max_length": -1}, "cannot be read"),
+        ("padding", 7, "cannot be read"),
+    ],
+)
+def test_a_hostile_tokenizer_is_one_line_that_names_the_file(tmp_path, where, value, what):
+    path = write_tokenizer(tmp_path / "m")
+    file = tmp_path / "m" / "tokenizer.json"
+    saved = json.loads(file.read_text())
+    change(saved, where, value)
+    file.write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match=f"tokenizer.json: .*{what}") as error:
+        load_tokenizer(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"tokenizer_class": ["a"]},
+        {"tokenizer_class": "Nope"},
+        {"auto_map": "x"},
+        {"added_tokens_decoder": 3},
+        {"cls_token": 5},
+        {"do_lower_case": [1]},
+    ],
+)
+def test_what_transformers_stumbles_on_is_one_line(tmp_path, flags):
+    path = write_tokenizer(tmp_path / "m", **flags)
+    (tmp_path / "m" / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="vocab.txt: the tokenizer cannot be read") as error:
+        load_tokenizer(path)
+    assert "\n" not in str(error.value)
+
+
+def test_code_of_a_checkpoint_is_not_run_and_not_asked_about(tmp_path, monkeypatch):
+    path = write_tokenizer(
+        tmp_path / "m", tokenizer_class="Own", auto_map={"AutoTokenizer": ["own.Own", "own.Own"]}
+    )
+    (tmp_path / "m" / "tokenizer.json").unlink()
+    (tmp_path / "m" / "own.py").write_text(
+        f"open({str(tmp_path / 'mark')!r}, 'w')\nclass Own: ...\n"
+    )
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question"))
+    with pytest.raises(ValueError, match="the tokenizer cannot be read"):
+        load_tokenizer(path)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_panic_of_the_library_is_one_line():
+    class PanicException(BaseException): ...
+
+    def fail(error):
+        raise error
+
+    with pytest.raises(ValueError, match=r"^x: bad \(PanicException: index out of bounds\)$"):
+        attempt(lambda: fail(PanicException("index out of bounds\nat …")), "x: bad")
+    with pytest.raises(KeyboardInterrupt):
+        attempt(lambda: fail(KeyboardInterrupt()), "x: bad")
 
 
 @pytest.mark.parametrize(

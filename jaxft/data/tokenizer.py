@@ -47,6 +47,8 @@ def load_tokenizer(directory: str) -> tokenizers.Tokenizer:
         tokenizer = _attempt(lambda: _auto_tokenizer(directory), file)
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    # A known word, an unknown one and none: a vocabulary without its [UNK] fails here, not later.
+    _attempt(lambda: tokenizer.encode_batch_fast(["a \u2603", ""]), file, "cannot encode a text")
     return tokenizer
 
 
@@ -65,8 +67,8 @@ def attempt(function: Callable[[], T], message: str) -> T:
         raise ValueError(f"{message} ({type(error).__name__}: {reason})") from None
 
 
-def _attempt(function: Callable[[], T], file: Path) -> T:
-    return attempt(function, f"{file}: the tokenizer cannot be read")
+def _attempt(function: Callable[[], T], file: Path, failure: str = "cannot be read") -> T:
+    return attempt(function, f"{file}: the tokenizer {failure}")
 
 
 def _auto_tokenizer(directory: str) -> tokenizers.Tokenizer:
