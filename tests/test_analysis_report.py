@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
@@ -236,6 +237,7 @@ HOSTILE = [
     "$x_{",
     "日本語",
     "\x00\x1b\ud800",
+    "[/INST] [red]",
     "x" * 500,
 ]
 
@@ -256,6 +258,7 @@ def test_data_is_never_html(tmp_path):
     tags = {tag for tag, _ in page.tags}
     assert not tags & {"script", "img", "b", "i", "u", "s", "em", "marquee", "q", "h5", "h6"}
     assert not any("onerror" in attributes for _, attributes in page.tags)
+    assert "[/INST] [red]" in page.sections["predictions"]
     assert "<script>alert(1)</script>" in page.text and "<h5>&amp;" in page.text
     svgs_of(text)  # still well-formed XML
 
@@ -313,6 +316,15 @@ def test_images_are_inside_the_page_if_they_can_be_read(tmp_path):
     assert thumbnail(str(tmp_path)) is None
 
 
+def test_images_are_named_by_their_file(tmp_path):
+    paths = [f"/data/train/cat <{i}>/{i}.png" for i in range(40)]
+    make_run(tmp_path, ["no", "yes"], inputs=paths, kind="image")
+    record = read_record(tmp_path)
+    wrong = [r for r in record.predictions["test"] if r["label"] != r["predicted"]]
+    section = Page(write_report(tmp_path).read_text()).sections["mistakes"]
+    assert wrong and all(f"cat <{r['index']}>/{r['index']}.png" in section for r in wrong[:24])
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (28, 28, 1), (32, 32, 3)])
 def test_tiny_images_without_a_file_travel_as_text(shape):
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -347,6 +359,46 @@ def test_a_missing_or_broken_file_is_said_and_the_rest_is_shown(tmp_path, name, 
         stated = "predictions/" if "predictions" in name else name
         assert f"No {stated}" in page.text
     assert len(page.sections) > 6
+
+
+FOREIGN = [None, True, -1, 10**30, float("nan"), "<script>", [], {}, [[1]], {"a": 1}]
+
+
+@pytest.mark.parametrize("value", FOREIGN, ids=repr)
+def test_foreign_content_never_costs_the_page(tmp_path, value):
+    """Each file in turn is replaced, and so is each value in it, and each value of its rows."""
+    make_run(tmp_path, ["no", "yes"])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    write_json(tmp_path / "summary.json", {**dict.fromkeys(summary, value), "task": value})
+    rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        for row in [rows[0], rows[-1], rows[-2]]:
+            for name in row:
+                file.write(json.dumps({**row, name: value}) + "\n")
+                file.write(json.dumps({k: v for k, v in row.items() if k != name}) + "\n")
+        file.write(json.dumps(value) + "\n" + "[" * 2000 + "\n")
+    write_json(
+        tmp_path / "parameters.json", [value, *({**PARAMETERS[1], k: value} for k in PARAMETERS[1])]
+    )
+    path = tmp_path / "predictions/test.jsonl"
+    first = json.loads(path.read_text().splitlines()[0])
+    with path.open("a") as file:
+        for name in first:
+            file.write(json.dumps({**first, name: value}) + "\n")
+    page = Page(write_report(tmp_path, defaults=DEFAULTS).read_text())
+    assert len(page.sections) > 6 and "script" not in {tag for tag, _ in page.tags}
+    assert "optim.lr" in page.sections["configuration"]  # the parts that are whole are shown
+    for name in ("config.json", "predictions/test.confusion.json", "summary.json"):
+        write_json(tmp_path / name, value)
+    assert len(Page(write_report(tmp_path, defaults=DEFAULTS).read_text()).sections) > 6
+
+
+def test_files_that_are_no_files_are_passed_over(tmp_path):
+    make_run(tmp_path, ["no", "yes"])
+    for name in ("metrics.jsonl", "summary.json", "predictions/test.confusion.json"):
+        (tmp_path / name).unlink()
+        os.mkfifo(tmp_path / name)
+    assert "No metrics.jsonl" in Page(write_report(tmp_path).read_text()).text
 
 
 def test_an_empty_directory_and_none(tmp_path):

@@ -143,6 +143,14 @@ def test_starting_at_a_step_equals_skipping_to_it(kind):
             np.testing.assert_array_equal(expected[key], batch[key])
 
 
+@pytest.mark.parametrize("steps", [6, None])
+def test_no_images_are_refused(steps):
+    images = Images(table("a", {"image": [0]}), np.zeros(0, int), "image", Preprocess(8, 8, 1))
+    labels = Labels(("a", "b"), np.zeros(0, int), np.zeros(0, np.int32))
+    with pytest.raises(ValueError, match="no examples to make batches of"):
+        ImageBatches(images, labels, batch_size=6, steps=steps, seed=1)
+
+
 def test_image_batches_cover_an_epoch_and_pad_the_last():
     batches = image_batches()
     assert len(batches) == 6 and batches.steps_per_epoch == 4

@@ -131,11 +131,19 @@ def _gallery(rows: Sequence[Mapping[str, Any]]) -> Html:
                 Html("<br>"),
                 f"label {row['label']}",
                 Html("<br>"),
-                f"row {row['index']}",
+                _place(row),
             ]
         )
         items.append(element("li", _picture(str(row.get("image", ""))), words))
     return element("ul", *items, attributes={"class": "gallery"})
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    """Where a reader finds the image: its file in its folder, else the row of the source."""
+    source = str(row.get("image", ""))
+    if not source or source.startswith("data:"):
+        return f"row {row['index']}"
+    return "/".join(source.split("/")[-2:])
 
 
 def _picture(source: str) -> Html:

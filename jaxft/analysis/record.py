@@ -1,9 +1,13 @@
-"""What a run directory says about its run. Reads its files only; any of them may be missing."""
+"""What a run directory says about its run. Reads its files only.
+
+Any of them may be missing, or hold something else than jaxft wrote: rows that are none are left out.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,8 +48,8 @@ class Record:
 
     def metrics(self, split: str) -> dict[str, Any]:
         """Metrics of the exported checkpoint on a split; {} if there are none."""
-        if self.summary.get(split):
-            return self.summary[split]
+        if isinstance(found := self.summary.get(split), dict) and "accuracy" in found:
+            return found
         rows = self.evals.get(split, [])
         best = [row for row in rows if row["step"] == self.summary.get("best_step")]
         return (best or rows[-1:] or [{}])[0]
@@ -69,8 +73,8 @@ def read_record(directory: str | Path) -> Record:
     path = Path(directory)
     if not path.is_dir():
         raise ValueError(f"no run directory {str(path)!r}")
-    rows = read_rows(path / "metrics.jsonl")
-    evals = _by_step(rows, "eval")
+    rows = [row for row in _rows(path / "metrics.jsonl") if _has_a_step(row)]
+    evals = [row for row in _by_step(rows, "eval") if _is_number(row.get("accuracy"))]
     files = sorted(path.glob("predictions/*.jsonl"))
     parameters = _read_json(path / "parameters.json")
     config, summary = _read_json(path / "config.json"), _read_json(path / "summary.json")
@@ -78,13 +82,13 @@ def read_record(directory: str | Path) -> Record:
         name=path.resolve().name,
         config=config if isinstance(config, dict) else {},
         summary=summary if isinstance(summary, dict) else {},
-        parameters=parameters if isinstance(parameters, list) else [],
+        parameters=list(filter(_is_parameter, parameters if isinstance(parameters, list) else [])),
         train=_by_step(rows, "train"),
         evals={
-            split: [row for row in evals if row["split"] == split] for split in ("eval", "test")
+            split: [row for row in evals if row.get("split") == split] for split in ("eval", "test")
         },
         events=[row for row in rows if row["kind"] == "event"],
-        predictions={file.stem: read_rows(file) for file in files},
+        predictions={file.stem: list(filter(_is_prediction, _rows(file))) for file in files},
         confusions=_confusions(path / "predictions"),
     )
 
@@ -115,12 +119,43 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _by_step(rows: list[Row], kind: str) -> list[Row]:
     """Rows of a kind in order; of several for one step and split the last, which counts."""
-    last = {(row["step"], row.get("split")): row for row in rows if row["kind"] == kind}
+    last = {(row["step"], str(row.get("split"))): row for row in rows if row["kind"] == kind}
     return [last[key] for key in sorted(last, key=lambda key: key[0])]
+
+
+def _has_a_step(row: Row) -> bool:
+    step = row.get("step")
+    return isinstance(row.get("kind"), str) and type(step) is int and 0 <= step < 1 << 53
+
+
+def _is_prediction(row: Row) -> bool:
+    numbers = _is_number(row.get("probability")) and type(row.get("index")) is int
+    return numbers and all(isinstance(row.get(key), str) for key in ("label", "predicted"))
+
+
+def _is_parameter(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and all(type(row.get(key)) is int for key in ("size", "depth"))
+        and isinstance(row.get("trainable"), bool)
+        and _is_number(row.get("lr_scale"))
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _rows(path: Path) -> list[Row]:
+    """Rows of a file; [] if it cannot be read."""
+    try:
+        return read_rows(path) if path.is_file() else []
+    except (OSError, ValueError, RecursionError):
+        return []
 
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # missing, or cut short by a full disk
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):  # missing, or cut short by a full disk
         return None

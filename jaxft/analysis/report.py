@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxft.analysis import mistakes, sections
-from jaxft.analysis.page import element, join, page
+from jaxft.analysis.page import Html, element, join, page
 from jaxft.analysis.record import Record, flatten, read_record
 
 
@@ -53,20 +53,20 @@ def render(record: Record, defaults: Mapping[str, Any] | None) -> str:
     from jaxft.analysis import plots
 
     parts = {
-        "Training": sections.training(record, plots),
-        "Learning rate": sections.learning_rate(record, plots),
-        "Predictions": mistakes.predictions(record, plots),
-        "Mistakes": mistakes.confident_mistakes(record),
-        "Time": sections.timing(record),
-        "Configuration": sections.configuration(record, defaults),
-        "Environment": sections.environment(record),
+        "Training": _part(sections.training, record, plots),
+        "Learning rate": _part(sections.learning_rate, record, plots),
+        "Predictions": _part(mistakes.predictions, record, plots),
+        "Mistakes": _part(mistakes.confident_mistakes, record),
+        "Time": _part(sections.timing, record),
+        "Configuration": _part(sections.configuration, record, defaults),
+        "Environment": _part(sections.environment, record),
     }
     links = [
         element("a", name, attributes={"href": f"#{name.replace(' ', '-').lower()}"})
         for name in parts
     ]
     body = [
-        element("header", sections.header(record), element("nav", *links)),
+        element("header", _part(sections.header, record), element("nav", *links)),
         *(
             element(
                 "section",
@@ -79,3 +79,12 @@ def render(record: Record, defaults: Mapping[str, Any] | None) -> str:
         element("footer", "Written by jaxft from the files of the run directory."),
     ]
     return page(f"{record.name}: jaxft report", element("main", join(body)))
+
+
+def _part(make: Callable[..., Html], record: Record, *more: Any) -> Html:
+    """A section; or why there is none, where the run's files hold something else than was written."""
+    try:
+        return make(record, *more)
+    except Exception as error:  # one file that was edited must not cost the whole page
+        reason = f"{type(error).__name__}: {error}"[:300]
+        return sections.missing(f"A file of this run holds something unexpected ({reason}).")

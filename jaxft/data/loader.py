@@ -94,6 +94,8 @@ class ImageBatches:
         process_count: int = 1,
     ):
         assert len(images) == len(labels)
+        if not len(labels):
+            raise ValueError("there are no examples to make batches of")
         if batch_size < 1:
             raise ValueError(f"the batch size must be at least 1, got {batch_size}")
         self.images, self.labels, self.batch_size = images, labels, batch_size
