@@ -1,61 +1,126 @@
-"""Measure a finished run on labelled data: `python -m jaxft.evaluate --run DIR [--data FILE]`."""
+"""Measure a finished run on labelled data: `python -m jaxft.evaluate --run DIR [--data FILE]`.
+
+From Python: `jaxft.evaluate(run, data)` (see `api.py`).
+"""
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before jax is imported, which Ctrl-C may interrupt
-    from jaxft.terminal.start import begin
-
-    begin()
-
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from jaxft.data.labels import find_label_column
+from jaxft.data.labels import find_label_column, holdout, read_labels
 from jaxft.data.sources import open_source
-from jaxft.run.data import Split, hold_out, labelled_split
-from jaxft.run.directory import RunDirectory
-from jaxft.run.inference import Inference, load_inference
+from jaxft.run.data import Split
+from jaxft.run.inference import Inference, load_inference, named_by_flags
+from jaxft.run.output import Output, check_output
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 from jaxft.terminal.tables import show_metrics
 
 FLAGS = (
-    Flag("run", "directory of a finished run", required=True),
+    Flag("run", "directory of a finished run, or a checkpoint with a classifier", required=True),
     Flag("data", "labelled data; default: the run's own test data, else its evaluation data"),
-    Flag("output", "also write the metrics to this JSON file"),
+    Flag(
+        "text", "input column, or two for pairs: a,b; default: the run's own, else by usual names"
+    ),
+    Flag("label", "label column; default: the run's own, else by usual names"),
+    Flag("output", "also write the metrics to this JSON file; never over another file"),
 )
 
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns the exit status."""
     values, _ = parse(argv, FLAGS)
-    folder = Path(values.output).absolute().parent
-    if not folder.is_dir():
-        raise ValueError(f"--output {values.output}: no such directory {folder}")
-    model = load_inference(RunDirectory(values.run))
-    spec, split = _split(model, values.data)
-    result = model.evaluate(split)
-    print(f"{spec}: {len(split.labels)} rows, model {values.run}/best")
-    measured = result.to_json()
-    show_metrics(measured)
-    if values.output:
-        with open(values.output, "w") as file:
-            json.dump(measured, file, indent=1)
+    with contextlib.ExitStack() as stack:
+        file = None
+        if values.output:
+            output = check_output(
+                values.output, reads={"--data": values.data}, earlier=_is_metrics,
+                written_by="evaluate",
+            )  # fmt: skip
+            file = stack.enter_context(Output(output))
+        model = load_inference(values.run)
+        columns = tuple(name.strip() for name in values.text.split(",") if name.strip())
+        spec, model, split = _split(model, values.data, columns, values.label)
+        result = model.evaluate(split)
+        of = values.run if model.directory is None else f"{values.run}/best"
+        print(f"{spec}: {len(split.labels)} rows, model {of}")
+        show_metrics(result.metrics)
+        if file is not None:
+            file.write((json.dumps(result.metrics, indent=1) + "\n").encode())
     return 0
 
 
-def _split(model: Inference, spec: str) -> tuple[str, Split]:
-    """The rows to measure on, and what to call them."""
+def _split(
+    model: Inference, spec: str, columns: Sequence[str] = (), label: str = ""
+) -> tuple[str, Inference, Split]:
+    """What to call the rows to measure on, the model that reads them, and the rows.
+
+    Raises:
+      ValueError: no data, or without the columns of the model.
+    """
     c = model.config.data
     spec = spec or c.test or c.eval
-    source = open_source(spec or c.train, data_dir=c.dir or None, delimiter=c.delimiter)
-    column = find_label_column(source, c.label)
-    encoder = model.encoder
-    split, _ = labelled_split(source, column, encoder.columns, encoder.inputs, c, names=model.names)
-    return (spec, split) if spec else (f"held-out share of {c.train}", hold_out(split, c)[1])
+    if not spec and model.directory is None:
+        raise ValueError("--data is missing: a checkpoint, unlike a run, has no data of its own")
+    source = open_source(spec or c.train, data_dir=c.dir or None)
+    with named_by_flags():
+        column = find_label_column(source, label or c.label)
+    model = model.reading(source, columns, column)
+    labels = read_labels(source, column, names=model.names, classes=c.classes)
+    split = Split(source, labels)
+    if spec:
+        return spec, model, split
+    _, held_out = holdout(labels.ids, c.eval_fraction, model.config.train.seed)
+    return f"held-out share of {c.train}", model, split.take(held_out)
 
+
+def _is_metrics(path: Path) -> bool:
+    """Whether a file is an earlier output of this command."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and {"loss", "accuracy", "per_class"} <= set(value)
+
+
+class _Callable(ModuleType):
+    """`jaxft.evaluate` is this module, whoever imports it first; it can be called, too."""
+
+    def __call__(
+        self,
+        run: str | Path,
+        data: str | Path | None = None,
+        *,
+        text: Sequence[str] = (),
+        label: str = "",
+    ) -> dict[str, Any]:
+        """Metrics of a finished run, or of a checkpoint, on labelled data.
+
+        Args:
+          run: run directory, or a checkpoint with a classifier.
+          data: as `--data`; None: the run's own test data, else its evaluation data.
+          text: input columns; empty: the run's own, else found by their usual names.
+          label: label column; '' likewise.
+
+        Returns:
+          See `jaxft.analysis.metrics.classification_metrics`.
+
+        Raises:
+          ValueError: what the command would say in one line.
+        """
+        model = load_inference(Path(run).expanduser())
+        columns = (text,) if isinstance(text, str) else tuple(text)
+        _, model, split = _split(model, str(data or ""), columns, label)
+        return model.evaluate(split).metrics
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     sys.exit(run_command(main, sys.argv))

@@ -56,6 +56,9 @@ def test_imports_point_one_way(part):
 def test_nothing_imports_a_command():
     modules = {path.stem for path in PACKAGE.glob("*.py")}
     commands = {name for name in modules - {"__init__"} if not name.startswith("config")}
+    commands = {path.stem for path in PACKAGE.glob("*.py")} - {
+        "__init__", "api", "config", "config_check"
+    }  # fmt: skip
     assert commands >= {"train", "evaluate", "predict", "export", "describe"}
     for path in PACKAGE.rglob("*.py"):
         assert not {name.split(".")[0] for name in imports(path)} & commands, path
@@ -77,7 +80,7 @@ def test_nothing_is_evaluated():
                 assert node.func.id not in ("eval", "exec"), path
 
 
-def test_the_package_itself_is_empty():
+def test_the_package_itself_imports_nothing_before_it_is_asked():
     assert (PACKAGE / "__init__.py").read_text().strip().startswith(('"""', "")) and not imports(
         PACKAGE / "__init__.py"
     )

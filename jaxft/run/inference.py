@@ -1,20 +1,26 @@
-"""A finished run's best model, ready to predict."""
+"""A model ready to predict: the best one of a finished run, or a checkpoint in Hugging Face format."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.config import ConfigDict
+from jaxft.config import ConfigDict, default_config, nearest
+from jaxft.config_check import validate
+from jaxft.data.images import find_image_column
+from jaxft.data.sources import Source
+from jaxft.data.text import find_text_columns
 from jaxft.models import Architecture, hf, load_architecture
 from jaxft.run.build import slicing
-from jaxft.run.data import Encoder, Split
+from jaxft.run.data import Batches, Encoder, Split
 from jaxft.run.directory import RunDirectory
 from jaxft.run.evaluation import Evaluation, evaluate, predict
 from jaxft.tasks import TASKS
@@ -27,11 +33,14 @@ class Inference:
     """A model with what it needs to read rows.
 
     Attributes:
-      config: of the run it comes from.
+      directory: the run that it is from; None for a checkpoint.
+      config: of that run; the defaults for a checkpoint.
       names: label names by class number.
       params: placed, replicated under pmap.
+      encoder: reads rows; a checkpoint's has no columns before `reading`.
     """
 
+    directory: RunDirectory | None
     config: ConfigDict
     architecture: Architecture
     names: tuple[str, ...]
@@ -40,24 +49,81 @@ class Inference:
     parallel: Parallel
     encoder: Encoder
 
+    def reading(self, source: Source, columns: Sequence[str] = (), label: str = "") -> Inference:
+        """The same model, reading these columns of `source`.
+
+        Args:
+          columns: input columns; empty: the run's own or, for a checkpoint, found by usual names.
+          label: the label column, which is no input; '' where there is none.
+
+        Raises:
+          ValueError: `source` has no such column, or the model takes another number of them.
+        """
+        own = self.encoder.columns
+        if columns and own and len(columns) != len(own):
+            raise ValueError(
+                f"--text names {len(columns)} columns ({', '.join(columns)}), but the model was "
+                f"trained on {len(own)} ({', '.join(own)})"
+            )
+        wanted = tuple(columns) or own
+        missing = next((name for name in wanted if name not in source.columns), None)
+        if missing is not None:
+            raise ValueError(
+                f"{source.name} has no column {missing!r}{nearest(missing, source.columns)}; "
+                f"it has {', '.join(source.columns)}; name the input by --text"
+            )
+        if not wanted:
+            with named_by_flags():
+                if self.encoder.inputs == "text":
+                    wanted = find_text_columns(source, (), label)
+                else:
+                    wanted = (find_image_column(source),)
+        return dataclasses.replace(self, encoder=dataclasses.replace(self.encoder, columns=wanted))
+
     def logits(self, split: Split) -> np.ndarray:
         """[N, C] float32 in the order of the split's rows; its labels are not looked at."""
-        batches = self.encoder.evaluation(split, self.config, slicing(self.parallel))
-        return predict(self.program, self.params, batches, self.parallel, split.labels.rows)
+        return predict(
+            self.program, self.params, self._batches(split), self.parallel, split.labels.rows
+        )
 
     def evaluate(self, split: Split) -> Evaluation:
         """Logits and metrics of a labelled split."""
-        batches = self.encoder.evaluation(split, self.config, slicing(self.parallel))
-        return evaluate(self.program, self.params, batches, self.parallel, split)
+        return evaluate(self.program, self.params, self._batches(split), self.parallel, split)
+
+    def _batches(self, split: Split) -> Batches:
+        return self.encoder.evaluation(split, self.config, slicing(self.parallel))
 
 
-def load_inference(directory: RunDirectory) -> Inference:
-    """Read DIR/best on this machine's devices.
+def load_inference(path: str | Path) -> Inference:
+    """Read DIR/best of a run, or a checkpoint with a classifier, onto this machine's devices.
 
     Raises:
-      ValueError: no run directory, or the run has not finished.
+      ValueError: neither of the two, a run that has not finished, or files that are damaged.
     """
+    directory = RunDirectory(path)
+    try:
+        if "model_type" in directory.read_json("config.json"):
+            return _from_checkpoint(directory.path)
+        return _from_run(directory)
+    except RecursionError:
+        raise ValueError(f"{path}: a JSON file in it is nested too deeply to be read") from None
+
+
+@contextlib.contextmanager
+def named_by_flags() -> Iterator[None]:
+    """Messages about columns say how a command's user names one, which is not by a config field."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace("config.data.", "--")) from error
+
+
+def _from_run(directory: RunDirectory) -> Inference:
     config = directory.config()
+    try:
+        validate(config)
+    except ValueError as error:
+        raise ValueError(f"{directory.path / 'config.json'}: {error}") from None
     if not directory.best.is_dir():
         raise ValueError(
             f"{directory.path} has no best/ yet: finish the run with the command that began it, "
@@ -65,20 +131,69 @@ def load_inference(directory: RunDirectory) -> Inference:
             f"--output {directory.best}"
         )
     source = directory.source()
-    names = tuple(source["label names"])
-    best = str(directory.best)
-    architecture = load_architecture(best, num_labels=len(names))
+    names, columns = source["label names"], source["columns"]
+    if not _are_texts(names, 2) or not _are_texts(columns, 1) or len(columns) > 2:
+        raise ValueError(f"{directory.path / 'source.json'} is not what jaxft wrote; restore it")
+    architecture = load_architecture(str(directory.best), num_labels=len(names))
+    if architecture.inputs != TASKS[config.task].inputs:
+        raise ValueError(f"{directory.best} is not the model of the run: it is of another task")
+    return _ready(directory.best, architecture, tuple(names), tuple(columns), config, directory)
+
+
+def _from_checkpoint(path: Path) -> Inference:
+    raw = RunDirectory(path).read_json("config.json")
+    problem = raw.get("problem_type") or "single_label_classification"
+    if problem != "single_label_classification":
+        raise ValueError(f"{path}: problem_type {problem!r} is not implemented")
+    names = _label_names(path, raw.get("id2label"))
+    architecture = load_architecture(str(path), num_labels=len(names))
+    config = default_config()
+    config.task = next(name for name, t in TASKS.items() if t.inputs == architecture.inputs)
+    return _ready(path, architecture, names, (), config, None)
+
+
+def _label_names(path: Path, id2label: Any) -> tuple[str, ...]:
+    """By class number; transformers writes none where there are its two default ones."""
+    if id2label is None:
+        return ("LABEL_0", "LABEL_1")
+    numbered = isinstance(id2label, dict) and len(id2label) >= 2
+    if not numbered or set(id2label) != {str(i) for i in range(len(id2label))}:
+        raise ValueError(f"{path / 'config.json'}: id2label does not name two or more classes")
+    names = tuple(str(id2label[str(i)]) for i in range(len(id2label)))
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path / 'config.json'}: id2label names two classes alike")
+    return names
+
+
+def _ready(
+    path: Path, architecture: Architecture, names: tuple[str, ...], columns: tuple[str, ...],
+    config: ConfigDict, directory: RunDirectory | None,
+) -> Inference:  # fmt: skip
+    """Place the parameters and wrap the program."""
     parallel = make_parallel("auto")
-    params, _ = hf.read_params(
-        best, architecture, key=jax.random.key(0),
+    # What a run was trained on says nothing of what is here: each device gets one example at least.
+    config.eval.batch_size = max(config.eval.batch_size, parallel.shards)
+    params, report = hf.read_params(
+        str(path), architecture, key=jax.random.key(0),
         shardings=parallel.param_shardings(architecture.abstract, architecture.tensor_rules),
     )  # fmt: skip
+    if report.initialised:
+        raise ValueError(
+            f"{path} has no classifier for {len(names)} labels (it lacks "
+            f"{', '.join(report.initialised)}); fine-tune it first"
+        )
     forward = functools.partial(architecture.apply, dtype=jnp.dtype(config.model.dtype))
     program = parallel.compile_eval(functools.partial(eval_step, forward=forward))
-    hf_config = json.loads((directory.best / "config.json").read_text())
-    limit = hf_config.get("max_position_embeddings", 0)
+    raw = architecture.hf_config
     encoder = Encoder(
-        TASKS[config.task].inputs, best, hf_config, tuple(source["columns"]),
-        config.data.max_length or limit, None,
+        architecture.inputs, str(path), raw, columns,
+        config.data.max_length or raw.get("max_position_embeddings", 0), None,
     )  # fmt: skip
-    return Inference(config, architecture, names, params, program, parallel, encoder)
+    return Inference(directory, config, architecture, names, params, program, parallel, encoder)
+
+
+def _are_texts(value: Any, least: int) -> bool:
+    """Whether this is a list of so many different texts, or more."""
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        return False
+    return least <= len(value) == len(set(value))

@@ -1,0 +1,157 @@
+"""Files that a command writes where its user says: over nothing else, and whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from jaxft.models.hf import COMPANIONS
+
+# What jaxft writes into a run directory (directory.py), and the folders that are jaxft's alone.
+_RUN_PARTS = frozenset(
+    """
+    .lock best cache checkpoints config.json metrics.jsonl parameters.json predictions report.html
+    source.json summary.json tensorboard
+    """.split()
+)
+_CHECKPOINT_FILES = frozenset(("config.json", "model.safetensors.index.json", *COMPANIONS))
+
+
+def check_output(
+    given: str, *, reads: Mapping[str, str], earlier: Callable[[Path], bool], written_by: str
+) -> Path:
+    """The file that `--output GIVEN` names, if writing it can harm nothing.
+
+    Args:
+      given: as on the command line.
+      reads: flag -> path or data set name of what the command reads.
+      earlier: whether an existing file is an earlier output of this command.
+      written_by: the command's name, for the message.
+
+    Returns:
+      The file itself: a link is followed, so that the link stays.
+
+    Raises:
+      ValueError: no such directory; a directory; something else than a file; what is read; a file of
+        a run or of a checkpoint; an existing file that this command did not write.
+    """
+    path = Path(os.path.realpath(os.path.expanduser(given)))
+    if not path.parent.is_dir():
+        raise ValueError(f"--output {given}: no such directory {path.parent}")
+    if path.is_dir():
+        raise ValueError(f"--output {given} is a directory; give a file in it")
+    for flag, read in reads.items():
+        if path.exists() and os.path.exists(read) and path.samefile(read):
+            raise ValueError(f"--output {given} is the {flag}; give another file")
+    if owner := _owner(path):
+        raise ValueError(f"--output {given} would be a file of {owner}; give another file")
+    if not path.exists():
+        return path
+    if not path.is_file():
+        raise ValueError(f"--output {given} is no regular file; give another")
+    if path.stat().st_size and not earlier(path):
+        raise ValueError(
+            f"--output {given} exists and is no earlier output of {written_by}, so it is left as it "
+            "is; give another file"
+        )
+    return path
+
+
+def _owner(path: Path) -> str:
+    """Whose file `path` is, or would be taken for; '' for nobody's."""
+    for folder in path.parents:
+        if not (folder / "config.json").exists():
+            continue
+        if (folder / "source.json").exists() and path.relative_to(folder).parts[0] in _RUN_PARTS:
+            return f"the run {folder}"
+        # A checkpoint may hold files that are nobody's, but none that would be read as its own.
+        own = path.name in _CHECKPOINT_FILES or path.suffix == ".safetensors"
+        if folder == path.parent and own and any(folder.glob("*.safetensors*")):
+            return f"the checkpoint {folder}"
+    return ""
+
+
+class Output:
+    """A file being written beside `path`, under a name of its own, that takes its place at the end.
+
+    A context manager. Entering it makes the file, so that a folder that cannot be written is found
+    before any work. Leaving it normally puts the file on the disk and in its place; leaving it by an
+    error removes it, and what was at `path` stays. It is unbuffered: a buffer that could not be
+    written would raise once more when it is closed.
+
+    Raises:
+      OSError: naming `path`.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._beside = path.with_name(f".jaxft-{secrets.token_hex(8)}.tmp")
+
+    def __enter__(self) -> Output:
+        with self._named():
+            # By `open`, not by tempfile: the file gets the rights that its user gives new files.
+            self._file = open(self._beside, "xb", buffering=0)  # noqa: SIM115 closed in __exit__
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            with self._named(), self._file:
+                if kind is None:
+                    self._file.truncate()
+                    os.fsync(self._file.fileno())
+            if kind is None:
+                with self._named():
+                    if self.path.exists():
+                        os.chmod(self._beside, stat.S_IMODE(self.path.stat().st_mode))
+                    os.replace(self._beside, self.path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._beside)
+
+    def reserve(self, size: int) -> None:
+        """Ask the disk for `size` bytes now, where the file system can say whether it has them."""
+        if not size or not hasattr(os, "posix_fallocate"):
+            return
+        with self._named():
+            try:
+                os.posix_fallocate(self._file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV):
+                    raise
+
+    def write(self, data: bytes) -> int:
+        """All of `data`."""
+        left = memoryview(data)
+        with self._named():
+            while left:
+                left = left[self._file.write(left) :]
+        return len(data)
+
+    # What pyarrow asks of a file.
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Nothing is pending."""
+
+    def close(self) -> None:
+        """Left to `__exit__`, which knows whether all went well."""
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors name the file that the user gave; a write, unlike an open, names none."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
