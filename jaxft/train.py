@@ -2,6 +2,7 @@
 
 The same command continues a run that was stopped, exactly: the state is a pure function of the
 config and the step, and a checkpoint holds the step's parameters and optimizer slots.
+From Python: `jaxft.train(config, workdir)` (see `api.py`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,15 @@ if __name__ == "__main__":  # before jax is imported: this may start the process
     begin(huge_pages=True)
 
 import sys
-from collections.abc import Sequence
+import signal
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+from jaxft.api import Trained, make_config, read_result
 from jaxft.config import ConfigDict, to_json
 from jaxft.optim import merge
 from jaxft.run import processes
@@ -146,6 +153,43 @@ def _introduce(run: Run, logs: Logs) -> None:
     for warning in prepared.treatment.warnings:
         logs.say(f"warning: {warning}")
 
+
+class _Callable(ModuleType):
+    """`jaxft.train` is this module, whoever imports it first; it can be called, too."""
+
+    def __call__(
+        self,
+        config: ConfigDict | str | Path,
+        workdir: str | Path,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Trained:
+        """Start or continue the run in `workdir`; a finished one is only read.
+
+        Args:
+          config: a config, or the path of a config file (`FILE` or `FILE:arg`).
+          workdir: directory of the run; created, or continued if it holds this run.
+          overrides: values by field, dotted or nested: {'optim.lr': 1e-4}.
+
+        Raises:
+          ValueError: what the command would say in one line.
+          OSError: `workdir` cannot be written, or another process holds it.
+          FloatingPointError: a loss that is not finite.
+          KeyboardInterrupt: Ctrl-C, after saving: the same call continues. Any other signal that
+            stops a run is raised again, too, when all is saved.
+        """
+        clock, resolved = Stopwatch(), make_config(config, overrides)
+        directory = RunDirectory(Path(workdir).expanduser())
+        with ExitStack() as held:
+            if processes.is_lead():
+                held.enter_context(directory.claimed())
+            status = run(resolved, directory, clock)
+        if status:
+            signal.raise_signal(status - 128)
+            raise InterruptedError(f"stopped by a signal; the same call continues {directory.path}")
+        return read_result(directory)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     leave(run_command(main, sys.argv))

@@ -1,0 +1,213 @@
+"""For notebooks and scripts: `from jaxft import train, evaluate, load`.
+
+    result = train("configs/text_classification.py", "runs/mine",
+                   {"model.path": "DIR_OR_HUB_ID", "data.train": "my.csv"})
+    result.metrics["accuracy"]
+    load("runs/mine").predict(["a fine day", "cold and dark"])
+
+A mistake is a ValueError with the line that the command would print.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxft.analysis.metrics import softmax
+from jaxft.config import ConfigDict, as_tuples, default_config, flatten, unflatten
+from jaxft.config_check import field_type, validate
+from jaxft.data import files
+from jaxft.data.labels import unlabelled
+from jaxft.run.data import Split
+from jaxft.run.directory import RunDirectory
+from jaxft.run.inference import Inference, load_inference
+from jaxft.terminal import config_file
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a model says of one input.
+
+    Attributes:
+      label: name of the most probable class.
+      probabilities: by label name, in the order of the class numbers; they sum to 1.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+
+    @property
+    def probability(self) -> float:
+        """Of `label`."""
+        return self.probabilities[self.label]
+
+
+class Model:
+    """A fine-tuned model that takes inputs from memory. Made by `load`.
+
+    Attributes:
+      labels: names by class number.
+      inputs: 'text' or 'image'.
+    """
+
+    def __init__(self, inference: Inference):
+        self._inference = inference
+        self.labels = inference.names
+        self.inputs = inference.encoder.inputs
+
+    def __repr__(self) -> str:
+        return f"<jaxft model: {self.inputs} -> {', '.join(self.labels[:5])}" + (
+            f", … ({len(self.labels)} labels)>" if len(self.labels) > 5 else ">"
+        )
+
+    def logits(self, inputs: Iterable[Any]) -> np.ndarray:
+        """Scores before the softmax.
+
+        Args:
+          inputs: texts; pairs of texts (tuples or lists of two); or images: paths, Pillow images, or
+            uint8 arrays [H, W] or [H, W, C].
+
+        Returns:
+          [N, C] float32, in the order of the inputs and of `labels`.
+
+        Raises:
+          ValueError: an input that is none, naming its number.
+        """
+        given = _as_list(inputs)
+        if not given:
+            return np.zeros((0, len(self.labels)), np.float32)
+        columns = _text_columns(given) if self.inputs == "text" else {"image": _images(given)}
+        expected = len(self._inference.encoder.columns)
+        if expected and len(columns) != expected:
+            what = "pairs of texts" if expected == 2 else "single texts"
+            raise ValueError(f"the model was trained on {what}")
+        # The names of the run's own columns mean nothing here: the order counts.
+        encoder = dataclasses.replace(self._inference.encoder, columns=tuple(columns))
+        model = dataclasses.replace(self._inference, encoder=encoder)
+        source = files.table("inputs", columns)
+        return model.logits(Split(source, unlabelled(len(source), self.labels)))
+
+    def predict(self, inputs: Iterable[Any]) -> list[Prediction]:
+        """The label and the probabilities of each input; arguments as of `logits`."""
+        return [
+            Prediction(
+                self.labels[int(scores.argmax())],
+                dict(zip(self.labels, map(float, softmax(scores)), strict=True)),
+            )
+            for scores in self.logits(inputs)
+        ]
+
+
+def load(run_or_checkpoint: str | Path) -> Model:
+    """The best model of a finished run, or a checkpoint in Hugging Face format with a classifier.
+
+    Raises:
+      ValueError: neither of the two, a run that has not finished, or files that are damaged.
+    """
+    return Model(load_inference(Path(run_or_checkpoint).expanduser()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A finished run.
+
+    Attributes:
+      directory: of the run.
+      best: its best checkpoint, in Hugging Face format.
+      report: its page.
+      summary: summary.json: sizes, steps, seconds, versions, and the metrics below.
+      eval, test: metrics of the best checkpoint on these splits; test is {} where there is none.
+    """
+
+    directory: Path
+    best: Path
+    report: Path
+    summary: dict[str, Any] = dataclasses.field(repr=False)
+    eval: dict[str, Any] = dataclasses.field(repr=False)
+    test: dict[str, Any] = dataclasses.field(repr=False)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """On the test data or, without any, on the evaluation data that the checkpoint was chosen on."""
+        return self.test or self.eval
+
+    def load(self) -> Model:
+        """The best model, ready to predict."""
+        return load(self.directory)
+
+
+def read_result(directory: RunDirectory) -> Trained:
+    """The result of the finished run in a directory."""
+    summary = directory.read_json("summary.json")
+    return Trained(
+        directory.path, directory.best, directory.path / "report.html", summary,
+        summary.get("eval") or {}, summary.get("test") or {},
+    )  # fmt: skip
+
+
+def make_config(
+    config: ConfigDict | str | Path, overrides: Mapping[str, Any] | None = None
+) -> ConfigDict:
+    """A config, or that of a file (`FILE` or `FILE:arg`), with fields replaced.
+
+    Args:
+      overrides: values by field, dotted or nested: {'optim.lr': 1e-4} or {'optim': {'lr': 1e-4}}.
+
+    Raises:
+      ValueError: a field that does not exist, or a value that it cannot have.
+    """
+    if isinstance(config, str | Path):
+        config = config_file.load(str(config))
+    elif not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"a config is a ConfigDict or the path of a config file, not {config!r:.40}"
+        )
+    own = {field: as_tuples(value) for field, value in flatten(config).items()}
+    given = {field: as_tuples(value) for field, value in flatten(overrides or {}).items()}
+    values = {**own, **given}
+    for field in values:
+        field_type(field)  # refuses what is no field, naming the nearest
+    if given.get("train.epochs") is not None and given.get("train.steps") is not None:
+        raise ValueError("train.epochs and train.steps are both given; a run has one length")
+    # As on the command line: the one that was given counts, and steps where only the file has both.
+    if values.get("train.steps") is not None:
+        values["train.steps" if given.get("train.epochs") is not None else "train.epochs"] = None
+    result = unflatten({**flatten(default_config()), **values})
+    validate(result)
+    return result
+
+
+def _as_list(inputs: Iterable[Any]) -> list[Any]:
+    """The inputs; a single one is refused, since a text is also a sequence, and an array of rows."""
+    single = isinstance(inputs, str | bytes | Path | Mapping) or not isinstance(inputs, Iterable)
+    if single or (isinstance(inputs, np.ndarray) and inputs.ndim in (2, 3)):
+        raise ValueError(f"give a list of inputs, not one {type(inputs).__name__}: [it]")
+    return list(inputs)
+
+
+def _text_columns(given: Sequence[Any]) -> dict[str, list[str]]:
+    """One column of texts or, for pairs, two."""
+    width = 1 if isinstance(given[0], str) else 2
+    columns: list[list[str]] = [[] for _ in range(width)]
+    for number, entry in enumerate(given, start=1):
+        texts = [entry] if isinstance(entry, str) else entry
+        pair = isinstance(texts, tuple | list) and len(texts) in (1, 2)
+        if not pair or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"input {number} is no text and no pair of texts: {entry!r:.40}")
+        if len(texts) != width:
+            raise ValueError(f"input {number}: texts and pairs of texts cannot be mixed")
+        for column, text in zip(columns, texts, strict=True):
+            column.append(text)
+    return dict(zip(("first", "second"), columns, strict=False))
+
+
+def _images(given: Sequence[Any]) -> list[Any]:
+    """Paths as text, so that a message can name them; the rest as it is."""
+    for number, entry in enumerate(given, start=1):
+        if isinstance(entry, str | Path) and not Path(entry).expanduser().is_file():
+            raise ValueError(f"input {number}: there is no file {str(entry)!r}")
+    return [str(Path(x).expanduser()) if isinstance(x, str | Path) else x for x in given]
