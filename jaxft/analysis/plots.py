@@ -175,6 +175,24 @@ def confusion_matrix(confusion: np.ndarray, names: Sequence[str]) -> str:
     return svg()
 
 
+def seeds(names: Sequence[str], values: Sequence[Sequence[float]], metric: str) -> str:
+    """One line a group of runs, the first on top: a dot a run, and a bar from mean - std to mean + std."""
+    with _figure(6.4, 0.9 + 0.32 * len(names)) as (figure, svg):
+        axes = figure.subplots()
+        for y, group in enumerate(values):
+            axes.plot(group, [y] * len(group), "o", color=_BLUE, markersize=5, alpha=0.45)
+            if len(group) > 1:
+                mean, spread = np.mean(group), np.std(group, ddof=1)
+                axes.errorbar(mean, y, xerr=spread, fmt="|", color=_INK, markersize=11, capsize=3)
+        axes.set_yticks(range(len(names)), [_short(name) for name in names])
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlabel(metric)
+        axes.grid(axis="x", color="#eceef0")
+        axes.set_axisbelow(True)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    return svg()
+
+
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[tuple[Figure, Any]]:
     """A figure in our style and a function that gives its SVG once the block has ended."""
