@@ -16,3 +16,33 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder with data, checkpoints, and a finished run of each task; for tests that only read.
+
+    Trained on one device and evaluated in batches of 4 and 1, fewer than the devices that are here.
+    """
+    from jaxft import train
+    from tests import tiny
+
+    folder, configs = tmp_path_factory.mktemp("trained"), Path(__file__).parent.parent / "configs"
+    tiny.texts(folder / "train.csv")
+    tiny.texts(folder / "test.csv", 30, seed=9)
+    tiny.images(folder / "images")
+    common = {"train.compile_cache": "", "parallel.mode": "jit", "eval.every": "100%"}
+    texts = {
+        "model": {"path": tiny.bert(folder / "bert", dropout=0.0)},
+        "data": {"train": str(folder / "train.csv"), "test": str(folder / "test.csv"), "max_shapes": 1},
+        "train": {"batch_size": 4, "steps": 120}, "optim.lr": 5e-3, "eval.batch_size": 4,
+    }  # fmt: skip
+    train(configs / "text_classification.py", folder / "run", {**common, **texts})
+    pictures = {
+        "model.path": tiny.vit(folder / "vit"), "data.train": str(folder / "images"),
+        "train": {"batch_size": 4, "steps": 8}, "optim.lr": 1e-2, "eval.batch_size": 1,
+    }  # fmt: skip
+    train(configs / "image_classification.py", folder / "pictures", {**common, **pictures})
+    return folder
