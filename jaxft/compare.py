@@ -24,7 +24,7 @@ from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 
 FLAGS = (Flag("output", "also write a page to this FILE.html; never over another file"),)
-_WIDE = 240  # columns where there is no terminal to fit into
+_WIDE = 10_000  # columns where there is no terminal to fit into: a table is as wide as it is
 
 
 def main(argv: Sequence[str]) -> int:

@@ -33,15 +33,20 @@ def trained(tmp_path_factory):
     tiny.texts(folder / "train.csv")
     tiny.texts(folder / "test.csv", 30, seed=9)
     tiny.images(folder / "images")
-    common = {"train.compile_cache": "", "parallel.mode": "jit", "eval.every": "100%"}
+    common = {
+        "train.compile_cache": "",
+        "parallel.mode": "jit",
+        "eval.every": "100%",
+        "log.tensorboard": False,
+    }
     texts = {
-        "model": {"path": tiny.bert(folder / "bert", dropout=0.0)},
+        "model": {"path": tiny.bert(folder / "bert", blocks=1, dropout=0.0)},
         "data": {"train": str(folder / "train.csv"), "test": str(folder / "test.csv"), "max_shapes": 1},
         "train": {"batch_size": 4, "steps": 120}, "optim.lr": 5e-3, "eval.batch_size": 4,
     }  # fmt: skip
     train(configs / "text_classification.py", folder / "run", {**common, **texts})
     pictures = {
-        "model.path": tiny.vit(folder / "vit"), "data.train": str(folder / "images"),
+        "model.path": tiny.vit(folder / "vit", blocks=1), "data.train": str(folder / "images"),
         "train": {"batch_size": 4, "steps": 8}, "optim.lr": 1e-2, "eval.batch_size": 1,
     }  # fmt: skip
     train(configs / "image_classification.py", folder / "pictures", {**common, **pictures})

@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 import jaxft
 from jaxft import api, config
 from jaxft.training.logs import Logs
-
-ROOT = Path(__file__).parent.parent
 
 
 def summary(run: Path) -> dict:
@@ -53,7 +52,8 @@ def test_what_is_not_there_is_an_attribute_error():
 
 
 def test_predictions_are_those_of_the_command(trained):
-    rows = [json.loads(x) for x in (trained / "run/predictions/test.jsonl").open()]
+    lines = (trained / "run" / "predictions" / "test.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
     model = jaxft.load(trained / "run")
     found = model.predict([row["text"] for row in rows])
     assert [p.label for p in found] == [row["predicted"] for row in rows]
@@ -136,16 +136,12 @@ def test_evaluate_gives_the_metrics(trained, capsys):
 # Training
 
 
-def fields(trained: Path) -> dict:
-    return {
-        "model.path": str(trained / "bert"), "data.train": str(trained / "train.csv"),
-        "train": {"steps": 4, "compile_cache": "", "log_every": 1}, "eval.every": "100%",
-        "parallel.mode": "jit", "data.max_shapes": 1,
-    }  # fmt: skip
+def config_of(run: Path) -> config.ConfigDict:
+    return config.from_json(json.loads((run / "config.json").read_text()))
 
 
 def test_a_finished_run_is_only_read(trained):
-    made = config.from_json(json.loads((trained / "run" / "config.json").read_text()))
+    made = config_of(trained / "run")
     result = jaxft.train(made, trained / "run")
     expected = summary(trained / "run")
     assert result.metrics == result.test == expected["test"] and result.eval == expected["eval"]
@@ -163,13 +159,16 @@ def test_ctrl_c_saves_and_the_same_call_continues(trained, tmp_path, monkeypatch
         if at == 2:
             signal.raise_signal(signal.SIGINT)
 
-    file = ROOT / "configs" / "text_classification.py"
+    made, workdir = config_of(trained / "run"), tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Logs, "train", interrupt)
-        jaxft.train(file, tmp_path / "run", fields(trained))
-    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
-    result = jaxft.train(file, tmp_path / "run", fields(trained))
-    assert result.summary["steps"] == 4 and result.metrics == result.eval
+        jaxft.train(made, workdir)
+    assert (workdir / "checkpoints" / "2").is_dir()
+    result = jaxft.train(made, workdir)
+    assert result.summary["steps"] == 120 and result.directory == workdir
+    expected = load_file(trained / "run" / "best" / "model.safetensors")
+    for name, value in load_file(result.best / "model.safetensors").items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
 def test_a_config_takes_fields_dotted_or_nested(trained):

@@ -327,7 +327,7 @@ def test_columns_of_other_names_are_named_by_a_flag(trained, tmp_path, capsys):
         ("config.json", {"eval": {"batch_size": "many"}}, "eval.batch_size='many' is not"),
         ("config.json", {"model": {"dtype": "int3"}}, "model.dtype='int3' is not one of"),
         ("config.json", {"data": 7}, "does not know: data"),
-        ("best/config.json", {"num_hidden_layers": 1}, "best"),
+        ("best/config.json", {"num_hidden_layers": 2}, "best"),
     ],
 )
 def test_foreign_content_of_a_run_is_one_line(

@@ -48,7 +48,8 @@ class Compared:
 
     def value(self, split: str, metric: str) -> float | None:
         """A metric of the best checkpoint on 'eval' or 'test', or None."""
-        return _number(self.record.metrics(split).get(metric))
+        metrics = self.record.metrics(split)
+        return _number(metrics.get(metric)) if isinstance(metrics, Mapping) else None
 
     @property
     def seconds(self) -> float | None:
