@@ -201,6 +201,8 @@ def _text_columns(given: Sequence[Any]) -> dict[str, list[str]]:
         if len(texts) != width:
             raise ValueError(f"input {number}: texts and pairs of texts cannot be mixed")
         for column, text in zip(columns, texts, strict=True):
+            if not text.isascii() and text.encode("utf-8", "ignore").decode() != text:
+                raise ValueError(f"input {number} holds half of a surrogate pair: {text!a:.40}")
             column.append(text)
     return dict(zip(("first", "second"), columns, strict=False))
 

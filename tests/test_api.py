@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import signal
@@ -96,6 +97,7 @@ def test_images_come_as_paths_arrays_or_pillow_images(trained):
         (["fine", 3], "input 2 is no text"),
         (["fine", None], "input 2 is no text"),
         ([("a", "b", "c")], "input 1 is no text and no pair"),
+        (["fine", "b\ud800"], "input 2 holds half of a surrogate pair"),
         (["fine", ("a", "b")], "input 2: texts and pairs"),
         ([("a", "b")], "was trained on single texts"),
     ],
@@ -164,7 +166,11 @@ def test_ctrl_c_saves_and_the_same_call_continues(trained, tmp_path, monkeypatch
         patch.setattr(Logs, "train", interrupt)
         jaxft.train(made, workdir)
     assert (workdir / "checkpoints" / "2").is_dir()
-    result = jaxft.train(made, workdir)
+
+    async def cell():  # of a notebook, which runs inside an event loop
+        return jaxft.train(made, workdir)
+
+    result = asyncio.run(cell())
     assert result.summary["steps"] == 120 and result.directory == workdir
     expected = load_file(trained / "run" / "best" / "model.safetensors")
     for name, value in load_file(result.best / "model.safetensors").items():
