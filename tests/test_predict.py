@@ -296,7 +296,12 @@ def test_an_exported_checkpoint_predicts_as_its_run(trained, tmp_path, run, give
 def test_a_single_row_on_many_devices(trained, tmp_path):
     given = jsonl(tmp_path / "in.jsonl", {"text": "the meal was awful"})
     assert predict.main(arguments(trained, given, tmp_path / "out.jsonl")) == 0
-    assert table(tmp_path / "out.jsonl")[0]["predicted"] == "bad"
+    alone = table(tmp_path / "out.jsonl")
+    jsonl(given, {"text": "the meal was awful"}, {"text": "a fine day, it was so warm"})
+    assert predict.main(arguments(trained, given, tmp_path / "out.jsonl")) == 0
+    first, other = table(tmp_path / "out.jsonl")
+    assert alone[0]["probability_bad"] == pytest.approx(first["probability_bad"], abs=2e-6)
+    assert first["probability_bad"] != other["probability_bad"]
 
 
 def test_columns_of_other_names_are_named_by_a_flag(trained, tmp_path, capsys):
@@ -307,9 +312,12 @@ def test_columns_of_other_names_are_named_by_a_flag(trained, tmp_path, capsys):
     assert "name it by --text" in line
     line = refused(arguments(trained, given, output, "--text=body,n"), capsys)
     assert "--text names 2 columns (body, n), but the model was trained on 1 (text)" in line
-    for run in ("run", "run/best"):
-        assert predict.main(arguments(trained, given, output, "--text=body", run=run)) == 0
-        assert table(output)[0]["predicted"] == "bad"
+    named, found = jsonl(tmp_path / "named.jsonl", {"text": "the meal was awful", "n": 1}), []
+    for path, flags, run in ((named, (), "run"), (given, ("--text=body",), "run"),
+                             (given, ("--text=body",), "run/best")):  # fmt: skip
+        assert predict.main(arguments(trained, path, output, *flags, run=run)) == 0
+        found.append(table(output)[0]["probability_bad"])
+    assert found == [found[0]] * 3
 
 
 @pytest.mark.parametrize(
