@@ -48,11 +48,11 @@ def main(argv: Sequence[str]) -> int:
         columns = tuple(name.strip() for name in values.text.split(",") if name.strip())
         spec, model, split = _split(model, values.data, columns, values.label)
         result = model.evaluate(split)
-        of = values.run if model.directory is None else f"{values.run}/best"
-        print(f"{spec}: {len(split.labels)} rows, model {of}")
-        show_metrics(result.metrics)
         if file is not None:
             file.write((json.dumps(result.metrics, indent=1) + "\n").encode())
+    of = values.run if model.directory is None else f"{values.run}/best"
+    print(f"{spec}: {len(split.labels)} rows, model {of}")
+    show_metrics(result.metrics)
     return 0
 
 
