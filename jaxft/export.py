@@ -1,69 +1,70 @@
 """Write a run's model in Hugging Face format: `python -m jaxft.export --run DIR --output DIR`.
 
 Works while the run is still going or after it was stopped: the best checkpoint so far is taken, or
-with `--step N` the checkpoint of that step.
+with `--step N` the checkpoint of that step. The run directory is only read.
 """
 
 from __future__ import annotations
-
-if __name__ == "__main__":  # before jax is imported, which Ctrl-C may interrupt
-    from jaxft.terminal.start import begin
-
-    begin()
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxft.models import hf
 from jaxft.run import finish
-from jaxft.run.build import build, prepare
 from jaxft.run.directory import RunDirectory
-from jaxft.run.provenance import source_record
+from jaxft.run.saved import open_saved, read_step
 from jaxft.run.weights import best_weights
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
-from jaxft.training.checkpoint import Checkpoints
-from jaxft.training.parallel import make_parallel
+from jaxft.training.reader import CheckpointReader
 
 FLAGS = (
     Flag("run", "directory of a run", required=True),
     Flag("output", "directory to write; must not exist, or be an earlier export", required=True),
     Flag("step", "optimizer updates of the checkpoint to take; default: the best one", default=-1),
 )
+# Names in a run directory that training writes, perhaps later; best/ may be written by an export.
+_OF_THE_RUN = frozenset(
+    ("config.json", "source.json", "metrics.jsonl", "parameters.json", "checkpoints", "predictions")
+    + ("summary.json", "report.html", "tensorboard", "cache", ".lock")
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns the exit status."""
     values, _ = parse(argv, FLAGS)
-    directory = RunDirectory(values.run)
+    directory, output = RunDirectory(values.run), Path(values.output)
     config = directory.config()
-    output = Path(values.output)
-    if output.exists() and not (output / "config.json").exists():
-        raise ValueError(f"--output {output} exists and is not a checkpoint; it is left as it is")
-    prepared = prepare(config)
-    parallel = make_parallel("auto")
-    run, _ = build(prepared, parallel, cache=config.data.cache or str(directory.path / "cache"))
-    directory.check_source(source_record(run))
-    with Checkpoints(directory.checkpoints, parallel, keep=config.checkpoint.keep) as checkpoints:
-        step = _step(checkpoints, values.step)
-        whole = best_weights(run, checkpoints, step)
+    _check_output(output, directory, hf.resolve(config.model.path))
+    run = open_saved(directory)
+    checkpoints = CheckpointReader(directory.checkpoints, run.parallel)
+    step, whole = read_step(
+        checkpoints,
+        values.step if values.step >= 0 else None,
+        lambda step: best_weights(run, checkpoints, step, run.source),
+    )
     frozen = run.stages.saved_at(step).frozen
-    finish.export(prepared, whole, str(output), unchanged=frozen, lead=True)
+    finish.export(run.prepared, whole, str(output), unchanged=frozen, lead=True)
     print(f"step {step} of {directory.path} -> {output}")
     return 0
 
 
-def _step(checkpoints: Checkpoints, wanted: int) -> int:
-    """The step to export: the wanted one, else the best, else the latest."""
-    steps = checkpoints.steps()
-    if not steps:
-        raise ValueError("the run has no complete checkpoint yet")
-    if wanted >= 0:
-        if wanted not in steps:
-            raise ValueError(f"--step={wanted} is not kept; there are {', '.join(map(str, steps))}")
-        return wanted
-    best = checkpoints.memory(steps[-1])["best_step"]
-    return best if best is not None else steps[-1]
+def _check_output(output: Path, directory: RunDirectory, source: str) -> None:
+    """Before anything is read: the output is replaced as a whole, so it must not be another's place."""
+    target, run = output.resolve(), directory.path.resolve()
+    for place, what in ((run, "the run"), (Path(source).resolve(), "what the run began from")):
+        if target == place or target in place.parents:
+            raise ValueError(f"--output {output} is or holds {what}; give a directory of its own")
+    if run in target.parents and target.relative_to(run).parts[0] in _OF_THE_RUN:
+        raise ValueError(
+            f"--output {output} belongs to the run, which writes there; give a directory of its own"
+        )
+    if output.exists() and not (output / "config.json").exists():
+        raise ValueError(f"--output {output} exists and is not a checkpoint; it is left as it is")
+    above = next(folder for folder in target.parents if folder.exists())
+    if not above.is_dir():
+        raise ValueError(f"--output {output}: {above} is a file, not a directory")
 
 
 if __name__ == "__main__":

@@ -120,10 +120,10 @@ def test_a_run_killed_before_its_first_checkpoint_starts_clean(tmp_path):
 
 def test_truncation_replaces_the_file_whole(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    assert truncate_after(path, 3) == [] and not path.exists()
-    rows = [{"kind": "train", "step": s} for s in (1, 3, 5)]
+    assert truncate_after(path, 3) == ([], None) and not path.exists()
+    rows = [{"kind": "event", "step": s, "name": "n", "message": "m"} for s in (1, 3, 5)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "tr')
-    assert truncate_after(path, 3) == rows[:2]
+    assert truncate_after(path, 3) == (rows[:2], None)
     assert path.read_text() == "".join(json.dumps(row) + "\n" for row in rows[:2])
     assert list(tmp_path.iterdir()) == [path]
 

@@ -88,9 +88,15 @@ def prepare(config: ConfigDict) -> Prepared:
     if not config.model.path:
         raise ValueError("config.model.path is empty: give a checkpoint directory or a hub id")
     directory = hf.resolve(config.model.path)
+    names = _checkpoint_labels(config_json.load(directory))
+    return settle(config, directory, open_splits(config, task.inputs, names))
+
+
+def settle(config: ConfigDict, directory: str, splits: Splits) -> Prepared:
+    """The rest of `prepare`, which reads no row: of `splits`, only names and the number of rows count."""
+    task = TASKS[config.task]
     hf_config = config_json.load(directory)
     names = _checkpoint_labels(hf_config)
-    splits = open_splits(config, task.inputs, names)
     architecture = load_architecture(
         directory,
         num_labels=len(splits.names),
@@ -153,7 +159,7 @@ def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple
     # Planned now, so that a mistake in the test data is found before the training and not after it.
     test_batches = None if test is None else encoder.evaluation(test, config, slicing(parallel))
     params, report = read_params(prepared, parallel)
-    stages = _make_stages(prepared, parallel, report.initialised)
+    stages = make_stages(prepared, parallel, report.initialised)
     first = stages[0]
     root = jax.random.fold_in(jax.random.key(config.train.seed), 2)
     hparams = jax.tree.map(np.asarray, hyperparameters(root, prepared.hyperparameters))
@@ -189,7 +195,7 @@ def read_params(prepared: Prepared, parallel: Parallel) -> tuple[Any, ReadReport
     )
 
 
-def _make_stages(prepared: Prepared, parallel: Parallel, fresh: Collection[str]) -> list[Stage]:
+def make_stages(prepared: Prepared, parallel: Parallel, fresh: Collection[str]) -> list[Stage]:
     """One stage for each of the plan, or a single one."""
     architecture = prepared.architecture
     places = parallel.param_shardings(architecture.abstract, architecture.tensor_rules)

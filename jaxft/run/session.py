@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from jaxft.config import ConfigDict
@@ -41,6 +42,54 @@ class Memory:
     reference: float | None = None
     without_improvement: int = 0
     stopped_early: bool = False
+
+    @classmethod
+    def from_json(cls, saved: Any) -> Memory:
+        """What `dataclasses.asdict` gave, read again from a checkpoint.
+
+        Raises:
+          ValueError: it is anything else; one line.
+        """
+        if not isinstance(saved, dict):
+            raise ValueError(_not_ours(f"it is {saved!r:.60}"))
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in (name for name in saved if name not in known):
+            raise ValueError(_not_ours(f"nothing here knows its {name!r:.60}"))
+        for name, (words, is_right) in _REMEMBERED.items():
+            if name not in saved:
+                raise ValueError(_not_ours(f"it has no {name!r}"))
+            if not is_right(saved[name]):
+                raise ValueError(_not_ours(f"its {name!r} is {saved[name]!r:.60}, not {words}"))
+        best = [saved[name] is None for name in ("best_step", "best_value", "best_metrics")]
+        if any(best) != all(best):
+            raise ValueError(_not_ours("of the best evaluation it has only a part"))
+        return cls(**saved)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and math.isfinite(value))
+
+
+# What every checkpoint has had; a field of `Memory` that comes later has its default in earlier ones.
+_REMEMBERED = {
+    "best_step": ("a step", lambda x: x is None or _is_count(x)),
+    "best_value": ("a number", lambda x: x is None or _is_number(x)),
+    "best_metrics": ("metrics by name", lambda x: x is None or isinstance(x, dict)),
+    "reference": ("a number", lambda x: x is None or _is_number(x)),
+    "without_improvement": ("a count", _is_count),
+    "stopped_early": ("true or false", lambda x: isinstance(x, bool)),
+}
+
+
+def _not_ours(what: str) -> str:
+    return (
+        f"what the checkpoint remembers of the run is not what this version of jaxft writes: {what}; "
+        "--resume_from=STEP continues from an earlier checkpoint, 0 begins again"
+    )
 
 
 def judge(

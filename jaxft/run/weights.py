@@ -5,23 +5,37 @@ Everything that measures or exports asks here, so what is measured is what is ex
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from jaxft import optim
 from jaxft.config import ConfigDict
-from jaxft.run.build import Run, read_params
-from jaxft.run.stages import split_for
-from jaxft.training.checkpoint import Checkpoints
+from jaxft.run.build import Prepared, read_params
+from jaxft.run.stages import Stages, split_for
+from jaxft.training.parallel import Parallel
+from jaxft.training.reader import CheckpointReader
 from jaxft.training.step import TrainState
 
 # Under pmap, for each copy. Made once: jit finds its program again by the function.
 _schedule_free_copies = jax.vmap(optim.schedule_free_params)
 
 
-def weights_of(run: Run, state: TrainState, source: Any = None) -> Any:
+class Origin(Protocol):
+    """What a state is made whole with: a `Run`, or a `SavedRun`, which has no data."""
+
+    @property
+    def prepared(self) -> Prepared: ...
+    @property
+    def parallel(self) -> Parallel: ...
+    @property
+    def stages(self) -> Stages: ...
+    @property
+    def initialised(self) -> tuple[str, ...]: ...
+
+
+def weights_of(run: Origin, state: TrainState, source: Any = None) -> Any:
     """The whole tree that stands for `state`, placed (replicated under pmap).
 
     Schedule-free and averaged weights come from the optimizer's slots. With `optim.wise_ft` they are
@@ -66,14 +80,18 @@ def what_counts(config: ConfigDict) -> str:
     return f"evaluated and exported: {', '.join(parts)}" if parts else ""
 
 
-def best_weights(run: Run, checkpoints: Checkpoints, step: int) -> Any:
+def best_weights(run: Origin, checkpoints: CheckpointReader, step: int, source: Any = None) -> Any:
     """The same for the checkpoint of `step` updates.
 
-    The source is read anew: what the checkpoint does not hold was frozen then, and may have trained
-    since.
+    Args:
+      source: as in `weights_of`. The source and not a later state: what the checkpoint does not hold
+        was frozen then, and may have trained since.
+
+    Raises:
+      ValueError: the checkpoint is damaged, or CheckpointGone.
     """
     stage, parallel = run.stages.saved_at(step), run.parallel
-    source, _ = read_params(run.prepared, parallel)
+    source = read_params(run.prepared, parallel)[0] if source is None else source
     params, frozen = split_for(stage.frozen, source)
     config = run.prepared.config.optim
     if config.average != "none" or config.schedule_free:

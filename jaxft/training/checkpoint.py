@@ -3,13 +3,22 @@
 Saved are the step, the trainable parameters, their optimizer slots, and a small JSON of what the
 loop itself remembers. Frozen parameters are not: they are read again from the source checkpoint,
 whose fingerprint the run directory holds. Data position and randomness follow from the step.
+
+One process writes (`Checkpoints`), any number may read meanwhile (`CheckpointReader`):
+
+    N/                       a step; becomes visible, complete and with its checksums, by one rename
+    N.orbax-checkpoint-tmp/  a step that is being written, or was when its process was killed
+    deleted-N/               a step that is being deleted: renamed first, so no reader sees half of it
+    damaged-N/               set aside on the user's word; never touched again
 """
 
 from __future__ import annotations
 
-import dataclasses
 import errno
-from collections.abc import Iterator, Sequence
+import os
+import shutil
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,44 +26,58 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
+from jaxft.training import digests
 from jaxft.training.parallel import Parallel
+from jaxft.training.reader import CheckpointReader, saved_steps
 from jaxft.training.step import TrainState
 
+_DELETED, _DAMAGED = "deleted-", "damaged-"
 
-@dataclasses.dataclass
-class _LatestAndBest:
-    """Orbax preservation policy: the last `keep` steps and the one named best.
 
-    Orbax's own BestN breaks ties towards the later step; the loop's best is the earliest.
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which here asks nobody whether the run is being preempted.
+
+    The loop asks at every update (train.py), and the distributed service takes the step of the last
+    question, from whatever thread, for the step that this process has reached. Orbax asks for the
+    saved step when a save begins and, on process 0 alone, again from a background thread when it is
+    complete, by then many updates ago. A SIGTERM that arrives between that question and the loop's
+    next one would be agreed on without knowing how far process 0 is: the agreed step could lie behind
+    it, where it never stops, while the others wait for it in their save. So only the loop may ask.
     """
 
-    keep: int
-    best: int | None = None
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """One bool a checkpoint, oldest first."""
-        del context
-        latest = {info.step for info in checkpoints[-self.keep :]}
-        return [info.step in latest or info.step == self.best for info in checkpoints]
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
-class Checkpoints:
-    """Saves and restores the state of one run. Use as a context manager: leaving it waits for saves.
+class Checkpoints(CheckpointReader):
+    """Saves the state of one run, and restores it. Use as a context manager: leaving it waits for saves.
+
+    There may be one at a time for a directory, in all processes of one run: whoever makes one must
+    hold the run directory's lock, since what earlier processes left unfinished is deleted here.
 
     Raises:
       OSError: the disk is full or not writable; the checkpoints saved before are untouched.
     """
 
     def __init__(self, directory: Path, parallel: Parallel, *, keep: int):
-        self._parallel = parallel
-        self._policy = _LatestAndBest(keep)
+        super().__init__(directory, parallel)
+        self._keep = keep
+        self._saving = 0
+        self._after: threading.Thread | None = None
+        self._failure: Exception | None = None
+        if jax.process_index() == 0:
+            for leftover in directory.glob(f"{_DELETED}*"):
+                shutil.rmtree(leftover, ignore_errors=True)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._policy, cleanup_tmp_directories=True
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._add_digests),
+            # No policy: Orbax keeps all. Old steps are deleted in `_complete`, by a rename, and not
+            # before the new one is known to be whole.
         )
         with _clear_errors(directory):
-            self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
-        self._directory = directory
+            self._manager = _Manager(directory.absolute(), options=options)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -64,31 +87,29 @@ class Checkpoints:
             self.wait()
             self._manager.close()
             return
-        with suppress(
-            Exception
-        ):  # a failed save is raised again: not over the error that ends the run
+        # A failed save is raised again here: not over the error that ends the run.
+        with suppress(Exception):
             self._manager.close()
-
-    def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint."""
-        return self._manager.latest_step()
-
-    def steps(self) -> list[int]:
-        """Steps of all complete checkpoints, oldest first."""
-        return sorted(self._manager.all_steps())
+        self._join()
 
     def save(self, step: int, state: TrainState, memory: dict[str, Any], best: int | None) -> None:
         """Begin to save; the step's arrays may be donated at once.
+
+        Steps that are neither among the last `keep` nor `best` are deleted once this one is complete.
 
         Args:
           step: updates done. Saving one that exists does nothing.
           state: placed state.
           memory: JSON values that the loop needs to go on.
           best: the step to keep besides the latest ones; may be `step`.
+
+        Raises:
+          OSError: this save cannot begin, or the one before it failed; nothing was deleted then.
         """
         if self._manager.latest_step() == step:
             return
-        self._policy.best = best
+        self._join()
+        self._saving = step
         params, slots = self._portable((state.params, {"step": state.step, "opt": state.opt_state}))
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(params),
@@ -96,54 +117,80 @@ class Checkpoints:
             memory=ocp.args.JsonSave(memory),
         )
         with _clear_errors(self._directory):
-            self._manager.save(step, args=items)
-
-    def restore(self, step: int, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state and memory saved at `step`; `state` gives structure and placement."""
-        params, slots = self._abstract((state.params, {"step": state.step, "opt": state.opt_state}))
-        items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(params),
-            slots=ocp.args.StandardRestore(slots),
-            memory=ocp.args.JsonRestore(),
-        )
-        before = ["the beginning", *(f"step {other}" for other in self.steps() if other < step)][-1]
-        with self._readable(step, f"remove it, and the same command continues from {before}"):
-            saved = self._manager.restore(step, args=items)
-        params, slots = self._parallel.replicate((saved["params"], saved["slots"]))
-        state = dataclasses.replace(
-            state, step=slots["step"], params=params, opt_state=slots["opt"]
-        )
-        return state, saved["memory"]
-
-    def restore_params(self, step: int, params: Any) -> Any:
-        """The trainable parameters saved at `step`, without the optimizer's slots."""
-        item = ocp.args.Composite(params=ocp.args.StandardRestore(self._abstract(params)))
-        with self._readable(step):
-            saved = self._manager.restore(step, args=item)
-        return self._parallel.replicate(saved["params"])
-
-    def memory(self, step: int) -> dict[str, Any]:
-        """Only the JSON saved at `step`."""
-        items = ocp.args.Composite(memory=ocp.args.JsonRestore())
-        with self._readable(step):
-            return self._manager.restore(step, args=items)["memory"]
+            self._raise_failure()
+            self._manager.save(step, args=items, custom_metadata=digests.MARK)
+        if jax.process_index() == 0:
+            self._after = threading.Thread(target=self._complete, args=(step, best))
+            self._after.start()
 
     def wait(self) -> None:
-        """Until every save begun is complete on disk."""
+        """Until every save begun is complete on disk, and what it replaces is deleted."""
         with _clear_errors(self._directory):
             self._manager.wait_until_finished()
+            self._join()
+            self._raise_failure()
 
-    @contextmanager
-    def _readable(self, step: int, advice: str = "") -> Iterator[None]:
-        """Turn what Orbax says of a damaged checkpoint into one line with what to do."""
+    def set_aside_after(self, step: int) -> list[Path]:
+        """Rename every checkpoint later than `step`, so that the run continues from `step`.
+
+        All processes must call. Nothing is deleted: N becomes damaged-N, which nothing here reads.
+
+        Args:
+          step: a saved one, or 0: the run begins again.
+
+        Returns:
+          The new paths, in the first process; elsewhere [].
+
+        Raises:
+          ValueError: there is no checkpoint of `step`.
+        """
+        check_resume_step(self._directory, step)
+        renamed = []
+        if jax.process_index() == 0:
+            for later in [other for other in self.steps() if other > step]:
+                renamed.append(_free_name(self._directory, f"{_DAMAGED}{later}"))
+                os.rename(self._directory / str(later), renamed[-1])
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("checkpoints set aside")
+        self._manager.reload()
+        return renamed
+
+    def _add_digests(self) -> None:
+        """Called by Orbax in one process, in its thread, when all is written and nothing visible yet."""
+        (folder,) = self._directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        digests.write(folder)
+
+    def _complete(self, step: int, best: int | None) -> None:
+        """After the save of `step`, in a thread: make sure of it, then delete what it replaces."""
         try:
-            yield
-        except (ValueError, KeyError, OSError) as error:
-            steps = ", ".join(str(other) for other in self.steps() if other != step)
-            raise ValueError(
-                f"the checkpoint {self._directory / str(step)} is damaged or incomplete; "
-                f"{advice or f'there are those of steps {steps or None}'} ({str(error)[:120]})"
-            ) from error
+            self._manager.wait_until_finished()
+        except Exception:
+            return  # raised again where the run waits
+        try:
+            missing = digests.seal(self._directory / str(step))
+            if missing:
+                raise OSError(
+                    errno.EIO,
+                    f"the checkpoint {self._directory / str(step)} has just been saved, and {missing}; "
+                    "earlier ones are kept",
+                )
+            kept = {best, *self.steps()[-self._keep :]}
+            for other in [other for other in self.steps() if other not in kept]:
+                gone = _free_name(self._directory, f"{_DELETED}{other}")
+                os.rename(self._directory / str(other), gone)
+                shutil.rmtree(gone, ignore_errors=True)  # what is left goes at the next start
+        except Exception as error:
+            self._failure = error
+
+    def _join(self) -> None:
+        if self._after is not None:
+            self._after.join()
+            self._after = None
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def _portable(self, tree: Any) -> Any:
         """One copy of each array, in a form that any later placement can restore."""
@@ -153,14 +200,24 @@ class Checkpoints:
             return jax.tree.map(np.asarray, tree)
         return tree
 
-    def _abstract(self, tree: Any) -> Any:
-        def leaf(x: jax.Array) -> jax.ShapeDtypeStruct:
-            if self._parallel.mode == "pmap":
-                here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-                return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=here)
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
-        return jax.tree.map(leaf, tree)
+def check_resume_step(directory: Path, step: int) -> None:
+    """That a run can be made to continue from `step`. Reads nothing but names.
+
+    Raises:
+      ValueError: neither 0 nor a saved step.
+    """
+    steps = saved_steps(directory)
+    if step and step not in steps:
+        there = f"there are {', '.join(map(str, steps))}, or 0" if steps else "there is none"
+        raise ValueError(f"no checkpoint of step {step} in {directory}; {there} to begin again")
+
+
+def _free_name(directory: Path, name: str) -> Path:
+    number, path = 1, directory / name
+    while path.exists():
+        number, path = number + 1, directory / f"{name}-{number + 1}"
+    return path
 
 
 @contextmanager

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 from jaxft.terminal.progress import Progress, is_better
-from jaxft.training.rows import Row, RowFile
-from jaxft.training.tensorboard import EventFile
+from jaxft.training.rows import Row, RowFile, check_is_file
+from jaxft.training.tensorboard import EventFile, check_is_folder
 
 # Steps handed in and not yet fetched, at most. With these the device has work queued while the host
 # does something else; each of them keeps a batch alive, so more would cost memory.
@@ -76,6 +76,7 @@ class Logs:
         all processes end at the same step instead of waiting for each other.
 
     Raises:
+      ValueError: something else stands where a file or folder is to be written.
       OSError: a file cannot be written; the message says which and why.
     """
 
@@ -103,6 +104,9 @@ class Logs:
         self._flushed = time.perf_counter()
         self._seconds = 0.0  # of training, in all processes of this run so far
         self._best: dict[tuple[str, str], float] = {}  # by split and metric
+        if enabled:  # before any compute is spent; the files are opened at the first row
+            check_is_file(self._directory / "metrics.jsonl")
+            check_is_folder(self._directory / "tensorboard")
 
     def __enter__(self) -> Logs:
         return self
@@ -283,6 +287,11 @@ class Logs:
     def _open(self, *, after: int) -> list[Row]:
         """Open the files, without what they hold of later steps; returns the rows that stay."""
         self._rows = RowFile(self._directory / "metrics.jsonl", after=after)
+        if self._rows.copy is not None:
+            self.say(
+                f"warning: metrics.jsonl held lines that are no rows of this run; they are left out, "
+                f"and the file as it was is {self._rows.copy}"
+            )
         if self._tensorboard:
             self._events = EventFile(self._directory / "tensorboard", purge_step=after + 1)
         return self._rows.kept

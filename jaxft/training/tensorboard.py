@@ -71,6 +71,18 @@ class EventFile:
             raise unwritable(error, self._path) from error
 
 
+def check_is_folder(directory: Path) -> None:
+    """That event files can be put there.
+
+    Raises:
+      ValueError: something else than a folder stands there.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(
+            f"{directory} is in the way, it is no folder; move it, then give the same command"
+        )
+
+
 @contextmanager
 def _without(module: str) -> Iterator[None]:
     """Importing `module` fails in here, as where it is not installed; nothing if it is imported."""

@@ -1,0 +1,162 @@
+"""Reading a run's checkpoints, also while the run goes on: nothing here writes, renames or deletes.
+
+Orbax's CheckpointManager is not for this: it belongs to the process that saves (its own documentation
+says so). It creates the directory, deletes what is being written there, and remembers steps that
+another process has deleted since. A Checkpointer on one step's directory does none of that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from jaxft.training import digests
+from jaxft.training.parallel import Parallel
+from jaxft.training.step import TrainState
+
+_ITEMS = ("params", "slots", "memory")
+
+
+class CheckpointGone(ValueError):
+    """The checkpoint is not there, or not any more: its run deleted it while it was being read."""
+
+
+class CheckpointReader:
+    """Restores states that a run has saved. Every file is held against its checksum first.
+
+    Steps may appear and vanish at any time: a method that is given one raises CheckpointGone when it
+    has vanished before all of it was read, and the caller may try the newest.
+
+    Args:
+      directory: the run's checkpoints; need not exist.
+      parallel: where restored arrays go.
+    """
+
+    def __init__(self, directory: Path, parallel: Parallel):
+        self._directory = directory
+        self._parallel = parallel
+
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints that are there now, oldest first."""
+        return saved_steps(self._directory)
+
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return max(self.steps(), default=None)
+
+    def restore(self, step: int, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The state and memory saved at `step`; `state` gives structure and placement.
+
+        Raises:
+          ValueError: the checkpoint is damaged, or not one of this run; CheckpointGone if it is gone.
+        """
+        params, slots = self._abstract((state.params, {"step": state.step, "opt": state.opt_state}))
+        saved = self._read(
+            step,
+            params=ocp.args.StandardRestore(params),
+            slots=ocp.args.StandardRestore(slots),
+            memory=ocp.args.JsonRestore(),
+        )
+        params, slots = self._parallel.replicate((saved["params"], saved["slots"]))
+        restored = dataclasses.replace(
+            state, step=slots["step"], params=params, opt_state=slots["opt"]
+        )
+        return restored, saved["memory"]
+
+    def restore_params(self, step: int, params: Any) -> Any:
+        """The trainable parameters saved at `step`, without the optimizer's slots."""
+        saved = self._read(step, params=ocp.args.StandardRestore(self._abstract(params)))
+        return self._parallel.replicate(saved["params"])
+
+    def memory(self, step: int) -> Any:
+        """Only the JSON saved at `step`."""
+        return self._read(step, memory=ocp.args.JsonRestore())["memory"]
+
+    def damage(self, step: int, parts: Collection[str] = _ITEMS) -> str:
+        """What is wrong with the files of `step`, in a few words; '' if nothing is known to be.
+
+        In a run of several processes all must call: each reads a share of the files.
+        """
+        path, share = self._path(step), (jax.process_index(), jax.process_count())
+        try:
+            known = digests.read(path)
+            wrong = "" if known is None else digests.check(path, known, parts, share=share)
+        except (ValueError, OSError) as error:
+            wrong = str(error)
+        wrong = wrong or next((f"{p} is missing" for p in parts if not (path / p).is_dir()), "")
+        if share[1] > 1:
+            all_wrong = multihost_utils.process_allgather(np.int32(bool(wrong)))
+            if all_wrong.any() and not wrong:
+                wrong = f"process {int(np.flatnonzero(all_wrong)[0])} says what is wrong with it"
+        return wrong
+
+    def _read(self, step: int, **items: Any) -> Any:
+        """Some items of a step: verified, restored, and still there when the last byte was read."""
+        path = self._path(step)
+        before = _identity(path)
+        wrong = self.damage(step, tuple(items)) if before else ""
+        saved, failure = None, None
+        if before and not wrong:
+            try:
+                with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+                    saved = checkpointer.restore(path.absolute(), args=ocp.args.Composite(**items))
+            except jax.errors.JaxRuntimeError:
+                raise  # out of memory, or another process has died
+            except Exception as error:  # of many kinds, where a file without checksum is damaged
+                failure = error
+        # Whatever happened: a step that is gone by now may have been half deleted when it was read.
+        if not before or _identity(path) != before:
+            raise CheckpointGone(f"there is no checkpoint of step {step} in {self._directory} now")
+        if failure is not None:
+            wrong = f"it cannot be restored: {' '.join(str(failure).split())[:160]}"
+        if wrong:
+            raise ValueError(self._advice(step, wrong)) from failure
+        return saved
+
+    def _advice(self, step: int, wrong: str) -> str:
+        """What is wrong with a checkpoint, and the exact way to go on without it."""
+        text = f"the checkpoint {self._path(step)} is damaged: {wrong}; it is left as it is"
+        alone = jax.process_count() == 1  # else all would have to look together
+        earlier = (other for other in reversed(self.steps()) if other < step)
+        before = next((other for other in earlier if not (alone and self.damage(other))), 0)
+        where = f"step {before}" if before else "the beginning"
+        return f"{text}. To train on from {where}, give --resume_from={before} to the same command"
+
+    def _path(self, step: int) -> Path:
+        return self._directory / str(step)
+
+    def _abstract(self, tree: Any) -> Any:
+        def leaf(x: jax.Array) -> jax.ShapeDtypeStruct:
+            if self._parallel.mode == "pmap":
+                here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+                return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=here)
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+        return jax.tree.map(leaf, tree)
+
+
+def saved_steps(directory: Path) -> list[int]:
+    """Steps of the complete checkpoints in a directory, oldest first; [] if it is not there."""
+    try:
+        with os.scandir(directory) as entries:
+            names = [entry.name for entry in entries if entry.name.isdecimal() and entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(name) for name in names if name == str(int(name)))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Of a directory: another one under the same name differs. None without one."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
