@@ -52,16 +52,17 @@ def main(argv: Sequence[str]) -> int:
 
 def _check_output(output: Path, directory: RunDirectory, source: str) -> None:
     """Before anything is read: the output is replaced as a whole, so it must not be another's place."""
+    if output.exists() and not (output / "config.json").exists():
+        raise ValueError(f"--output {output} exists and is not a checkpoint; it is left as it is")
     target, run = output.resolve(), directory.path.resolve()
-    for place, what in ((run, "the run"), (Path(source).resolve(), "what the run began from")):
+    for place, what in ((run, "run"), (Path(source).resolve(), "checkpoint that it began from")):
         if target == place or target in place.parents:
-            raise ValueError(f"--output {output} is or holds {what}; give a directory of its own")
+            verb = "is" if target == place else "holds"
+            raise ValueError(f"--output {output} {verb} the {what}; give a directory of its own")
     if run in target.parents and target.relative_to(run).parts[0] in _OF_THE_RUN:
         raise ValueError(
             f"--output {output} belongs to the run, which writes there; give a directory of its own"
         )
-    if output.exists() and not (output / "config.json").exists():
-        raise ValueError(f"--output {output} exists and is not a checkpoint; it is left as it is")
     above = next(folder for folder in target.parents if folder.exists())
     if not above.is_dir():
         raise ValueError(f"--output {output}: {above} is a file, not a directory")
