@@ -1,4 +1,4 @@
-"""The peer of `vs_hf_trainer.py`: the same fine-tuning by PyTorch and `transformers.Trainer`, one process.
+"""The peer of the two comparisons: the same fine-tuning by PyTorch and `transformers.Trainer`, one process.
 
 Reads, tokenises, trains, evaluates once and saves, as a user of the Trainer would write it. Prints one
 JSON line. Its defaults are left alone: fused AdamW, dynamic padding, no workers.
@@ -54,7 +54,24 @@ def main() -> None:
             part.requires_grad_(False)
     train = Encoded(args.train, columns, args.label, names, tokenizer)
     test = Encoded(args.test, columns, args.label, names, tokenizer)
-    trainer = Trainer(
+    trainer = make_trainer(args, model, tokenizer, train, test)
+    began = time.perf_counter()
+    trainer.train()
+    trained = time.perf_counter() - began
+    logits = np.asarray(trainer.predict(test).predictions)
+    trainer.save_model(args.output)
+    predicted, labels = logits.argmax(-1), np.array(test.labels)
+    result = {
+        "accuracy": float((predicted == labels).mean()),
+        "train_seconds": trained,
+        "seconds": time.perf_counter() - start,
+    }
+    print(json.dumps(result))
+
+
+def make_trainer(args, model, tokenizer, train, test, *, kind: type[Trainer] = Trainer) -> Trainer:
+    """The Trainer of these options, ready to train; `kind` is its class, or one made from it."""
+    return kind(
         model,
         TrainingArguments(
             output_dir=args.output,
@@ -78,18 +95,6 @@ def main() -> None:
         data_collator=DataCollatorWithPadding(tokenizer),
         optimizers=_optimizer(model, args),
     )
-    began = time.perf_counter()
-    trainer.train()
-    trained = time.perf_counter() - began
-    logits = np.asarray(trainer.predict(test).predictions)
-    trainer.save_model(args.output)
-    predicted, labels = logits.argmax(-1), np.array(test.labels)
-    result = {
-        "accuracy": float((predicted == labels).mean()),
-        "train_seconds": trained,
-        "seconds": time.perf_counter() - start,
-    }
-    print(json.dumps(result))
 
 
 def _optimizer(model, args) -> tuple:
