@@ -19,7 +19,8 @@ import numpy as np
 
 from jaxft.analysis.metrics import softmax
 from jaxft.config import ConfigDict, as_tuples, default_config, flatten, unflatten
-from jaxft.config_check import field_type, validate
+from jaxft.config_check import validate
+from jaxft.config_names import field_named
 from jaxft.data import files
 from jaxft.data.labels import unlabelled
 from jaxft.run.data import Split
@@ -170,7 +171,7 @@ def make_config(
     given = {field: as_tuples(value) for field, value in flatten(overrides or {}).items()}
     values = {**own, **given}
     for field in values:
-        field_type(field)  # refuses what is no field, naming the nearest
+        field_named(field)  # refuses what is no field, naming the nearest
     if given.get("train.epochs") is not None and given.get("train.steps") is not None:
         raise ValueError("train.epochs and train.steps are both given; a run has one length")
     # As on the command line: the one that was given counts, and steps where only the file has both.

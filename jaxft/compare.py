@@ -6,6 +6,11 @@ data, and seconds. Runs that are equal but for `train.seed` are one row: mean ±
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before jax is imported, which Ctrl-C may interrupt
+    from jaxft.terminal.start import begin
+
+    begin()
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,6 +5,11 @@ From Python: `jaxft.evaluate(run, data)` (see `api.py`).
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before jax is imported, which Ctrl-C may interrupt
+    from jaxft.terminal.start import begin
+
+    begin()
+
 import contextlib
 import json
 import sys
@@ -13,9 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from jaxft.data.labels import find_label_column, holdout, read_labels
+from jaxft.analysis.metrics import warnings_of
+from jaxft.data.labels import find_label_column
 from jaxft.data.sources import open_source
-from jaxft.run.data import Split
+from jaxft.run.data import Split, hold_out, labelled_split
 from jaxft.run.inference import Inference, load_inference, named_by_flags
 from jaxft.run.output import Output, check_output
 from jaxft.terminal.errors import run_command
@@ -49,10 +55,12 @@ def main(argv: Sequence[str]) -> int:
         spec, model, split = _split(model, values.data, columns, values.label)
         result = model.evaluate(split)
         if file is not None:
-            file.write((json.dumps(result.metrics, indent=1) + "\n").encode())
+            file.write((json.dumps(result.to_json(), indent=1) + "\n").encode())
     of = values.run if model.directory is None else f"{values.run}/best"
     print(f"{spec}: {len(split.labels)} rows, model {of}")
-    show_metrics(result.metrics)
+    show_metrics(result.to_json())
+    for warning in warnings_of(result.metrics):
+        print(f"warning: {warning}")
     return 0
 
 
@@ -68,16 +76,17 @@ def _split(
     spec = spec or c.test or c.eval
     if not spec and model.directory is None:
         raise ValueError("--data is missing: a checkpoint, unlike a run, has no data of its own")
-    source = open_source(spec or c.train, data_dir=c.dir or None)
+    source = open_source(spec or c.train, data_dir=c.dir or None, delimiter=c.delimiter)
     with named_by_flags():
         column = find_label_column(source, label or c.label)
     model = model.reading(source, columns, column)
-    labels = read_labels(source, column, names=model.names, classes=c.classes)
-    split = Split(source, labels)
+    encoder = model.encoder
+    split, _ = labelled_split(source, column, encoder.columns, encoder.inputs, c, names=model.names)
     if spec:
         return spec, model, split
-    _, held_out = holdout(labels.ids, c.eval_fraction, model.config.train.seed)
-    return f"held-out share of {c.train}", model, split.take(held_out)
+    held_out = hold_out(split, c)[1]
+    model.check_held_out(held_out)
+    return f"held-out share of {c.train}", model, held_out
 
 
 def _is_metrics(path: Path) -> bool:
@@ -86,7 +95,7 @@ def _is_metrics(path: Path) -> bool:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(value, dict) and {"loss", "accuracy", "per_class"} <= set(value)
+    return isinstance(value, dict) and {"loss", "accuracy", "confusion"} <= set(value)
 
 
 class _Callable(ModuleType):

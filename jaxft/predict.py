@@ -12,6 +12,11 @@ written as they are, unless `--safe_csv` puts an apostrophe before them (OWASP, 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before jax is imported, which Ctrl-C may interrupt
+    from jaxft.terminal.start import begin
+
+    begin()
+
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -56,7 +61,10 @@ def main(argv: Sequence[str]) -> int:
         values.output, reads={"--input": values.input}, earlier=is_labelled, written_by="predict"
     )
     model = load_inference(values.run)
-    source = open_source(values.input, data_dir=model.config.data.dir or None)
+    c = model.config.data
+    source = open_source(
+        values.input, data_dir=c.dir or None, delimiter=c.delimiter, labelled=False
+    )
     model = model.reading(source, column_names(values.text))
     layout = settle(source, suffix, model.names, prefix=values.prefix)
     if layout.left_out:

@@ -12,7 +12,6 @@ if __name__ == "__main__":  # before jax is imported: this may start the process
 
     begin(huge_pages=True)
 
-import sys
 import signal
 import sys
 from collections.abc import Mapping, Sequence

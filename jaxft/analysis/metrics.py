@@ -134,6 +134,11 @@ def prediction_rows(
     ]
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis, float64."""
+    return np.exp(_log_softmax(logits))
+
+
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """95 % interval of a proportion (Wilson 1927): inside [0, 1], and sound for few examples.
 

@@ -136,7 +136,8 @@ def heard() -> Iterator[list[str]]:
         if warnings.showwarning is not _listen:
             _show, warnings.showwarning = warnings.showwarning, _listen
         _listeners += 1
-    _heard.messages = messages = []
+    messages: list[str] = []
+    _heard.messages = messages
     try:
         yield messages
     finally:

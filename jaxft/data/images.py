@@ -150,7 +150,7 @@ class Images:
         """How small a JPEG may be decoded: so that hardly a pixel changes, see `_REDUCED`."""
         if not self.preprocess.do_resize or self.preprocess.resample == Image.Resampling.NEAREST:
             return 0  # of nearest neighbours every pixel is one of the original
-        least = _REDUCED * max(self.preprocess.height, self.preprocess.width)
+        least = float(_REDUCED) * max(self.preprocess.height, self.preprocess.width)
         if self.augment.crop_scale is not None:  # the smallest crop must have as many pixels
             least /= math.sqrt(self.augment.crop_scale[0] * min(1, self.augment.crop_ratio[0]))
         return math.ceil(least)

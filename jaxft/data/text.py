@@ -5,6 +5,7 @@ Nothing here knows of batches; `Tokens.lengths` is what batching.py plans with.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
@@ -171,7 +172,7 @@ def _encode_all(texts: list[list[str]], tokenizer: tokenizers.Tokenizer, name: s
     lengths, second, ids = [nothing], [nothing], [nothing]
     for chunk in _chunks(texts):
         encodings = attempt(
-            lambda chunk=chunk: tokenizer.encode_batch_fast(chunk),
+            functools.partial(tokenizer.encode_batch_fast, chunk),
             f"the checkpoint's tokenizer fails on the texts of {name}",
         )
         own = [encoding.ids for encoding in encodings]

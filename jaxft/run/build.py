@@ -22,6 +22,7 @@ from jaxft.models.names import ReadReport
 from jaxft.optim import Finding, Plan, lint, path_map
 from jaxft.run.compilation import blank_batches
 from jaxft.run.data import Batches, Encoder, Slicing, Splits, make_encoder, open_splits, run_length
+from jaxft.run.evaluation import Predictions
 from jaxft.run.optimizer import base_optimizer, learning_rates, make_optimizer, numbers
 from jaxft.run.stages import Stage, Stages, abstract_params, frozen_and_held, make_plan, split_for
 from jaxft.run.treatment import Treatment, frozen_blocks, treat
@@ -66,8 +67,8 @@ class Run:
     train_batches: Batches
     eval_batches: Batches
     test_batches: Batches | None
+    eval_rows: Predictions
     stages: Stages
-    hparams: dict[str, Any]
     eval_step: Programs
     eval_every: int
     initialised: tuple[str, ...]
@@ -161,9 +162,7 @@ def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple
     params, report = read_params(prepared, parallel)
     stages = make_stages(prepared, parallel, report.initialised)
     first = stages[0]
-    root = jax.random.fold_in(jax.random.key(config.train.seed), 2)
-    hparams = jax.tree.map(np.asarray, hyperparameters(root, prepared.hyperparameters))
-    state = parallel.init(*split_for(first.frozen, params), hparams, first.optimizer)
+    state = parallel.init(*split_for(first.frozen, params), inputs_of(prepared), first.optimizer)
     forward = functools.partial(architecture.apply, dtype=jnp.dtype(config.model.dtype))
     evaluation = functools.partial(eval_step, forward=forward, axis_name=parallel.axis_name)
     run = Run(
@@ -173,8 +172,8 @@ def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple
         train_batches=train_batches,
         eval_batches=eval_batches,
         test_batches=test_batches,
+        eval_rows=Predictions(prepared.splits.eval, encoder),
         stages=Stages(stages, parallel, lambda: blank_batches(train_batches, parallel)),
-        hparams=hparams,
         eval_step=parallel.compile_eval(evaluation),
         eval_every=eval_interval(prepared),
         initialised=report.initialised,
@@ -195,12 +194,18 @@ def read_params(prepared: Prepared, parallel: Parallel) -> tuple[Any, ReadReport
     )
 
 
+def inputs_of(prepared: Prepared) -> dict[str, Any]:
+    """`TrainState.hparams` of the run, on the host."""
+    key = jax.random.fold_in(jax.random.key(prepared.config.train.seed), 2)
+    return jax.tree.map(np.asarray, hyperparameters(key, prepared.hyperparameters))
+
+
 def make_stages(prepared: Prepared, parallel: Parallel, fresh: Collection[str]) -> list[Stage]:
     """One stage for each of the plan, or a single one."""
     architecture = prepared.architecture
     places = parallel.param_shardings(architecture.abstract, architecture.tensor_rules)
     shapes = abstract_params(architecture.abstract, places)
-    shapes_of = hyperparameters(jax.random.key(0), prepared.hyperparameters)
+    hparams = inputs_of(prepared)
     stages = []
     for index in range(max(1, len(prepared.plan))):
         waiting, held = frozen_and_held(prepared.plan, architecture.depths, index)
@@ -209,7 +214,7 @@ def make_stages(prepared: Prepared, parallel: Parallel, fresh: Collection[str]) 
             make_optimizer, config=prepared.config, treatment=prepared.treatment, fresh=fresh,
             plan=prepared.plan, depths=architecture.depths, stage=index,
         )  # fmt: skip
-        state = parallel.abstract(*split_for(frozen, shapes), shapes_of, optimizer)
+        state = parallel.abstract(*split_for(frozen, shapes), hparams, optimizer)
         step = _step(
             prepared, parallel, optimizer, still=frozen | held, held=held, params=state.params
         )

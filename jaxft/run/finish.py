@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxft.analysis.metrics import prediction_rows
-from jaxft.analysis.pictures import inline
 from jaxft.config import default_config, to_json
 from jaxft.models import hf
 from jaxft.run.build import Prepared
 from jaxft.run.compilation import release_free_memory
-from jaxft.run.data import Batches, Encoder, Split
+from jaxft.run.data import Batches
 from jaxft.run.directory import RunDirectory
-from jaxft.run.evaluation import Evaluation, evaluate
+from jaxft.run.evaluation import Evaluation, Predictions, evaluate
 from jaxft.run.provenance import versions
 from jaxft.run.session import Memory, Session
 from jaxft.run.table import parameter_rows
@@ -108,33 +105,23 @@ def _gathered(x: jax.Array) -> Any:
 
 
 def write_predictions(
-    directory: RunDirectory, name: str, split: Split, encoder: Encoder, result: Evaluation
+    directory: RunDirectory, name: str, rows: Predictions, result: Evaluation
 ) -> None:
-    """predictions/NAME.jsonl: label, prediction and probability of every row, with its input."""
-    rows = prediction_rows(
-        result.logits, split.labels.ids, split.labels.names, index=split.labels.rows,
-        kind=encoder.inputs, inputs=[_shown(split.source[int(row)], encoder) for row in split.labels.rows],
-    )  # fmt: skip
-    directory.write_rows(f"predictions/{name}.jsonl", rows)
-
-
-def _shown(row: dict[str, Any], encoder: Encoder) -> str:
-    """What a reader of the report sees of an example: its text, or its image (a path, or inline)."""
-    if encoder.inputs == "text":
-        return " | ".join(str(row[c]) for c in encoder.columns)
-    image = row[encoder.columns[0]]
-    if isinstance(image, str | Path):
-        return str(image)
-    return "" if isinstance(image, bytes) else inline(np.asarray(image))
+    """predictions/NAME.jsonl and NAME.confusion.json: every row, and which label is taken for which."""
+    directory.write_rows(f"predictions/{name}.jsonl", rows.rows(result))
+    directory.write_json(f"predictions/{name}.confusion.json", result.confusion.to_json())
 
 
 def _test(session: Session, whole: Any, batches: Batches, step: int) -> Evaluation:
     run, split = session.run, session.run.prepared.splits.test
     assert split is not None
     started = time.perf_counter()
-    result = evaluate(run.eval_step, whole, batches, run.parallel, split)
+    result = evaluate(
+        run.eval_step, whole, batches, run.parallel, split,
+        threads=run.prepared.config.data.workers,
+    )  # fmt: skip
     if session.logs.enabled:
-        write_predictions(session.directory, "test", split, run.encoder, result)
+        write_predictions(session.directory, "test", Predictions(split, run.encoder), result)
         seconds = time.perf_counter() - started
         session.logs.evaluation(step, "test", result.metrics, best=False, seconds=seconds)
     return result

@@ -23,6 +23,7 @@ from jaxft.run.build import slicing
 from jaxft.run.data import Batches, Encoder, Split
 from jaxft.run.directory import RunDirectory
 from jaxft.run.evaluation import Evaluation, evaluate, predict
+from jaxft.run.provenance import fingerprint
 from jaxft.tasks import TASKS
 from jaxft.training.parallel import Parallel, Programs, make_parallel
 from jaxft.training.step import eval_step
@@ -83,12 +84,26 @@ class Inference:
     def logits(self, split: Split) -> np.ndarray:
         """[N, C] float32 in the order of the split's rows; its labels are not looked at."""
         return predict(
-            self.program, self.params, self._batches(split), self.parallel, split.labels.rows
-        )
+            self.program, self.params, self._batches(split), self.parallel, split.labels.rows,
+            threads=self.config.data.workers,
+        )  # fmt: skip
 
     def evaluate(self, split: Split) -> Evaluation:
         """Logits and metrics of a labelled split."""
-        return evaluate(self.program, self.params, self._batches(split), self.parallel, split)
+        return evaluate(
+            self.program, self.params, self._batches(split), self.parallel, split,
+            threads=self.config.data.workers,
+        )  # fmt: skip
+
+    def check_held_out(self, split: Split) -> None:
+        """That these are the rows which the run has not trained on, recomputed from its source.
+
+        Raises:
+          ValueError: they have changed since, so that some may be rows it has trained on.
+        """
+        assert self.directory is not None
+        found = {"evaluation fingerprint": fingerprint(self._batches(split))}
+        self.directory.check_source(found)
 
     def _batches(self, split: Split) -> Batches:
         return self.encoder.evaluation(split, self.config, slicing(self.parallel))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 
+from jaxft.analysis.metrics import warnings_of
 from jaxft.data.loader import iterate
 from jaxft.optim import merge
 from jaxft.run.evaluation import evaluate
@@ -74,7 +75,7 @@ def resume(session: Session, state: TrainState) -> tuple[TrainState, Memory]:
     session.logs.resume(latest)
     if run.stages.begins(latest):  # killed between the save and the first update of a stage
         state = run.stages.advance(state, latest)
-    return state, Memory(**saved)
+    return state, Memory.from_json(saved)
 
 
 def _next_stage(session: Session, state: TrainState, step: int) -> TrainState:
@@ -94,12 +95,15 @@ def _evaluate(session: Session, state: TrainState, memory: Memory, step: int) ->
     logs.flush()  # a loss that is not finite ends the run here, before it is evaluated
     with session.clock.time("eval"):
         result = evaluate(
-            run.eval_step, weights_of(run, state), run.eval_batches, run.parallel, split
-        )
+            run.eval_step, weights_of(run, state), run.eval_batches, run.parallel, split,
+            threads=run.prepared.config.data.workers,
+        )  # fmt: skip
     last = step == run.prepared.num_steps
     memory = judge(memory, step, result, run.prepared.config, last=last)
     best = memory.best_step == step
     if best and logs.enabled:
-        write_predictions(session.directory, "eval", split, run.encoder, result)
+        write_predictions(session.directory, "eval", run.eval_rows, result)
     logs.evaluation(step, "eval", result.metrics, best=best)
+    for warning in warnings_of(result.metrics):
+        logs.say(f"warning: {warning}")
     return memory

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxft.data.loader import TextBatches
 from jaxft.models import hf
 from jaxft.run.data import Batches
 
@@ -42,11 +43,7 @@ def source_record(run: Run) -> dict[str, Any]:
 
 def model_record(prepared: Prepared) -> dict[str, Any]:
     """The part of it that is about the checkpoint."""
-    found = (
-        hf.fingerprints(prepared.directory)
-        if hasattr(hf, "fingerprints")
-        else {"weights": hf.fingerprint(prepared.directory)}
-    )  # TODO
+    found = hf.fingerprints(prepared.directory)
     weights = found.pop("weights")
     return {
         "model fingerprint": "" if prepared.config.model.scratch else weights,
@@ -59,12 +56,10 @@ def fingerprint(batches: Batches) -> str:
     digest = hashlib.sha256()
     digest.update(np.ascontiguousarray(batches.labels.rows).tobytes())
     digest.update(np.ascontiguousarray(batches.labels.ids).tobytes())
-    content = (
-        getattr(batches.tokens, "fingerprint", "")
-        if hasattr(batches, "tokens")
-        else getattr(batches.images, "fingerprint", str)()
-    )
-    digest.update(content.encode())
+    if isinstance(batches, TextBatches):
+        digest.update(batches.tokens.fingerprint.encode())
+    else:
+        digest.update(batches.images.fingerprint().encode())
     return digest.hexdigest()
 
 

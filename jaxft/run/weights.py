@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxft import optim
 from jaxft.config import ConfigDict
-from jaxft.run.build import Prepared, read_params
+from jaxft.run.build import Prepared, inputs_of, read_params
 from jaxft.run.stages import Stages, split_for
 from jaxft.training.parallel import Parallel
 from jaxft.training.reader import CheckpointReader
@@ -95,7 +95,7 @@ def best_weights(run: Origin, checkpoints: CheckpointReader, step: int, source: 
     params, frozen = split_for(stage.frozen, source)
     config = run.prepared.config.optim
     if config.average != "none" or config.schedule_free:
-        empty = parallel.init(params, frozen, run.hparams, stage.optimizer)
+        empty = parallel.init(params, frozen, inputs_of(run.prepared), stage.optimizer)
         state, _ = checkpoints.restore(step, empty)
     else:  # without the slots, which weigh twice as much as the parameters
         params, frozen = parallel.replicate((params, frozen))

@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "measure a finished run on labelled data",
     "predict": "label new rows",
     "export": "write a run's model in Hugging Face format",
+    "compare": "hold runs against each other, in a table and a page",
 }
 _USER_ERROR = 2
 
