@@ -174,7 +174,7 @@ FIELDS: tuple[Field, ...] = (
     Field("optim.average", "none",
           "the weights that count: as they are; their moving average (ema, one more copy of what is "
           "trained); the mean of those since average_from (swa)", choices=("none", "ema", "swa")),
-    Field("optim.average_decay", 0.999, "of ema: the last 1 / (1 - decay) steps count, at most a tenth of all",
+    Field("optim.average_decay", 0.999, "of ema: the last 1 / (1 - decay) steps count, or a tenth of all",
           0, 0.9999999),
     Field("optim.average_from", "75%", "of swa: time from the start", **_DURATION),
     Field("optim.wise_ft", None,
