@@ -26,6 +26,7 @@ from jaxft.optim import merge
 from jaxft.run import processes
 from jaxft.run.build import Run, build, devices, prepare
 from jaxft.run.compilation import blank_batches, release_free_memory, use_compilation_cache
+from jaxft.run.continuing import Changes
 from jaxft.run.directory import RunDirectory
 from jaxft.run.finish import finish, report, weights_if_best
 from jaxft.run.loop import resume, run_loop
@@ -44,6 +45,11 @@ FLAGS = (
     Flag(
         "workdir", "directory of the run; created, or continued if it holds this run", required=True
     ),
+    Flag(
+        "resume_from",
+        "continue from this earlier checkpoint (0: begin again); later ones are set aside, not deleted",
+        default=-1,
+    ),
     *processes.FLAGS,
 )
 
@@ -60,15 +66,22 @@ def main(argv: Sequence[str]) -> int:
             directory = RunDirectory(values.workdir)
             if processes.is_lead():
                 held.enter_context(directory.claimed())
-        return run(config, directory, clock)
+        again = values.resume_from if values.resume_from >= 0 else None
+        return run(config, directory, clock, resume_from=again)
 
 
-def run(config: ConfigDict, directory: RunDirectory, clock: Stopwatch) -> int:
-    """Start, continue or merely report the run in `directory`. Returns the exit status."""
+def run(
+    config: ConfigDict, directory: RunDirectory, clock: Stopwatch, resume_from: int | None = None
+) -> int:
+    """Start, continue or merely report the run in `directory`. Returns the exit status.
+
+    Args:
+      resume_from: go on from the checkpoint of this step, not from the newest; 0 begins again.
+    """
     phase = ["starting"]
     try:
         with raised():
-            return _run(config, directory, clock, phase)
+            return _run(config, directory, clock, phase, resume_from)
     except Stopped as stopped:
         rest = "finishes the run" if phase[-1] == "finishing" else "starts again where it was"
         print(
@@ -78,19 +91,19 @@ def run(config: ConfigDict, directory: RunDirectory, clock: Stopwatch) -> int:
         return 128 + stopped.number
 
 
-def _run(config: ConfigDict, directory: RunDirectory, clock: Stopwatch, phase: list[str]) -> int:
+def _run(
+    config: ConfigDict, directory: RunDirectory, clock: Stopwatch, phase: list[str],
+    resume_from: int | None,
+) -> int:  # fmt: skip
     lead = processes.is_lead()
     with processes.agreement("the run directory"):
         changes = directory.changes(config) if lead else None
-    if processes.lead_says(changes is not None and directory.finished() and not changes.reopens):
-        lacking = directory.lacks(test=bool(config.data.test)) if lead else []
-        if lead and lacking == ["report.html"]:
-            print(f"{directory.path} is finished but had no report: {report(directory)}")
-            return 0
-        if not processes.lead_says(bool(lacking)):
-            if lead:
-                print(f"{directory.path} is finished; its report is {directory.path}/report.html")
-            return 0
+        if resume_from is not None:
+            check_resume_step(directory.checkpoints, resume_from)
+            if changes is not None:
+                changes = dataclasses.replace(changes, reopens=True)
+    if processes.lead_says(changes is not None and _is_whole(config, directory, changes)):
+        return 0
     use_compilation_cache(config.train.compile_cache)
     with clock.time("load"), processes.agreement("the checkpoint or the data") as facts:
         prepared = prepare(config)
@@ -110,6 +123,8 @@ def _run(config: ConfigDict, directory: RunDirectory, clock: Stopwatch, phase: l
     ):  # fmt: skip
         session = Session(built, directory, saves, logs, clock)
         _introduce(built, logs)
+        for path in [] if resume_from is None else saves.set_aside_after(resume_from):
+            logs.say(f"set aside: {path}")
         state, memory = resume(session, state)
         for note in notes:
             logs.event(built.steps_done(state), "changed", note)
@@ -130,6 +145,18 @@ def _run(config: ConfigDict, directory: RunDirectory, clock: Stopwatch, phase: l
         finish(session, whole, memory, last_step)
         processes.together("finished")
     return 0
+
+
+def _is_whole(config: ConfigDict, directory: RunDirectory, changes: Changes) -> bool:
+    """Whether nothing is left to do but to say so. A report that is missing is made again here."""
+    if changes.reopens or not directory.finished():
+        return False
+    lacking = directory.lacks(test=bool(config.data.test))
+    if lacking == ["report.html"]:
+        print(f"{directory.path} is finished but had no report; it is now in {report(directory)}")
+    elif not lacking:
+        print(f"{directory.path} is finished; its report is {directory.path}/report.html")
+    return lacking in ([], ["report.html"])
 
 
 def _introduce(run: Run, logs: Logs) -> None:

@@ -97,7 +97,7 @@ def layer_rates(parameters: Sequence[Mapping[str, Any]]) -> list[tuple[str, floa
     rates = []
     for depth in depths:
         rows = [row for row in parameters if row["depth"] == depth]
-        moving = [row for row in rows if row["trainable"]]
+        moving = [row for row in rows if row.get("trained", row["trainable"])]
         scales = [float(row["lr_scale"]) for row in moving]
         name = "stem" if depth == 0 else "head" if depth == depths[-1] else f"block {depth}"
         note = _count(sum(row["size"] for row in moving)) if moving else "frozen"
@@ -245,9 +245,12 @@ def _parameter_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     counts = summary.get("parameters") or {}
     if counts.get("total"):
         total, trainable = counts["total"], counts.get("trainable", 0)
-        rows.append(
-            ("parameters", f"{total:,}, of which {trainable:,} trained ({trainable / total:.1%})")
-        )
+        # Of the exported weights: a run may end before its last stage, or be best before it.
+        trained = counts.get("trained", trainable)
+        text = f"{total:,}, of which {trained:,} trained ({trained / total:.1%})"
+        if trained < trainable:
+            text += f"; {trainable - trained:,} more were to train in later stages"
+        rows.append(("parameters", text))
     if summary.get("initialised"):
         rows.append(("newly initialised", ", ".join(map(str, summary["initialised"]))))
     return rows

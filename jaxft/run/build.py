@@ -90,7 +90,10 @@ def prepare(config: ConfigDict) -> Prepared:
         raise ValueError("config.model.path is empty: give a checkpoint directory or a hub id")
     directory = hf.resolve(config.model.path)
     names = _checkpoint_labels(config_json.load(directory))
-    return settle(config, directory, open_splits(config, task.inputs, names))
+    prepared = settle(config, directory, open_splits(config, task.inputs, names))
+    # By the headers alone: a checkpoint without weights, or with others, is refused here.
+    fresh = () if config.model.scratch else hf.missing(directory, prepared.architecture)
+    return dataclasses.replace(prepared, treatment=prepared.treatment.knowing(fresh))
 
 
 def settle(config: ConfigDict, directory: str, splits: Splits) -> Prepared:
@@ -112,7 +115,10 @@ def settle(config: ConfigDict, directory: str, splits: Splits) -> Prepared:
     num_steps, per_epoch = run_length(config, len(splits.train.labels))
     treatment = treat(config, architecture)
     h = numbers(config, treatment, num_steps=num_steps, steps_per_epoch=per_epoch)
-    plan = make_plan(config, architecture.depths, num_steps=num_steps, steps_per_epoch=per_epoch)
+    plan = make_plan(
+        config, architecture.depths, treatment.frozen, num_steps=num_steps,
+        steps_per_epoch=per_epoch,
+    )  # fmt: skip
     return Prepared(
         config, directory, architecture, splits, treatment, plan, num_steps, per_epoch,
         h, learning_rates(h, config, num_steps),

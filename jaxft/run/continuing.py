@@ -50,6 +50,8 @@ def accepted(
       ValueError: it cannot; lists every field, or says why the run cannot be longer.
     """
     before, after = (config_lib.flatten(config_lib.to_json(c)) for c in (old, new))
+    for config in (before, after):
+        _forget_old_defaults(config)
     changed = [field for field in before if before[field] != after[field]]
     lines = {f: f"config.{f}: {before[f]!r} -> {after[f]!r}" for f in changed}
     other = [f for f in changed if not _is_free(f)]
@@ -62,6 +64,14 @@ def accepted(
             + "\n".join(f"  {lines[field]}" for field in other)
         )
     return Changes(tuple(lines.values()), reopens=longer or "data.test" in changed)
+
+
+def _forget_old_defaults(config: dict[str, Any]) -> None:
+    """What earlier versions wrote out where today's default is None, to the same effect."""
+    if config["optim.b2"] == 0.999 and config["optim.optimizer"] != "lion":
+        config["optim.b2"] = None
+    if config["optim.unfreeze_every"] == "1 epochs" and config["optim.unfreeze"] == "none":
+        config["optim.unfreeze_every"] = None
 
 
 def _is_free(field: str) -> bool:
@@ -91,6 +101,8 @@ def _check_longer(
             f"those of a longer run differ from the first step on{fresh}"
         )
     for field in _used(old):
+        if old[field] is None:
+            raise ValueError(f"{start}: config.{field}=None follows the length of the run{fresh}")
         steps = [
             duration_steps(field, c[field], steps_per_epoch=epoch, total_steps=total)
             for c, total in ((old, was), (new, now))

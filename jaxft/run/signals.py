@@ -104,7 +104,9 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
     if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
         yield
         return
-    before = {number: signal.signal(number, handler) for number in _ASKING}
+    # What the parent has set to be ignored (nohup) stays ignored.
+    heard = [number for number in _ASKING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:

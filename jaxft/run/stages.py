@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -41,9 +41,17 @@ class Stage:
 
 
 def make_plan(
-    config: ConfigDict, depths: dict[str, int], *, num_steps: int, steps_per_epoch: int
+    config: ConfigDict,
+    depths: dict[str, int],
+    frozen: Collection[str],
+    *,
+    num_steps: int,
+    steps_per_epoch: int,
 ) -> optim.Plan:
     """The plan of `config.optim.unfreeze` over depths; () when everything trains from the start.
+
+    Args:
+      frozen: paths that never train. Depths of which nothing does are in no stage.
 
     Raises:
       ValueError: a stage would begin after the end of the run, or names a depth that is not there.
@@ -57,20 +65,36 @@ def make_plan(
             f"optim.{field}", value, steps_per_epoch=steps_per_epoch, total_steps=num_steps
         )
 
-    groups = sorted(set(depths.values()))
-    every = steps("unfreeze_every", c.unfreeze_every)
+    for_good = {path: path in frozen for path in depths}
+    groups = sorted({depth for path, depth in depths.items() if path not in frozen})
+    if len(groups) < 2:
+        raise ValueError(
+            f"config.optim.unfreeze={c.unfreeze!r} has nothing to unfreeze: all but one depth "
+            f"({groups[0] if groups else 'none'}) is frozen for good by optim.frozen or freeze_below"
+        )
     try:
         if c.unfreeze == "explicit":
             plan = optim.explicit({steps("unfreeze_at", at): who for at, who in c.unfreeze_at})
+            optim.check_plan(plan, depths)
+            plan = optim.prune_plan(plan, depths, for_good)
         else:
-            plan = getattr(optim, c.unfreeze)(groups, every)
-        optim.check_plan(plan, depths)
+            make = getattr(optim, c.unfreeze)
+            if c.unfreeze_every is None:
+                every = max(1, num_steps // (len(make(groups, 1)) + 1))
+            else:
+                every = steps("unfreeze_every", c.unfreeze_every)
+            plan = make(groups, every)
     except ValueError as error:
         raise ValueError(f"config.optim.unfreeze={c.unfreeze!r}: {error}") from error
     if plan[-1].start >= num_steps:
         raise ValueError(
             f"config.optim.unfreeze={c.unfreeze!r} begins its last stage at update {plan[-1].start}, "
-            f"but the run has {num_steps}; shorten optim.unfreeze_every={c.unfreeze_every!r}"
+            f"but the run has {num_steps}; "
+            + (
+                "lengthen it, or freeze more for good"
+                if c.unfreeze_every is None
+                else f"shorten optim.unfreeze_every={c.unfreeze_every!r}, or leave it out to fit"
+            )
         )
     return plan
 

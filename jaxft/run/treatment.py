@@ -11,6 +11,8 @@ from jaxft import optim
 from jaxft.config import ConfigDict
 from jaxft.models import Architecture, flatten
 
+# Rates above these are rarely meant: ten times the usual highest of each.
+_HIGH_RATES = {"adamw": 0.05, "lion": 0.01, "sgd": 5.0}
 REST = "rest"  # what no pattern of `optim.groups` matches
 
 
@@ -31,6 +33,15 @@ class Treatment:
     decayed: frozenset[str]
     totals: dict[str, int]
     warnings: tuple[str, ...]
+
+    def knowing(self, fresh: Collection[str]) -> Treatment:
+        """The same, warning of frozen ones among these paths, which are newly initialised."""
+        random = [path for path in fresh if path in self.frozen]
+        if not random:
+            return self
+        shown = ", ".join(random[:4]) + (f" and {len(random) - 4} more" if len(random) > 4 else "")
+        warning = f"frozen at random values, since the checkpoint does not have them: {shown}"
+        return dataclasses.replace(self, warnings=(*self.warnings, warning))
 
     @property
     def summary(self) -> str:
@@ -132,6 +143,10 @@ def _warnings(config: ConfigDict, architecture: Architecture, frozen: set[str]) 
         matched = {p for p, yes in _at((pattern,), architecture.abstract, "lr_mult").items() if yes}
         if matched <= frozen:
             found.append(f"optim.lr_mult {pattern!r} x {factor:g} only matches frozen parameters")
-    if c.weight_decay and c.frozen:
-        found.append("weight decay does not act on the frozen parameters")
+    high = _HIGH_RATES[c.optimizer]
+    if c.lr > high:
+        found.append(
+            f"optim.lr={c.lr:g} is far above what fine-tuning with {c.optimizer} takes "
+            f"(rarely above {high:g}): the weights will be lost"
+        )
     return found
