@@ -26,10 +26,11 @@ import numpy as np
 
 from jaxft.analysis.metrics import softmax
 from jaxft.config import nearest
+from jaxft.data.checks import check_inputs
 from jaxft.data.labels import unlabelled
 from jaxft.data.sources import Source, open_source
 from jaxft.run.data import Split
-from jaxft.run.inference import load_inference
+from jaxft.run.inference import Inference, load_inference
 from jaxft.run.labelled import FORMATS, is_labelled, settle, write_labelled
 from jaxft.run.output import Output, check_output
 from jaxft.terminal.errors import run_command
@@ -65,7 +66,10 @@ def main(argv: Sequence[str]) -> int:
     source = open_source(
         values.input, data_dir=c.dir or None, delimiter=c.delimiter, labelled=False
     )
+    for note in source.notes:
+        print(note, file=sys.stderr)
     model = model.reading(source, column_names(values.text))
+    _check_rows(source, model)
     layout = settle(source, suffix, model.names, prefix=values.prefix)
     if layout.left_out:
         columns = ", ".join(map(repr, layout.left_out))
@@ -82,6 +86,16 @@ def main(argv: Sequence[str]) -> int:
 def column_names(text: str) -> tuple[str, ...]:
     """The columns of `--text a,b`."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _check_rows(source: Source, model: Inference) -> None:
+    """Raise ValueError for the first row that the model cannot read, before it reads any."""
+    rows, encoder = np.arange(len(source)), model.encoder
+    faults = check_inputs(source, encoder.columns, rows, inputs=encoder.inputs).faults
+    if faults:
+        first, fault = next(iter(faults.items()))
+        more = f"; {len(faults)} rows in all ({source.numbered(list(faults))})"
+        raise ValueError(f"{source.where(first)}: {fault}{more if len(faults) > 1 else ''}")
 
 
 def _labelled(

@@ -179,6 +179,27 @@ def test_an_image_folder_keeps_its_class_names(trained, tmp_path):
     assert all(Path(row["image"]).parent.name == row["label"] for row in found)
 
 
+@pytest.mark.parametrize("place", ["flat", "flat/0.png", "nest"])
+def test_images_without_classes_are_labelled_and_get_no_label_column(trained, tmp_path, place):
+    shutil.copytree(trained / "images" / "left", tmp_path / "flat")
+    shutil.copytree(trained / "images" / "left", tmp_path / "nest" / "inner")
+    output = tmp_path / "out.jsonl"
+    assert predict.main(arguments(trained, tmp_path / place, output, run="pictures")) == 0
+    found = table(output)
+    assert list(found[0]) == ["image", "predicted", "probability_left", "probability_upper"]
+    assert len(found) == (1 if place.endswith(".png") else 8)
+    assert all(Path(row["image"]).is_file() for row in found)
+
+
+def test_every_row_is_looked_at_before_the_model_runs(trained, tmp_path, capsys, no_compute):
+    given = jsonl(tmp_path / "in.jsonl", {"text": "fine"}, {"text": None}, {"text": ["cold"]})
+    line = refused(arguments(trained, given, tmp_path / "out.csv"), capsys)
+    assert "in.jsonl, line 2" in line and "has no text" in line and "2 rows in all" in line
+    given = jsonl(tmp_path / "files.jsonl", {"image": str(trained / "none.png")})
+    line = refused(arguments(trained, given, tmp_path / "out.csv", run="pictures"), capsys)
+    assert "none.png" in line and "not there" in line
+
+
 # Where it writes
 
 
