@@ -118,7 +118,7 @@ class _Callable(ModuleType):
           label: label column; '' likewise.
 
         Returns:
-          See `jaxft.analysis.metrics.classification_metrics`.
+          What `--output` writes: see `jaxft.run.evaluation.Evaluation`.
 
         Raises:
           ValueError: what the command would say in one line.
@@ -126,7 +126,7 @@ class _Callable(ModuleType):
         model = load_inference(Path(run).expanduser())
         columns = (text,) if isinstance(text, str) else tuple(text)
         _, model, split = _split(model, str(data or ""), columns, label)
-        return model.evaluate(split).metrics
+        return model.evaluate(split).to_json()
 
 
 sys.modules[__name__].__class__ = _Callable
