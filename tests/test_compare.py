@@ -57,9 +57,10 @@ def test_seeds_become_a_mean_and_a_deviation(runs, tmp_path, capsys):
 def test_what_is_not_the_same_experiment_is_not_averaged(runs, capsys):
     first, second = runs("a", 0, 1e-3, 0.7), runs("b", 1, 1e-3, 0.8)
     source = json.loads((second / "source.json").read_text())
-    (second / "source.json").write_text(json.dumps({**source, "training rows": 3}))
+    (second / "source.json").write_text(json.dumps({**source, "evaluation fingerprint": "3"}))
     out = compared(capsys, first, second)
     assert "±" not in out and "0.7000" in out and "0.8000" in out
+    assert "not evaluated on the same rows" in out
     again = runs("c", 0, 1e-3, 0.7)
     assert "seed 0 occurs more than once" in compared(capsys, first, again)
 

@@ -22,8 +22,8 @@ _SAME_SOURCE = (
     "model fingerprint",
     "label names",
     "columns",
-    "training rows",
-    "evaluation rows",
+    "training fingerprint",
+    "evaluation fingerprint",
 )
 
 
@@ -114,9 +114,9 @@ def notes(groups: Sequence[Group]) -> list[str]:
             )
         if not g.runs[0].finished:
             found.append(f"{g.letter} is not finished: these are its evaluations so far")
-    sizes = {json.dumps(g.runs[0].source.get("evaluation rows")) for g in groups}
-    if len(sizes) > 1:
-        found.append("the runs were not evaluated on the same rows: their numbers of rows differ")
+    rows = {json.dumps(g.runs[0].source.get("evaluation fingerprint")) for g in groups}
+    if len(rows) > 1:
+        found.append("the groups were not evaluated on the same rows, or not on the same texts")
     return found
 
 
