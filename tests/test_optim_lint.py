@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from jaxft import optim
+from jaxft.optim import probe
 from jaxft.optim.lint import FIXES
 
 
@@ -181,3 +182,21 @@ def test_rates_of_a_stack_fit_the_stand_ins():
     scales = {"stack/kernel": optim.stacked_scales(12, 0.8), "head/kernel": 1.0}
     tx = optim.fine_tuning_optimizer(1e-3, scales=scales, clip=1.0)
     assert optim.lint(tx, stacked, scales=scales) == []
+
+
+def test_paths_that_end_alike_are_not_confused():
+    tree = {"head": {"kernel": jnp.ones((2, 2))}, "aux": {"head": {"kernel": jnp.ones((2, 2))}}}
+    frozen = optim.select(tree, ["head/kernel"])
+    assert optim.lint(optim.freeze(ADAMW, frozen), tree, frozen=frozen) == []
+    frozen = optim.select(tree, ["aux/head/kernel"])
+    assert optim.lint(optim.freeze(ADAMW, frozen), tree, frozen=frozen) == []
+    (finding,) = optim.lint(optax.chain(optax.adam(0.1), optax.freeze(frozen)), tree, frozen=frozen)
+    assert (finding.code, finding.path) == ("frozen-slots", "aux/head/kernel")
+
+
+def test_parameters_named_like_slots_are_not_confused():
+    tree = {"kernel": jnp.ones(2), "mu": {"kernel": jnp.full(2, 2.0)}}
+    slots = probe.slots(optax.adam(0.1).init(tree), optim.leaf_paths(tree))
+    assert {kind: sorted(slot) for kind, slot in slots.items()} == {
+        "0/mu": ["kernel", "mu/kernel"], "0/nu": ["kernel", "mu/kernel"],
+    }  # fmt: skip

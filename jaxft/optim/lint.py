@@ -155,7 +155,8 @@ def _frozen_findings(
     if following:
         text = f"the frozen {following[0]!r}{_more(following)} follows its gradient."
         yield _finding("frozen-moves", following[0], text)
-    kept = {path for slot in probe.slots(quiet.states[-1], sorted(still)).values() for path in slot}
+    slots = probe.slots(quiet.states[-1], leaf_paths(tiny))
+    kept = {path for slot in slots.values() for path in slot if path in still}
     if kept:
         text = (
             f"the optimizer keeps state for {len(kept)} frozen parameters, such as {min(kept)!r}."
@@ -236,8 +237,9 @@ def _scale_findings(
 
 def _cancelled(trace: probe.Trace, moved: dict[str, float]) -> Iterator[Finding]:
     """Equal gradients that reach different moments and still give equal updates."""
-    for slot in probe.slots(trace.states[-1], list(moved)).values():
-        first = next(iter(slot))
+    for found in probe.slots(trace.states[-1], list(trace.updates[0])).values():
+        slot = {path: moment for path, moment in found.items() if path in moved}
+        first = next(iter(slot), "")
         for path, moment in slot.items():
             same_update = abs(moved[path] - moved[first]) <= 1e-3 * moved[first]
             if same_update and probe.differ(moment.mean(), slot[first].mean()):

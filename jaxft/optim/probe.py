@@ -9,9 +9,10 @@ transform does only after many updates, or only for other values, is not seen.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -83,18 +84,24 @@ def fitting_stand_in(tx: optax.GradientTransformation, params: Tree) -> Tree:
 
 
 def slots(state: Any, paths: Sequence[str]) -> dict[str, dict[str, jax.Array]]:
-    """The arrays a state holds for parameters: kind of slot (`1/mu`) to path to array."""
+    """The arrays a state holds for parameters: kind of slot (`1/mu`) to path to array.
+
+    Args:
+      paths: of all parameters, also of those that are not asked about: `aux/head/kernel` and
+        `head/kernel` are told apart by both being known.
+    """
+    leaves = _state_leaves(state)
     found: dict[str, dict[str, jax.Array]] = {}
-    for where, leaf in _state_leaves(state).items():
-        if path := _owner(where, paths):
-            found.setdefault(where[: -len(path) - 1], {})[path] = leaf
+    for where, path in _owners(leaves, paths).items():
+        found.setdefault(where[: -len(path) - 1], {})[path] = leaves[where]
     return found
 
 
 def shared(state: Any, paths: Sequence[str]) -> dict[str, jax.Array]:
     """The rest of a state: counts, norms and whatever else belongs to no single parameter."""
     leaves = _state_leaves(state)
-    return {where: leaf for where, leaf in leaves.items() if not _owner(where, paths)}
+    owned = _owners(leaves, paths)
+    return {where: leaf for where, leaf in leaves.items() if where not in owned}
 
 
 def differ(a: jax.Array, b: jax.Array, tolerance: float = 1e-3) -> bool:
@@ -113,10 +120,26 @@ def _same(grads: Tree, params: Tree) -> Tree:
     return grads
 
 
-def _owner(where: str, paths: Sequence[str]) -> str:
-    """The longest parameter path that the path of a state's leaf ends with, or ''."""
-    owners = [path for path in paths if where == path or where.endswith("/" + path)]
-    return max(owners, key=len, default="")
+def _owners(state_paths: Iterable[str], paths: Sequence[str]) -> dict[str, str]:
+    """The parameter of each leaf of a state whose path ends with that of a parameter.
+
+    Several may end alike. A slot (Adam's mu) repeats the tree of parameters below one prefix: the
+    prefix that fits most leaves is the slot's, and of equals the shortest.
+    """
+    known = set(paths)
+    ends: dict[str, list[str]] = {}
+    for where in state_paths:
+        keys = where.split("/")
+        tails = ("/".join(keys[i:]) for i in range(len(keys)))
+        if found := [tail for tail in tails if tail in known]:
+            ends[where] = found
+    fits = collections.Counter(
+        where[: -len(tail)] for where, found in ends.items() for tail in found
+    )
+    return {
+        where: max(found, key=lambda tail, where=where: (fits[where[: -len(tail)]], len(tail)))
+        for where, found in ends.items()
+    }
 
 
 def _state_leaves(state: Any) -> dict[str, jax.Array]:

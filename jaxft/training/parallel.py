@@ -166,18 +166,21 @@ class Parallel:
         return NamedSharding(self.mesh, PartitionSpec())
 
     def _state_shardings(self, state: TrainState, params: Any, frozen: Any) -> TrainState:
-        """The parameters' own, the same for each optimizer slot, one copy a device for scalars."""
+        """The parameters' own, the same for slots of their shape; one copy a device for the rest.
+
+        The rest are scalars and factored slots (Adafactor's rows and columns): a spec of the
+        parameter would have more dimensions than they, and they are small.
+        """
         rest = self._everywhere if self.mode == "shard" else SingleDeviceSharding(
             jax.local_devices()[0]
         )  # fmt: skip
-        by_path = {
-            path: leaf.sharding for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        }
+        by_path = dict(jax.tree_util.tree_leaves_with_path(params))
 
-        def slot(path: tuple, _: Any) -> Any:
+        def slot(path: tuple, leaf: Any) -> Any:
             # A slot tree (Adam's mu) repeats the parameter tree below its own prefix.
             ends = (path[i:] for i in range(len(path)))
-            return next((by_path[end] for end in ends if end in by_path), rest)
+            param = next((by_path[end] for end in ends if end in by_path), None)
+            return rest if param is None or param.shape != leaf.shape else param.sharding
 
         def own(x: Any) -> Any:
             return x.sharding
