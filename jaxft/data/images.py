@@ -152,7 +152,8 @@ class Images:
             return 0  # of nearest neighbours every pixel is one of the original
         least = float(_REDUCED) * max(self.preprocess.height, self.preprocess.width)
         if self.augment.crop_scale is not None:  # the smallest crop must have as many pixels
-            least /= math.sqrt(self.augment.crop_scale[0] * min(1, self.augment.crop_ratio[0]))
+            narrowest = min(self.augment.crop_ratio[0], 1 / self.augment.crop_ratio[1], 1.0)
+            least /= math.sqrt(self.augment.crop_scale[0] * narrowest)
         return math.ceil(least)
 
     def _warn(self, position: int, message: str) -> None:
