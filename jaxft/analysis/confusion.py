@@ -81,15 +81,18 @@ class Confusion:
             names = tuple(map(str, value["names"]))
             if "matrix" in value:
                 matrix = np.array(value["matrix"])
-                assert matrix.shape == (len(names), len(names))
+                if matrix.shape != (len(names), len(names)):
+                    return None
                 labels, predicted = np.nonzero(matrix)
                 counts = matrix[labels, predicted]
             else:
                 labels, predicted, counts = np.array(value["triples"]).reshape(-1, 3).T
-            assert np.issubdtype(counts.dtype, np.integer) or not len(counts)
-            assert (counts > 0).all() and min(labels.min(initial=0), predicted.min(initial=0)) >= 0
-            assert max(labels.max(initial=0), predicted.max(initial=0)) < max(1, len(names))
-        except (AssertionError, KeyError, TypeError, ValueError, OverflowError):
+            if not len(counts):
+                return None
+            inside = all(c.min() >= 0 and c.max() < len(names) for c in (labels, predicted))
+            if counts.dtype.kind != "i" or not inside or counts.min() < 1:
+                return None
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
         return cls(names, *(part.astype(np.int64) for part in (labels, predicted, counts)))
 

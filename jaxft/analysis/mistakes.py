@@ -23,7 +23,7 @@ _MAX_MATRIX, _MAX_LABELS = 200, 100
 def predictions(record: Record, plots: ModuleType) -> Html:
     """Confusion matrix and per-class table of the split that is reported."""
     confusion = record.confusion(record.split)
-    if confusion is None or not len(confusion.counts):
+    if confusion is None:
         return missing(
             f"No predictions/{record.split}.confusion.json."
             if record.metrics(record.split)
