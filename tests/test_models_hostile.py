@@ -287,7 +287,8 @@ def test_an_index_that_cannot_be(what, right, tmp_path):
 def a_socket(path: Path) -> None:
     where = os.getcwd()
     os.chdir(path.parent)  # the path of a socket may have 107 bytes
-    socket.socket(socket.AF_UNIX).bind(path.name)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path.name)
     os.chdir(where)
 
 
@@ -303,7 +304,6 @@ KINDS: dict[str, tuple[Callable[[Path], Any], str]] = {
 @pytest.mark.parametrize(
     "file", [CONFIG, WEIGHTS, INDEX, "x.safetensors", "tokenizer.json", "preprocessor_config.json"]
 )
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_what_is_no_plain_file(file, kind, right, tmp_path):
     make, message = KINDS[kind]
     directory = shutil.copytree(right["bert"], tmp_path / "model")
