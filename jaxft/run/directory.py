@@ -46,9 +46,8 @@ class RunDirectory:
           ValueError: it is the address of a remote place.
           OSError: it cannot be created or written, or another process holds it.
         """
-        if re.match(
-            "[A-Za-z][A-Za-z0-9+.-]+:/", str(self.path)
-        ):  # a Path has one slash left of two
+        # A Path has one slash left of the two.
+        if re.match("[A-Za-z][A-Za-z0-9+.-]+:/", str(self.path)):
             raise ValueError(f"{self.path} is a remote place; runs are kept in local directories")
         with contextlib.ExitStack() as stack:
             try:

@@ -89,9 +89,8 @@ def _run_file(path: Path, arg: str | None) -> dict[str, Any]:
             return {field: _plain(value) for field, value in fields_of(config).items()}
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"in config file {path}{_place(path, error)}") from error
-    except (
-        BaseException
-    ) as error:  # whatever a user's file raises: said in one line, with its place
+    except BaseException as error:
+        # Whatever a user's file raises, sys.exit included: said in one line, with its place.
         place = _place(path, error)
         raise ValueError(f"config file {path}{place}: {_reason(path, error)}") from error
 
