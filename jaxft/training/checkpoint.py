@@ -39,12 +39,14 @@ _DELETED, _DAMAGED = "deleted-", "damaged-"
 class _Manager(ocp.CheckpointManager):
     """Orbax's manager, which here asks nobody whether the run is being preempted.
 
-    The loop asks at every update (train.py), and the distributed service takes the step of the last
-    question, from whatever thread, for the step that this process has reached. Orbax asks for the
-    saved step when a save begins and, on process 0 alone, again from a background thread when it is
-    complete, by then many updates ago. A SIGTERM that arrives between that question and the loop's
-    next one would be agreed on without knowing how far process 0 is: the agreed step could lie behind
-    it, where it never stops, while the others wait for it in their save. So only the loop may ask.
+    The loop asks at every update (train.py), and the distributed service takes the number in the last
+    question, from whatever thread, for the update that this process has reached (`ReachedSyncPoint` in
+    tsl/distributed_runtime/preemption: it stores it, and compares for equality with the agreed one).
+    Orbax asks about the saved step when a save begins and, on process 0 alone, again from a background
+    thread when it is complete, by then updates ago. A SIGTERM that arrives between that question and
+    the loop's next one would be agreed on without knowing how far process 0 is: the agreed update could
+    lie behind it, where it never stops, while the others wait for it in their save. So only the loop
+    asks.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -68,7 +70,7 @@ class Checkpoints(CheckpointReader):
         self._after: threading.Thread | None = None
         self._failure: Exception | None = None
         if jax.process_index() == 0:
-            for leftover in directory.glob(f"{_DELETED}*"):
+            for leftover in directory.glob(f"{_DELETED}[0-9]*"):
                 shutil.rmtree(leftover, ignore_errors=True)
         options = ocp.CheckpointManagerOptions(
             cleanup_tmp_directories=True,

@@ -1,8 +1,9 @@
 """Reading a run's checkpoints, also while the run goes on: nothing here writes, renames or deletes.
 
-Orbax's CheckpointManager is not for this: it belongs to the process that saves (its own documentation
-says so). It creates the directory, deletes what is being written there, and remembers steps that
-another process has deleted since. A Checkpointer on one step's directory does none of that.
+Orbax's CheckpointManager is not for this: it belongs to the process that saves, as its documentation
+says, creates the directory and deletes what is being written there. With read_only=True it does not,
+but warns on the terminal and remembers steps that have been deleted since. A Checkpointer on one step's
+directory does none of that.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ class CheckpointReader:
         if not before or _identity(path) != before:
             raise CheckpointGone(f"there is no checkpoint of step {step} in {self._directory} now")
         if failure is not None:
-            wrong = f"it cannot be restored: {' '.join(str(failure).split())[:160]}"
+            said = " ".join(str(failure).split()).split(". See full ")[0]
+            wrong = f"it cannot be restored: {said[:160] or type(failure).__name__}"
         if wrong:
             raise ValueError(self._advice(step, wrong)) from failure
         return saved
