@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before jax is imported: this may start the process
 
     begin(huge_pages=True)
 
+import dataclasses
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,7 @@ from jaxft.run.timing import Stopwatch
 from jaxft.run.weights import what_counts
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
-from jaxft.training.checkpoint import Checkpoints
+from jaxft.training.checkpoint import Checkpoints, check_resume_step
 from jaxft.training.logs import Logs
 
 FLAGS = (
