@@ -136,10 +136,11 @@ def _owners(state_paths: Iterable[str], paths: Sequence[str]) -> dict[str, str]:
     fits = collections.Counter(
         where[: -len(tail)] for where, found in ends.items() for tail in found
     )
-    return {
-        where: max(found, key=lambda tail, where=where: (fits[where[: -len(tail)]], len(tail)))
-        for where, found in ends.items()
-    }
+
+    def fit(where: str, tail: str) -> tuple[int, int]:
+        return fits[where[: -len(tail)]], len(tail)
+
+    return {where: max(found, key=functools.partial(fit, where)) for where, found in ends.items()}
 
 
 def _state_leaves(state: Any) -> dict[str, jax.Array]:
