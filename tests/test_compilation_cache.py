@@ -10,6 +10,16 @@ import pytest
 from jaxft.run import compilation
 
 
+@pytest.fixture(autouse=True)
+def notes(monkeypatch):
+    """Notes are removed with the test, not with the process."""
+    open_notes = []
+    monkeypatch.setattr(compilation.atexit, "register", lambda *call: open_notes.append(call))
+    yield
+    for forget, *arguments in open_notes:
+        forget(*arguments)
+
+
 @pytest.fixture
 def cache(tmp_path):
     """A cache with a whole entry, a torn one, and one that is as old as it is torn."""

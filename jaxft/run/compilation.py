@@ -49,7 +49,11 @@ def _mend(cache: Path) -> None:
                 _remove_torn(cache, since=os.fstat(file.fileno()).st_mtime)
                 note.unlink()
         own = open(cache / f"{_WRITER}{os.getpid()}", "ab")  # noqa: SIM115 held until the process ends
-        fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            own.close()
+            return
         atexit.register(_forget, own)
 
 
