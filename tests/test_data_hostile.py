@@ -330,6 +330,13 @@ def test_columns_may_have_any_names(tmp_path):
     assert found.columns == ("text",) and found.names == ("a", "b") and len(found.test.labels) == 8
 
 
+def test_the_label_is_no_input(tmp_path):
+    train = place(tmp_path / "t.csv", HEADER)
+    for fields in ({"text": ("label",)}, {"text": ("text", "label")}):
+        with pytest.raises(ValueError, match="t.csv: column '.*' is the input and the label"):
+            splits(train=train, **fields)
+
+
 def test_ten_thousand_labels_do_not_hang(tmp_path):
     rows = "".join(f"text {i},name {i % 10_000}\n" for i in range(20_000))
     train = place(tmp_path / "t.csv", f"text,label\n{rows}".encode())

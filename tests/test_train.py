@@ -70,7 +70,7 @@ def test_a_run_leaves_everything_it_promises(finished):
     assert [r["step"] for r in logged if r["kind"] == "eval"] == [4, 8, 12, logged[-1]["step"]]
     assert [r["step"] for r in logged if r["kind"] == "train"] == [2, 4, 6, 8, 10, 12]
     summary = json.loads((finished / "summary.json").read_text())
-    assert summary["data"] == {"train": 87, "eval": 9, "test": 30}
+    assert summary["data"] == {"train": 86, "eval": 10, "test": 30}
     assert set(summary["test"]["per_class"]) == {"good", "bad", "odd"}
     assert json.loads((finished / "best/config.json").read_text())["id2label"]["0"] == "bad"
 

@@ -15,6 +15,7 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from jaxft.data.files import Source, some, table
 
@@ -22,7 +23,7 @@ DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 # A field of 131,072 characters is where csv stops unless told otherwise, for the whole process.
 _FIELD_LIMIT = 2**31 - 1
 _FIELD_LIMIT_LOCK = threading.Lock()
-_PROBED_ROWS, _PROBED_CHARACTERS = 20, 1 << 16
+_PROBED_ROWS, _PROBED = 20, 1 << 16  # how much of a file is looked at for its delimiter; bytes
 _LINE_END = re.compile(r"\r\n|\n|\r")
 # (UTF-32 first: its little-endian mark begins with that of UTF-16.)
 _OTHER_MARKS = (
@@ -46,13 +47,16 @@ def read_delimited(path: Path, delimiter: str, *, given: str = "") -> Source:
     Raises ValueError, naming the line: an empty file, no header, a row with too few or too many
     fields, a quote that is never closed, bytes that are not UTF-8, a NUL byte.
     """
-    text = decoded(path)
+    data = _checked(path)
     notes: tuple[str, ...] = ()
-    if not given and (found := _detected(text, delimiter)):
+    if not given and (found := _detected(data, delimiter)):
         notes = (f"{path.name}: its fields are separated by {DELIMITERS[found]}, by its header",)
         delimiter = found
     delimiter = given or delimiter
-    rows, lines = (_tab_separated if delimiter == "\t" else _quoted)(path, text, delimiter)
+    try:
+        rows, lines = (_tab_separated if delimiter == "\t" else _quoted)(path, data, delimiter)
+    except UnicodeDecodeError:
+        raise _not_utf8(path, data) from None
     if not rows:
         raise ValueError(f"{path.name}: the file is empty")
     header = _header(path, rows.pop(0), delimiter)
@@ -62,8 +66,8 @@ def read_delimited(path: Path, delimiter: str, *, given: str = "") -> Source:
     return table(path.name, columns, lines=lines[1:], notes=notes)
 
 
-def decoded(path: Path) -> str:
-    """The text of a UTF-8 file without its byte order mark; ValueError names the line that is not."""
+def _checked(path: Path) -> bytes:
+    """The file's bytes; ValueError for another encoding that its first bytes or NULs give away."""
     data = path.read_bytes()
     for mark, name in _OTHER_MARKS:
         if data.startswith(mark):
@@ -71,37 +75,42 @@ def decoded(path: Path) -> str:
                 f"{path.name}: the file is {name}; save it as UTF-8, for example: "
                 f"iconv -f {name} -t UTF-8 {path.name}"
             )
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise not_utf8(path.name, data, error) from None
     if (at := data.find(b"\0")) >= 0:
         line = data.count(b"\n", 0, at) + 1
         raise ValueError(
             f"{path.name}, line {line}: a NUL byte; the file is damaged, or no text in UTF-8"
         )
-    return text
+    return data
 
 
-def not_utf8(name: str, data: bytes, error: UnicodeDecodeError, line: int = 0) -> ValueError:
-    """Names the line (given, or counted in `data`) and what may mend it."""
-    line = line or data.count(b"\n", 0, error.start) + 1
+def _lines(data: bytes) -> TextIO:
+    """Line by line, so that the whole text is never beside the rows that are made of it."""
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
+
+
+def _not_utf8(path: Path, data: bytes) -> ValueError:
+    at = 0
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        at = error.start
+    line = data.count(b"\n", 0, at) + 1
     return ValueError(
-        f"{name}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file "
-        f"as UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 {name}"
+        f"{path.name}, line {line}: byte 0x{data[at]:02x} is not UTF-8; "
+        f"save the file as UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 {path.name}"
     )
 
 
 # Reading records
 
 
-def _quoted(path: Path, text: str, delimiter: str) -> tuple[Records, list[int]]:
+def _quoted(path: Path, data: bytes, delimiter: str) -> tuple[Records, list[int]]:
     """The records of RFC 4180 and the line each begins in. Blank lines are passed over."""
     rows: Records = []
     lines: list[int] = []
     start = 1
     with _any_field_size():
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        reader = csv.reader(_lines(data), delimiter=delimiter, strict=True)
         try:
             for row in reader:
                 if row:  # csv gives [] for a blank line
@@ -111,7 +120,7 @@ def _quoted(path: Path, text: str, delimiter: str) -> tuple[Records, list[int]]:
                 # A row may span lines, so the next one starts after the last line read.
                 start = reader.line_num + 1
         except csv.Error as error:
-            line, why = _bad_quote(text, delimiter, start) or (start, str(error))
+            line, why = _bad_quote(data, delimiter, start) or (start, str(error))
             raise ValueError(
                 f"{path.name}, line {line}: bad quoting ({why}); a quote inside a quoted field is "
                 'written twice (""), and an opened quote must be closed'
@@ -119,7 +128,7 @@ def _quoted(path: Path, text: str, delimiter: str) -> tuple[Records, list[int]]:
     return rows, lines
 
 
-def _tab_separated(path: Path, text: str, delimiter: str) -> tuple[Records, list[int]]:
+def _tab_separated(path: Path, data: bytes, delimiter: str) -> tuple[Records, list[int]]:
     """The records of a TSV file in its dialect, and the line each begins in.
 
     Where every line has as many tabs as the header, a line is a row: nothing can be swallowed by a
@@ -128,12 +137,13 @@ def _tab_separated(path: Path, text: str, delimiter: str) -> tuple[Records, list
     lines differ, fields may hold tabs and line ends, so the file is read like CSV; if it is not
     that either, the error is of the first line with another number of fields.
     """
-    lines = [number for number, line in enumerate(_LINE_END.split(text), 1) if line]
-    rows = [line.split(delimiter) for line in _LINE_END.split(text) if line]
+    numbered = ((n, line.rstrip("\r\n")) for n, line in enumerate(_lines(data), 1))
+    split = [(n, line.split(delimiter)) for n, line in numbered if line]
+    lines, rows = [n for n, _ in split], [row for _, row in split]
     if rows and all(len(row) == len(rows[0]) for row in rows):
         return ([[_unquoted(f) for f in row] for row in rows] if _all_quoted(rows) else rows), lines
     try:
-        return _quoted(path, text, delimiter)
+        return _quoted(path, data, delimiter)
     except ValueError:
         for row, line in zip(rows, lines, strict=True):
             _check_width(path, row, rows[0], line)
@@ -164,11 +174,12 @@ def _check_width(path: Path, row: list[str], header: list[str], line: int) -> No
         )
 
 
-def _bad_quote(text: str, delimiter: str, start: int) -> tuple[int, str] | None:
+def _bad_quote(data: bytes, delimiter: str, start: int) -> tuple[int, str] | None:
     """(line in which the offending quote was opened, what is wrong) of the record of line `start`.
 
     A record may span lines, so the quote can be opened long after the record begins.
     """
+    text = data.decode("utf-8-sig")
     position = 0
     for end in itertools.islice(_LINE_END.finditer(text), start - 1):
         position = end.end()
@@ -200,30 +211,30 @@ def _any_field_size() -> Iterator[None]:
 # The header
 
 
-def _detected(text: str, delimiter: str) -> str | None:
+def _detected(data: bytes, delimiter: str) -> str | None:
     """The delimiter that the header and the first rows agree on, where the suffix's splits nothing."""
-    first = list(_first_records(text, delimiter))
+    text = data[:_PROBED].decode("utf-8-sig", "replace")
+    whole = len(data) <= _PROBED
+    first = _first_records(text, delimiter, whole)
     if first and len(first[0]) > 1:
         return None
     for other in DELIMITERS:
-        counts = {len(record) for record in _first_records(text, other)}
+        counts = {len(record) for record in _first_records(text, other, whole)}
         if len(counts) == 1 and counts.pop() > 1:
             return other
     return None
 
 
-def _first_records(text: str, delimiter: str) -> Iterator[list[str]]:
+def _first_records(text: str, delimiter: str, whole: bool) -> Records:
     """The header and some rows; nothing where they cannot be read with this delimiter."""
-    head = text[:_PROBED_CHARACTERS]
-    whole = len(head) == len(text)
     try:
         with _any_field_size():
-            reader = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter, strict=whole)
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=whole)
             records = [r for r in itertools.islice(reader, _PROBED_ROWS + 1) if r]
     except csv.Error:
-        return iter(())
+        return []
     # The last record of a part may be cut.
-    return iter(records if whole or len(records) > _PROBED_ROWS else records[:-1] or records)
+    return records if whole or len(records) > _PROBED_ROWS else records[:-1] or records
 
 
 def _header(path: Path, header: list[str], delimiter: str) -> list[str]:

@@ -90,6 +90,11 @@ def open_splits(config: ConfigDict, inputs: str, checkpoint_names: Sequence[str]
         columns = find_text_columns(source, c.text, label)
     else:
         columns = (find_image_column(source, c.text[0] if c.text else ""),)
+    if label in columns:
+        raise ValueError(
+            f"{source.name}: column {label!r} is the input and the label; name the one by "
+            "config.data.text, the other by config.data.label"
+        )
     train, found = labelled_split(source, label, columns, inputs, c, advice=_ADVICE)
     notes = [*source.notes, f"input {', '.join(columns)}; label {label}", *found]
     if sorted(train.labels.names) == sorted(checkpoint_names):
