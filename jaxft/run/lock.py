@@ -99,9 +99,8 @@ def _lives_here(holder: dict[str, Any]) -> bool:
     pid = holder.get("pid")
     if holder.get("host") != socket.gethostname() or type(pid) is not int or pid < 1:
         return False
-    if (
-        pid == os.getpid()
-    ):  # left by a process that had our number: in a container most have number 1
+    # Left by an earlier process that had our number: in a container most have number 1.
+    if pid == os.getpid():
         return False
     try:
         os.kill(pid, 0)

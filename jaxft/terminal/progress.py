@@ -34,9 +34,8 @@ class Progress:
 
     def __init__(self, total_steps: int, *, stream: TextIO | None = None):
         stream = stream or sys.stdout
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # a label name must not end a run on an ASCII terminal
+        # A label name must not end a run on an ASCII terminal.
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
         self._total = total_steps
         self._fancy = is_fancy(stream)
