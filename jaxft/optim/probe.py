@@ -137,10 +137,10 @@ def _owners(state_paths: Iterable[str], paths: Sequence[str]) -> dict[str, str]:
         where[: -len(tail)] for where, found in ends.items() for tail in found
     )
 
-    def fit(where: str, tail: str) -> tuple[int, int]:
-        return fits[where[: -len(tail)]], len(tail)
+    def likeliest(where: str) -> str:
+        return max(ends[where], key=lambda tail: (fits[where[: -len(tail)]], len(tail)))
 
-    return {where: max(found, key=functools.partial(fit, where)) for where, found in ends.items()}
+    return {where: likeliest(where) for where in ends}
 
 
 def _state_leaves(state: Any) -> dict[str, jax.Array]:
