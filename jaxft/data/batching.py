@@ -49,7 +49,9 @@ def shuffled(examples: int, seed: int) -> grain.MapDataset:
 
     Access is random: nothing is generated or stored for the positions before.
     """
-    return grain.MapDataset.range(examples).seed(seed).shuffle().repeat()
+    # Twice: grain's permutation is a cipher of four rounds. With some seeds, one in a few hundred, it
+    # leaves neighbours together: 3.3 times as many in one batch of 32 as chance puts there.
+    return grain.MapDataset.range(examples).seed(seed).shuffle().shuffle().repeat()
 
 
 def batch_examples(
