@@ -172,9 +172,43 @@ def test_the_next_stage_is_compiled_before_it_begins(world):
     assert [run.stages.at(step).program.traced for step in (0, 5)] == [shapes, shapes]
 
 
+def test_depths_that_are_frozen_for_good_are_no_stages_and_the_default_spacing_fits(world):
+    """Depths 0 and 1 of 0 to 3 stay: two stages, of one third and two thirds of 12 steps."""
+    extra = ("--config.optim.unfreeze=top_down", "--config.optim.freeze_below=1")
+    run, state = built(world, *extra)
+    plan = run.prepared.plan
+    assert [(stage.start, sorted(stage.groups)) for stage in plan] == [(0, [3]), (4, [2, 3])]
+    assert run.stages.describe(4).startswith("stage 2 of 2")
+    before = host(optim.merge(state.params, state.frozen))
+    state = stepped(run, state, 4)
+    state = stepped(run, run.stages.advance(state, 4), 8, start=4)
+    depths = run.prepared.architecture.depths
+    for path, value in host(optim.merge(state.params, state.frozen)).items():
+        assert depths[path] > 1 or np.array_equal(value, before[path]), path
+
+
+def test_the_report_speaks_of_what_trained_in_the_exported_weights(world, tmp_path):
+    """Stopped in the first stage: only the head had moved."""
+    extra = ("--config.optim.unfreeze=lp_ft", "--config.optim.unfreeze_every=9 steps",
+             "--config.eval.every=1 steps", "--config.eval.patience=1", "--config.optim.lr=1e-9")  # fmt: skip
+    assert train.main(arguments(world, tmp_path / "run", *extra)) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["steps"] < 9
+    table = json.loads((tmp_path / "run" / "parameters.json").read_text())
+    assert {row["path"] for row in table if row["trained"]} == {
+        row["path"] for row in table if row["depth"] == 3
+    }
+    counts = summary["parameters"]
+    assert counts["trained"] == sum(row["size"] for row in table if row["trained"])
+    assert counts["trained"] < counts["trainable"] == counts["total"]
+    assert f"{counts['trained']:,} trained" in (tmp_path / "run" / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
+        (("--config.optim.unfreeze=top_down", "--config.optim.freeze_below=all"),
+         "nothing to unfreeze"),
         (("--config.optim.unfreeze=top_down", "--config.optim.unfreeze_every=9 steps"),
          "begins its last stage at update 27, but the run has 12"),
         (("--config.optim.unfreeze=topdown",), "did you mean 'top_down'"),
