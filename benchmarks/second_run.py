@@ -1,9 +1,9 @@
-"""Seconds from the start of a process to its first logged step: cold, the same again, and another seed and rate.
+"""Seconds from the start of a process to its first logged step: cold, again, and with another seed and rate.
 
     python benchmarks/second_run.py --model DIR --train train.csv [--steps 20]
 
-Each line is a process of its own over one compilation cache that begins empty. Programs that the cache did not
-have are counted by its new files. Another version is measured with its folder in PYTHONPATH.
+Each line is a process of its own over one compilation cache that begins empty. Programs that the cache
+did not have are counted by its new files. Another version is measured with its folder in PYTHONPATH.
 """
 
 from __future__ import annotations
