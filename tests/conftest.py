@@ -1,6 +1,7 @@
 """Test setup: eight virtual CPU devices, no network, and compilation kept cheap."""
 
 import os
+import signal
 from pathlib import Path
 
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla"
@@ -11,6 +12,9 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# A shell starts what it runs in the background with Ctrl-C ignored; tests send it to commands.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import jax  # noqa: E402

@@ -263,6 +263,22 @@ def test_replaced_images_are_noticed(tmp_path):
         train.main(argv)
 
 
+def test_a_run_of_an_earlier_version_is_not_continued_but_read(world, copy):
+    """Its record has one fingerprint of all data, and its held-out rows were others."""
+    (copy / "summary.json").unlink()
+    record = json.loads((copy / "source.json").read_text())
+    del record["training fingerprint"], record["evaluation fingerprint"]
+    (copy / "source.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="earlier version of jaxft"):
+        train.main(arguments(world, copy))
+    assert evaluate.main(["evaluate", f"--run={copy}", f"--data={world}/test.csv"]) == 0
+    config = json.loads((copy / "config.json").read_text())
+    config["data"]["test"] = ""
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="give --data"):
+        evaluate.main(["evaluate", f"--run={copy}"])
+
+
 def test_other_versions_are_said(world, copy, monkeypatch):
     (copy / "summary.json").unlink()
     record = json.loads((copy / "source.json").read_text())

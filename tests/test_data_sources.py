@@ -416,3 +416,14 @@ def test_digits_are_split_by_class_without_overlap():
         assert len(counts) == 10 and abs(counts / 1797 * 10 - share).max() < 0.03
     with pytest.raises(ValueError, match="there are sklearn:digits:train and sklearn:digits:test"):
         open_source("sklearn:digits:dev")
+
+
+def test_images_of_a_saved_dataset_stay_encoded(tmp_path):
+    """Or `datasets` would decode them, with formats of Pillow that start other programs."""
+    datasets = pytest.importorskip("datasets")
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n"
+    columns = {"image": [{"bytes": postscript, "path": None}] * 2, "label": [0, 1]}
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
+    data = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    data.save_to_disk(str(tmp_path / "saved"))
+    assert open_source(str(tmp_path / "saved"))[0]["image"]["bytes"] == postscript

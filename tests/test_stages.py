@@ -187,6 +187,13 @@ def test_depths_that_are_frozen_for_good_are_no_stages_and_the_default_spacing_f
         assert depths[path] > 1 or np.array_equal(value, before[path]), path
 
 
+def test_two_durations_of_one_update_unfreeze_together(world):
+    at = "((0, (3,)), ('50%', (2,)), ('6 steps', (1,)))"
+    extra = ("--config.optim.unfreeze=explicit", f"--config.optim.unfreeze_at={at}")
+    plan = built(world, *extra)[0].prepared.plan
+    assert [(stage.start, sorted(stage.groups)) for stage in plan] == [(0, [3]), (6, [1, 2, 3])]
+
+
 def test_the_report_speaks_of_what_trained_in_the_exported_weights(world, tmp_path):
     """Stopped in the first stage: only the head had moved."""
     extra = ("--config.optim.unfreeze=lp_ft", "--config.optim.unfreeze_every=9 steps",

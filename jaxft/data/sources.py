@@ -154,6 +154,11 @@ def _open_hub(spec: str) -> Source:
 def _from_datasets(data: Any, name: str) -> Source:
     if len(data) == 0:
         raise ValueError(f"{name}: the dataset has no rows")
+    # Images stay encoded. `datasets` would decode them with every format of Pillow, and that of
+    # PostScript starts a program; decode.py opens raster formats alone.
+    for column, feature in data.features.items():
+        if type(feature).__name__ == "Image":
+            data = data.cast_column(column, _datasets().Image(decode=False))
     return Source(
         name=name,
         columns=tuple(data.column_names),

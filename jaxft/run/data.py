@@ -307,6 +307,11 @@ def make_encoder(
         raise ValueError(
             f"config.data.max_length={length} is above the {limit} positions of the checkpoint"
         )
+    if len(splits.columns) == 2 and hf_config.get("type_vocab_size") == 1:
+        raise ValueError(
+            f"{directory} has one token type, so it cannot tell two texts apart; give one text column in "
+            f"config.data.text, not {', '.join(splits.columns)}"
+        )
     return Encoder(inputs, directory, hf_config, splits.columns, length, cache)
 
 

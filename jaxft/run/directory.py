@@ -130,6 +130,12 @@ class RunDirectory:
             self.write_json("source.json", source)
             self.write_json("config.json", config_lib.to_json(config))
             return []
+        if "training fingerprint" not in self.source():
+            raise ValueError(
+                f"the run in {self.path} was begun by an earlier version of jaxft, which ordered and held "
+                "out rows in another way, so it cannot be continued exactly: finish it with that version, "
+                "or give a new --workdir; evaluate, predict and export work as before"
+            )
         differs = self.check_source(source)
         if changes.reopens:
             self.reopen()

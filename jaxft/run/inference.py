@@ -102,6 +102,11 @@ class Inference:
           ValueError: they have changed since, so that some may be rows it has trained on.
         """
         assert self.directory is not None
+        if "evaluation fingerprint" not in self.directory.source():
+            raise ValueError(
+                f"{self.directory.path} is of an earlier version of jaxft, which held out other rows: "
+                "give --data with rows that it has not trained on"
+            )
         found = {"evaluation fingerprint": fingerprint(self._batches(split))}
         self.directory.check_source(found)
 

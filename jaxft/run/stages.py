@@ -74,7 +74,11 @@ def make_plan(
         )
     try:
         if c.unfreeze == "explicit":
-            plan = optim.explicit({steps("unfreeze_at", at): who for at, who in c.unfreeze_at})
+            unfrozen: dict[int, Any] = {}
+            for at, who in c.unfreeze_at:  # two durations may be the same update
+                start = steps("unfreeze_at", at)
+                unfrozen[start] = (*unfrozen.get(start, ()), *who)
+            plan = optim.explicit(unfrozen)
             optim.check_plan(plan, depths)
             plan = optim.prune_plan(plan, depths, for_good)
         else:
