@@ -78,12 +78,7 @@ def _read(path: str) -> comparison.Compared:
     """
     directory = RunDirectory(path)
     config, source = directory.config(), directory.source()
-    try:
-        record = read_record(path)
-        fields = flatten(to_json(config))
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path}: its files are not what jaxft wrote ({error!r:.80})") from error
-    return comparison.Compared(path, record, fields, source)
+    return comparison.Compared(path, read_record(path), flatten(to_json(config)), source)
 
 
 def _show(groups: Sequence[comparison.Group], metric: str) -> None:
