@@ -90,6 +90,7 @@ def test_names_and_values_are_shown_as_they_are(runs, tmp_path, capsys):
         (["T"], "is not a run directory"),
         (["T/a", "T/a/config.json"], "is not a run directory"),
         (["T/broken"], "is not valid JSON"),
+        (["T/deep"], "nested too deeply"),
         (["T/foreign"], "source.json is not what jaxft wrote"),
         (["T/a", "--output=T/page.txt"], "name it FILE.html"),
         (["T/a", "--output", "T/mine.html"], "is no earlier output of compare"),
@@ -98,10 +99,11 @@ def test_names_and_values_are_shown_as_they_are(runs, tmp_path, capsys):
     ],
 )
 def test_wrong_use_is_one_line(runs, tmp_path, capsys, argv, said):
-    for number, name in enumerate(("a", "broken", "foreign")):
+    for number, name in enumerate(("a", "broken", "foreign", "deep")):
         runs(name, number, 1e-3, 0.7)
     (tmp_path / "broken" / "config.json").write_text('{"task": ')
     (tmp_path / "foreign" / "source.json").write_text("{}")
+    (tmp_path / "deep" / "config.json").write_text("[" * 100_000)
     (tmp_path / "mine.html").write_text("<html>years</html>")
     words = [str(tmp_path) + word[1:] if word.startswith("T") else word for word in argv]
     words = [word.replace("=T/", f"={tmp_path}/") for word in words]

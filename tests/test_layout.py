@@ -22,7 +22,7 @@ ALLOWED = {
     "terminal": {"config", "config_check", "config_fields", "config_names"},
     "training": {"optim", "terminal.progress", "terminal.errors"},
     "analysis": {"training.rows"},
-    "run": {"config", "config_check", *PARTS},
+    "run": {"config", *PARTS},
 }
 
 

@@ -351,7 +351,7 @@ def test_columns_of_other_names_are_named_by_a_flag(trained, tmp_path, capsys):
         ("source.json", {"columns": "text"}, "source.json is not what jaxft wrote"),
         ("source.json", {"columns": [["text"]]}, "source.json is not what jaxft wrote"),
         ("source.json", {"columns": []}, "source.json is not what jaxft wrote"),
-        ("config.json", {"task": 3}, "config.json: config.task=3 is not text"),
+        ("config.json", {"task": 3}, "config.task=3 is not text"),
         ("config.json", {"task": "image_classification"}, "is of another task"),
         ("config.json", {"eval": {"batch_size": "many"}}, "eval.batch_size='many' is not"),
         ("config.json", {"model": {"dtype": "int3"}}, "model.dtype='int3' is not one of"),

@@ -178,6 +178,8 @@ class RunDirectory:
             raise ValueError(f"{self.path} is not a run directory: it has no {name}") from error
         except ValueError as error:
             raise ValueError(f"{path} is not valid JSON: {error}") from error
+        except RecursionError:
+            raise ValueError(f"{path} is nested too deeply to be read") from None
         if not isinstance(value, dict):
             raise ValueError(f"{path} holds no JSON object; it is not what jaxft wrote")
         return value
