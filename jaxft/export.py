@@ -6,6 +6,11 @@ with `--step N` the checkpoint of that step. The run directory is only read.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before jax is imported, which Ctrl-C may interrupt
+    from jaxft.terminal.start import begin
+
+    begin()
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path

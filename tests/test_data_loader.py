@@ -122,7 +122,8 @@ def test_blank_batches_have_the_shapes_of_the_real_ones(kind):
         return {tuple((k, v.shape, v.dtype) for k, v in batch.items()) for batch in found}
 
     blank = batches.blank()
-    assert shapes(blank) == shapes(batches[step] for step in range(len(batches)))
+    # Some shapes are for batches that this seed may not draw.
+    assert shapes(blank) >= shapes(batches[step] for step in range(len(batches)))
     assert not any(batch["weight"].any() for batch in blank)
 
 

@@ -15,8 +15,9 @@ from jaxft.data.images import IMAGE_COLUMNS
 from jaxft.data.labels import LABEL_COLUMNS
 from jaxft.data.text import PAIR_COLUMNS, TEXT_COLUMNS
 from jaxft.models import load_architecture
-from jaxft.run.optimizer import base_optimizer, treat
+from jaxft.run.optimizer import base_optimizer, numbers
 from jaxft.run.stages import make_plan
+from jaxft.run.treatment import treat
 from jaxft.terminal import config_file
 from jaxft.terminal.console import COMMANDS
 
@@ -55,8 +56,11 @@ def test_the_block_on_layers_runs_when_pasted(tmp_path, architecture, upto):
     config = load(tmp_path, "\n".join(control()[:upto]))
     length = {"num_steps": 100, "steps_per_epoch": 10}
     treatment = treat(config, architecture)
-    plan = make_plan(config, architecture.depths, **length)
-    base_optimizer(config, treatment, plan=plan, depths=architecture.depths, stage=0, **length)
+    plan = make_plan(config, architecture.depths, treatment.frozen, **length)
+    base_optimizer(
+        numbers(config, treatment, **length), config=config, treatment=treatment, plan=plan,
+        depths=architecture.depths, stage=0,
+    )  # fmt: skip
     assert treatment.frozen and max(treatment.lr_scale.values()) == 10
     assert bool(plan) == (upto == 1) and bool(config.optim.groups) == (upto == 2)
 

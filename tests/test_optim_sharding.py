@@ -8,6 +8,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxft.training.parallel import make_parallel
+from jaxft.training.step import hyperparameters
+
+HPARAMS = hyperparameters(jax.random.key(0))
 
 
 def sharded():
@@ -20,7 +23,7 @@ def sharded():
 def test_slots_of_the_shape_of_a_parameter_are_cut_like_it():
     parallel, params = sharded()
     assert params["kernel"].sharding.spec == PartitionSpec("fsdp", None)
-    state = parallel.init(params, {}, optax.adam(1e-3))
+    state = parallel.init(params, {}, HPARAMS, lambda _: optax.adam(1e-3))
     for slot in (state.opt_state[0].mu, state.opt_state[0].nu):
         assert slot["kernel"].sharding == params["kernel"].sharding
 
@@ -35,7 +38,7 @@ def test_slots_of_the_shape_of_a_parameter_are_cut_like_it():
 )
 def test_factored_slots_have_a_placement_of_their_own_rank(tx):
     parallel, params = sharded()
-    state = parallel.init(params, {}, tx)
+    state = parallel.init(params, {}, HPARAMS, lambda _: tx)
     slots = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
     assert any(leaf.shape in ((512,), (512, 1)) for leaf in slots)
     for leaf in slots:

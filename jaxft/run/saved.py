@@ -15,6 +15,7 @@ from jaxft.models import hf
 from jaxft.run.build import Prepared, make_stages, read_params, settle
 from jaxft.run.data import Split, Splits
 from jaxft.run.directory import RunDirectory
+from jaxft.run.provenance import model_record
 from jaxft.run.session import Memory
 from jaxft.run.stages import Stages
 from jaxft.training.parallel import Parallel, make_parallel
@@ -51,9 +52,8 @@ def open_saved(directory: RunDirectory) -> SavedRun:
     """
     config, record = directory.config(), directory.source()
     path = hf.resolve(config.model.path)
-    if not config.model.scratch:
-        directory.check_source({"model fingerprint": hf.fingerprint(path)})
     prepared = settle(config, path, _without_rows(directory, record))
+    directory.check_source(model_record(prepared))
     parallel = make_parallel("jit")
     params, report = read_params(prepared, parallel)
     stages = Stages(make_stages(prepared, parallel, report.initialised), parallel, lambda: [])
