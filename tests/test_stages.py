@@ -146,7 +146,8 @@ def test_a_kill_inside_and_at_the_edge_of_a_stage_changes_nothing(world, tmp_pat
 def test_the_best_step_of_an_earlier_stage_is_exported_as_it_was(world, tmp_path):
     """What trained only after the best step leaves with the source's bytes."""
     extra = ("--config.optim.unfreeze=lp_ft", "--config.optim.unfreeze_every=6 steps",
-             "--config.optim.lr=0.5", "--config.optim.warmup=0", "--config.eval.every=1 steps",
+             "--config.optim.lr=0.05", "--config.optim.lr_mult=(('bert/.*', 40.0),)",
+             "--config.optim.warmup=0", "--config.eval.every=1 steps",
              "--config.eval.metric=loss", "--config.optim.clip=none")  # fmt: skip
     assert train.main(arguments(world, tmp_path / "run", *extra)) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
