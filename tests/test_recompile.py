@@ -72,7 +72,10 @@ OTHER = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [k if k == "groups, swa" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS],
+)
 def test_another_seed_rate_and_length_compile_nothing(world, tmp_path, misses, kind):
     start(world, tmp_path / "first", *KINDS[kind])
     misses.clear()

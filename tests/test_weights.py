@@ -83,7 +83,13 @@ def test_wise_ft_mixes_what_was_pretrained_and_leaves_a_new_head_alone(world):
     np.testing.assert_array_equal(found[embeddings], host(state.frozen)[embeddings])
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+# Of two that work alike, one in every run of the tests.
+_ALIKE = ("sam", "swa")
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(r, marks=pytest.mark.slow) if r in _ALIKE else r for r in RECIPES]
+)
 def test_what_was_measured_is_what_is_exported_also_after_a_kill(world, tmp_path, recipe):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert train.main(arguments(world, whole, *RECIPES[recipe])) == 0
