@@ -22,9 +22,9 @@ from jaxft.data.packing import Shape
 # Shapes are chosen from at most this many examples, and from 64 to 256 batches: 0.1 to 1 s.
 SAMPLE = 65536
 
-# Standard deviations above the mean that the largest shape holds, in rows: one batch in millions needs
-# more, were their sums of lengths normally distributed.
-TAIL = 5.0
+# Standard deviations above the mean that the largest shape holds, in rows: one batch in thirty thousand
+# needs more, were their sums of lengths normally distributed.
+TAIL = 4.0
 
 # Examples of a group that are packed to see how full its rows become: 1 ms, and within 1 %.
 PACKED_SAMPLE = 2048
