@@ -223,7 +223,9 @@ def test_200_readers_and_50_saves(world, tmp_path):
             (gate / str(save)).touch()
         said = [reader.communicate() for reader in readers]
         assert [reader.returncode for reader in readers] == [0] * 10, said
-        assert not any(err for _, err in said) and len(os.listdir(done)) == 200
+        errors = [err for _, err in said if err]
+        assert not errors, errors[0]
+        assert len(os.listdir(done)) == 200
         steps = re.findall(r"step (\d+) of", "".join(out for out, _ in said))
         print(f"{len(steps)} exports of {len(set(steps))} different steps")
         _, err = process.communicate()

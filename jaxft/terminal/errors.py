@@ -173,8 +173,15 @@ def _silence_noise() -> None:
 
 
 def _unraisable(raised: Any) -> None:
-    """As Python's, without what tensorstore's threads tell an event loop that an error has ended."""
-    if str(raised.exc_value) != "Event loop is closed":
+    """As Python's, without what tensorstore's threads tell an event loop that an error has ended.
+
+    Nor the further arrays of a checkpoint that was deleted while it was read: the first is an error of
+    its own, after which another checkpoint is read.
+    """
+    said = str(raised.exc_value)
+    if said != "Event loop is closed" and not said.startswith(
+        "Encountered error while reading array"
+    ):
         sys.__unraisablehook__(raised)
 
 
