@@ -22,7 +22,7 @@ from jaxft.analysis.metrics import warnings_of
 from jaxft.data.labels import find_label_column
 from jaxft.data.sources import open_source
 from jaxft.run.data import Split, hold_out, labelled_split
-from jaxft.run.inference import Inference, load_inference, named_by_flags
+from jaxft.run.inference import Inference, column_names, load_inference, named_by_flags
 from jaxft.run.output import Output, check_output
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
             )  # fmt: skip
             file = stack.enter_context(Output(output))
         model = load_inference(values.run)
-        columns = tuple(name.strip() for name in values.text.split(",") if name.strip())
+        columns = column_names(values.text)
         spec, model, split = _split(model, values.data, columns, values.label)
         result = model.evaluate(split)
         if file is not None:

@@ -30,7 +30,7 @@ from jaxft.data.checks import check_inputs
 from jaxft.data.labels import unlabelled
 from jaxft.data.sources import Source, open_source
 from jaxft.run.data import Split
-from jaxft.run.inference import Inference, load_inference
+from jaxft.run.inference import Inference, column_names, load_inference
 from jaxft.run.labelled import FORMATS, is_labelled, settle, write_labelled
 from jaxft.run.output import Output, check_output
 from jaxft.terminal.errors import run_command
@@ -81,11 +81,6 @@ def main(argv: Sequence[str]) -> int:
         write_labelled(file, layout, rows, guard_formulas=values.safe_csv)
     print(f"{len(source)} rows -> {values.output}")
     return 0
-
-
-def column_names(text: str) -> tuple[str, ...]:
-    """The columns of `--text a,b`."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _check_rows(source: Source, model: Inference) -> None:

@@ -125,6 +125,11 @@ def load_inference(path: str | Path) -> Inference:
     return _from_run(directory)
 
 
+def column_names(text: str) -> tuple[str, ...]:
+    """The columns of `--text a,b`."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 @contextlib.contextmanager
 def named_by_flags() -> Iterator[None]:
     """Messages about columns say how a command's user names one, which is not by a config field."""
