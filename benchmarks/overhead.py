@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     config.train.epochs, config.train.steps = None, values.steps
     prepared = prepare(config)
     run, state = build(prepared, devices(config), cache=None)
-    run.stages.compile(0)
+    run.stages.compile(0, run.train_batches)
     weights = [float(run.train_batches[i]["weight"].sum()) for i in range(values.steps)]
     ratios = []
     for round_ in range(values.rounds):

@@ -26,7 +26,7 @@ from jaxft.config import ConfigDict, to_json
 from jaxft.optim import merge
 from jaxft.run import processes
 from jaxft.run.build import Run, build, devices, prepare
-from jaxft.run.compilation import blank_batches, release_free_memory, use_compilation_cache
+from jaxft.run.compilation import blank_batches, use_compilation_cache
 from jaxft.run.continuing import Changes
 from jaxft.run.directory import RunDirectory
 from jaxft.run.finish import finish, report, weights_if_best
@@ -130,10 +130,10 @@ def _run(
         for note in notes:
             logs.event(built.steps_done(state), "changed", note)
         with clock.time("compile"):
-            built.stages.compile(built.steps_done(state))
+            built.stages.compile(built.steps_done(state), built.train_batches)
             whole = merge(state.params, state.frozen)  # only its shapes and places matter
             built.eval_step.compile((whole,), blank_batches(built.eval_batches, built.parallel))
-            release_free_memory()
+        built.stages.compile_ahead(built.steps_done(state), built.train_batches)
         phase.append("training")
         with clock.time("train", without=("eval", "save")):
             state, memory, stopped_by = run_loop(session, state, memory)
@@ -144,6 +144,7 @@ def _run(
         last_step, whole = built.steps_done(state), weights_if_best(session, state, memory)
         del state
         finish(session, whole, memory, last_step)
+        built.stages.wait()
         processes.together("finished")
     return 0
 

@@ -125,6 +125,8 @@ def test_blank_batches_have_the_shapes_of_the_real_ones(kind):
     # Some shapes are for batches that this seed may not draw.
     assert shapes(blank) >= shapes(batches[step] for step in range(len(batches)))
     assert not any(batch["weight"].any() for batch in blank)
+    near = range(1, 3)
+    assert shapes(blank) >= shapes(batches.blank(near)) >= shapes(batches[step] for step in near)
 
 
 def test_more_processes_than_shards_are_refused():

@@ -165,8 +165,10 @@ def test_the_best_step_of_an_earlier_stage_is_exported_as_it_was(world, tmp_path
 
 def test_the_next_stage_is_compiled_before_it_begins(world):
     run, state = built(world, *PLANS["lp_ft"])
-    run.stages.compile(0)
-    run.stages._ahead.join()
+    run.stages.compile(0, run.train_batches)
+    assert run.stages.at(0).program.traced >= 1 and run.stages.at(5).program.traced == 0
+    run.stages.compile_ahead(0, run.train_batches)
+    run.stages.wait()
     shapes = len(run.train_batches.blank())
     assert [run.stages.at(step).program.traced for step in (0, 5)] == [shapes, shapes]
     stepped(run, state, 8)

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -100,8 +100,19 @@ class TrainPlan:
         slots = packing.arrange(lengths, examples, shape, self.shards, self.pack)
         return Layout(shape.length, slots, epoch)
 
-    def blank(self) -> list[Layout]:
-        """An empty layout of each shape, but for the fallback, which is hardly ever needed."""
+    def blank(self, steps: Iterable[int] | None = None) -> list[Layout]:
+        """An empty layout of each shape, but for the fallback, which is hardly ever needed.
+
+        steps: only of the shapes that these steps have, the fallback among them if it is needed.
+        """
+        if steps is not None:
+            used = {
+                layout.slots.shape + (layout.length,): layout for layout in map(self.layout, steps)
+            }
+            return [
+                Layout(layout.length, np.full_like(layout.slots, -1), epoch=0)
+                for layout in used.values()
+            ]
         layouts = []
         for shape in self.shapes:
             slots = packing.slots_per_row(shape.length, self.pack)
@@ -253,8 +264,8 @@ class EvalPlan:
             step -= len(slots)
         raise IndexError(f"the plan has {len(self)} steps")
 
-    def blank(self) -> list[Layout]:
-        """An empty layout of each shape."""
+    def blank(self, steps: Iterable[int] | None = None) -> list[Layout]:
+        """An empty layout of each shape, all of which are used: `steps` changes nothing."""
         return [
             Layout(shape.length, np.full_like(slots[0], -1), epoch=0)
             for shape, slots in zip(self.shapes, self.slots, strict=True)

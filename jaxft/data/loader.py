@@ -7,7 +7,7 @@ counting up to s gives. Of the global batch each process makes only its own cont
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Protocol, TypeVar
 
 import grain
@@ -63,9 +63,9 @@ class TextBatches:
     def __getitem__(self, step: int) -> Batch:
         return self._fill(self.plan.layout(step))
 
-    def blank(self) -> list[Batch]:
-        """A batch of padding in each planned shape: what to compile for before the first step."""
-        return [self._fill(layout) for layout in self.plan.blank()]
+    def blank(self, steps: Iterable[int] | None = None) -> list[Batch]:
+        """A batch of padding in each planned shape, or in those that these steps have."""
+        return [self._fill(layout) for layout in self.plan.blank(steps)]
 
     def _fill(self, layout: Layout) -> Batch:
         rows = _own_rows(len(layout.slots), self.process_index, self.process_count)
@@ -119,8 +119,8 @@ class ImageBatches:
         pixels[slots >= 0] = self.images.pixels(slots[slots >= 0], epoch)
         return {"pixel_values": pixels} | _examples(self.labels, slots)
 
-    def blank(self) -> list[Batch]:
-        """A batch of padding in the one shape that there is."""
+    def blank(self, steps: Iterable[int] | None = None) -> list[Batch]:
+        """A batch of padding in the one shape that there is, whatever the steps."""
         slots = np.full(self.rows // self.process_count, -1, np.int64)
         pixels = np.zeros((len(slots), *self.images.shape), np.float32)
         return [{"pixel_values": pixels} | _examples(self.labels, slots)]

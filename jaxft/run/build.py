@@ -20,7 +20,6 @@ from jaxft.config import ConfigDict, duration_steps
 from jaxft.models import Architecture, config_json, hf, load_architecture
 from jaxft.models.names import ReadReport
 from jaxft.optim import Finding, Plan, lint, path_map
-from jaxft.run.compilation import blank_batches
 from jaxft.run.data import Batches, Encoder, Slicing, Splits, make_encoder, open_splits, run_length
 from jaxft.run.evaluation import Predictions
 from jaxft.run.optimizer import base_optimizer, learning_rates, make_optimizer, numbers
@@ -179,7 +178,7 @@ def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple
         eval_batches=eval_batches,
         test_batches=test_batches,
         eval_rows=Predictions(prepared.splits.eval, encoder),
-        stages=Stages(stages, parallel, lambda: blank_batches(train_batches, parallel)),
+        stages=Stages(stages, parallel),
         eval_step=parallel.compile_eval(evaluation),
         eval_every=eval_interval(prepared),
         initialised=report.initialised,

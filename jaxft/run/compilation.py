@@ -9,6 +9,7 @@ import fcntl
 import os
 import sys
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -81,9 +82,11 @@ def _is_whole(entry: bytes) -> bool:
         return False
 
 
-def blank_batches(batches: Batches, parallel: Parallel) -> list[dict[str, Any]]:
-    """An all-padding batch of every shape that `batches` will have, on the devices."""
-    return [parallel.put(batch) for batch in batches.blank()]
+def blank_batches(
+    batches: Batches, parallel: Parallel, steps: Iterable[int] | None = None
+) -> list[dict[str, Any]]:
+    """An all-padding batch of every planned shape, or of those of `steps`, on the devices."""
+    return [parallel.put(batch) for batch in batches.blank(steps)]
 
 
 def release_free_memory() -> None:

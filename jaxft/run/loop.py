@@ -84,7 +84,8 @@ def _next_stage(session: Session, state: TrainState, step: int) -> TrainState:
     logs.flush()
     with session.clock.time("compile"):
         state = run.stages.advance(state, step)
-        run.stages.compile(step)
+        run.stages.compile(step, run.train_batches)
+    run.stages.compile_ahead(step, run.train_batches)
     logs.event(step, "stage", run.stages.describe(step))
     return state
 

@@ -56,7 +56,7 @@ def open_saved(directory: RunDirectory) -> SavedRun:
     directory.check_source(model_record(prepared))
     parallel = make_parallel("jit")
     params, report = read_params(prepared, parallel)
-    stages = Stages(make_stages(prepared, parallel, report.initialised), parallel, lambda: [])
+    stages = Stages(make_stages(prepared, parallel, report.initialised), parallel)
     return SavedRun(prepared, parallel, stages, params, report.initialised)
 
 

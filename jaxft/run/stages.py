@@ -10,15 +10,19 @@ import dataclasses
 import functools
 import math
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
 
 from jaxft import optim
 from jaxft.config import ConfigDict, duration_steps
+from jaxft.run.compilation import blank_batches, release_free_memory
+from jaxft.run.data import Batches
 from jaxft.training.parallel import Parallel, Programs
 from jaxft.training.step import Optimizer, TrainState
+
+_NEAR = 256  # updates whose batches are looked at for the shapes to compile first: 0.3 ms each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,13 +133,10 @@ class Stages:
 
     Args:
       stages: at least one; the first starts at 0.
-      batches: an empty batch of every shape, to compile for.
     """
 
-    def __init__(
-        self, stages: Sequence[Stage], parallel: Parallel, batches: Callable[[], list[Any]]
-    ):
-        self._stages, self._parallel, self._batches = stages, parallel, batches
+    def __init__(self, stages: Sequence[Stage], parallel: Parallel):
+        self._stages, self._parallel = stages, parallel
         self._ahead: threading.Thread | None = None
 
     def __len__(self) -> int:
@@ -167,17 +168,28 @@ class Stages:
             f"stage {number} of {len(self)}: {len(sizes)} tensors, {sum(sizes):,} parameters train"
         )
 
-    def compile(self, step: int) -> None:
-        """Compile the stage of update `step`, then begin on the one after it in the background."""
+    def compile(self, step: int, batches: Batches) -> None:
+        """Compile what the updates from `step` on need: of its stage, the shapes of their batches."""
+        self.wait()
+        near = range(step, min(step + _NEAR, len(batches)))
+        self._compile([self.at(step)], blank_batches(batches, self._parallel, near))
+
+    def compile_ahead(self, step: int, batches: Batches) -> None:
+        """Begin in the background on the rest of the stage of update `step`, and on the next stage.
+
+        The rest are shapes that other seeds draw, for the cache, or this one draws later. XLA compiles
+        without the interpreter's lock: the loop goes on meanwhile.
+        """
+        self.wait()
+        index, blank = self.index(step), blank_batches(batches, self._parallel)
+        work = functools.partial(self._compile, self._stages[index : index + 2], blank)
+        self._ahead = threading.Thread(target=work, daemon=True)
+        self._ahead.start()
+
+    def wait(self) -> None:
+        """Until nothing is being compiled in the background."""
         if self._ahead is not None:
             self._ahead.join()
-        self._compile(self.at(step))
-        following = self.index(step) + 1
-        if following < len(self._stages):
-            # XLA compiles without the interpreter's lock: the loop goes on meanwhile.
-            work = functools.partial(self._compile, self._stages[following])
-            self._ahead = threading.Thread(target=work, daemon=True)
-            self._ahead.start()
 
     def advance(self, state: TrainState, step: int) -> TrainState:
         """The state for the stage that begins with update `step`: trained slots are kept as they are."""
@@ -188,8 +200,10 @@ class Stages:
         slots = optim.grow(state.opt_state, fresh.opt_state)
         return dataclasses.replace(fresh, step=state.step, opt_state=slots)
 
-    def _compile(self, stage: Stage) -> None:
-        stage.program.compile((stage.state,), self._batches())
+    def _compile(self, stages: Sequence[Stage], blank: Sequence[dict[str, Any]]) -> None:
+        for stage in stages:
+            stage.program.compile((stage.state,), blank)
+        release_free_memory()
 
 
 def abstract_params(abstract: Any, shardings: Any) -> Any:
