@@ -158,15 +158,19 @@ class Bench:
     @torch.no_grad()
     def _measure(self, model: torch.nn.Module) -> dict[str, float]:
         model.eval()
+        rows = sorted((self.test[i] for i in range(len(self.test))), key=_length)  # little padding
         logits = []
-        for start in range(0, len(self.test), 64):
-            rows = [self.test[i] for i in range(start, min(start + 64, len(self.test)))]
-            batch = self.tokenizer.pad(rows, return_tensors="pt")
+        for start in range(0, len(rows), 64):
+            batch = self.tokenizer.pad(rows[start : start + 64], return_tensors="pt")
             batch.pop("labels")
             logits.append(model(**batch).logits.float())
-        scores, labels = torch.cat(logits).double(), torch.tensor(self.test.labels)
+        scores, labels = torch.cat(logits).double(), torch.tensor([row["labels"] for row in rows])
         loss = torch.nn.functional.cross_entropy(scores, labels).item()
         return {"loss": loss, "accuracy": (scores.argmax(-1) == labels).double().mean().item()}
+
+
+def _length(row: dict[str, Any]) -> int:
+    return len(row["input_ids"])
 
 
 def _with_batches(batches: list[list[int]]) -> type[Trainer]:

@@ -1,4 +1,4 @@
-"""The config of an experiment: made from its fields, taken apart, kept as JSON, compared.
+"""The config of an experiment: made from its fields, taken apart, kept as JSON.
 
 A config file is Python with `get_config(arg=None)` that starts from `default_config()` and changes a
 few fields; `terminal/config_file.py` reads it and the command line. The fields themselves are in
@@ -18,8 +18,8 @@ from jaxft.config_check import duration_steps, validate
 from jaxft.config_fields import BY_NAME, FIELDS, SECTIONS, nearest
 
 __all__ = [
-    "ConfigDict", "as_tuples", "default_config", "differences", "duration_steps", "flatten",
-    "from_json", "nearest", "to_json", "unflatten",
+    "ConfigDict", "as_tuples", "default_config", "duration_steps", "flatten", "from_json",
+    "nearest", "to_json", "unflatten",
 ]  # fmt: skip
 
 
@@ -78,12 +78,6 @@ def from_json(raw: Mapping[str, Any]) -> ConfigDict:
     except ValueError as error:
         raise ValueError(f"config.json is not what jaxft wrote: {error}") from error
     return config
-
-
-def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """'field: old -> new' for every field that differs."""
-    before, after = flatten(to_json(old)), flatten(to_json(new))
-    return [f"{f}: {before[f]!r} -> {after[f]!r}" for f in before if before[f] != after[f]]
 
 
 def as_tuples(value: Any) -> Any:

@@ -113,12 +113,10 @@ def test_missing_file_names_the_nearest(write, tmp_path):
         config_file.load(str(tmp_path / "mime.py"))
 
 
-def test_json_round_trip_and_differences(write):
+def test_json_round_trip(write):
     config = config_file.load(write("    c.optim.lr_mult = (('a', 2.0),)"))
     again = config_lib.from_json(config_lib.to_json(config))
-    assert config_lib.differences(config, again) == []
-    again.optim.lr = 1.0
-    assert config_lib.differences(config, again) == ["optim.lr: 5e-05 -> 1.0"]
+    assert again.to_dict() == config.to_dict()
     with pytest.raises(ValueError, match="does not know: optim.zeal"):
         config_lib.from_json({"optim": {"zeal": 1}})
 

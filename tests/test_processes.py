@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from tests import tiny
 ROOT = Path(__file__).parent.parent
 HEARTBEAT = 10  # seconds; also what bounds how long the survivors of a kill may take
 STEPS, EVAL_EVERY, SAVE_EVERY = 20, 10, 5
+COLLECTIVE = re.compile(r" = \S+ (all-|reduce-scatter|collective-)")
 MODES = {
     "shard": ("image", ("--config.parallel.mode=shard",)),
     "pmap": ("image", ("--config.parallel.mode=pmap",)),
@@ -249,6 +251,31 @@ def test_a_kill_in_every_mode(world, double, tmp_path, mode, victim):
     assert_close(tmp_path / "run", undisturbed, atol=0)
 
 
+@pytest.mark.slow
+def test_two_processes_continue_from_an_earlier_checkpoint_when_the_newest_is_damaged(
+    world, double, tmp_path
+):
+    undisturbed, _ = double("fsdp")
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    (run / "summary.json").unlink()  # as if it had been killed in the finish
+    (file,) = (run / "checkpoints" / str(STEPS) / "params" / "d").glob("*")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    command = arguments(world, run, "fsdp")
+    with launch(command, command) as started:
+        statuses, _, errors = started.end()
+    assert statuses == [2, 2] and "--resume_from=10" in errors[0], errors
+    command.append("--resume_from=10")
+    with launch(command, command) as started:
+        statuses, outputs, errors = started.end()
+    assert statuses == [0, 0], errors
+    assert "damaged-20" in outputs[0] and "continued from the checkpoint of step 10" in outputs[0]
+    assert_close(run, undisturbed, atol=0)
+    assert rows(run) == rows(undisturbed)
+
+
 def test_sigterm_saves_one_step_and_one_process_can_continue(world, single, tmp_path):
     run = tmp_path / "run"
     command = arguments(world, run, "shard")
@@ -362,3 +389,32 @@ def test_one_process_agrees_with_itself():
         raise KeyError
     assert processes.is_lead() and not processes.several()
     assert [processes.lead_says(value) for value in (True, False)] == [True, False]
+
+
+BUILD = """
+import sys
+from jaxft.run.build import build, devices, prepare
+from jaxft.terminal.flags import parse
+
+_, config = parse(["build", *sys.argv[1:]], (), with_config=True)
+run, state = build(prepare(config), devices(config), cache=None)
+if config.train.seed:
+    run.stages.compile(0, run.train_batches)
+"""
+
+
+@pytest.mark.parametrize("compiles_the_step", [False, True])
+def test_nothing_that_is_run_before_all_agree_needs_the_other_processes(
+    world, tmp_path, compiles_the_step
+):
+    """A process that failed would leave them waiting. The step itself, which has such, is seen here."""
+    flags = [flag for flag in arguments(world, tmp_path, "fsdp") if "workdir" not in flag]
+    seed = f"--config.train.seed={int(compiles_the_step)}"
+    dump = f"--xla_dump_to={tmp_path}/dump --xla_dump_hlo_as_text"
+    subprocess.run(
+        [sys.executable, "-c", BUILD, *flags, seed], cwd=ROOT, check=True, timeout=300,
+        env={**environment(4), "XLA_FLAGS": dump},
+    )  # fmt: skip
+    programs = list((tmp_path / "dump").glob("*after_optimizations.txt"))
+    waiting = [path for path in programs if COLLECTIVE.search(path.read_text())]
+    assert programs and bool(waiting) == compiles_the_step, waiting

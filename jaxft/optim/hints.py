@@ -30,6 +30,22 @@ def correction(pattern: str, paths: Sequence[str]) -> str:
     return ""
 
 
+def widened(pattern: str, paths: Sequence[str]) -> str:
+    """The pattern for what is numbered N alone, where `N.*` also takes in N0, N1, …; '' if it does not.
+
+    >>> widened('.*/layer/1.*', ['bert/layer/1/bias', 'bert/layer/10/bias'])
+    '.*/layer/1/.*'
+    >>> widened('.*/layer/1.*', ['bert/layer/1/bias', 'bert/layer/2/bias'])
+    ''
+    """
+    slashed = re.sub(r"(?<=\d)\.\*", "/.*", pattern)
+    if slashed == pattern or not _matches(slashed, paths):
+        return ""
+    own, all_of_them = (re.compile(text) for text in (slashed, pattern))
+    more = any(all_of_them.fullmatch(path) and not own.fullmatch(path) for path in paths)
+    return slashed if more else ""
+
+
 def _changes(pattern: str) -> Iterator[tuple[list[str], str]]:
     """Reasons and changed patterns, the smallest changes first.
 

@@ -10,6 +10,7 @@ from typing import Any
 from jaxft import optim
 from jaxft.config import ConfigDict
 from jaxft.models import Architecture, flatten
+from jaxft.optim.hints import widened
 
 # Rates above these are rarely meant: ten times the usual highest of each.
 _HIGH_RATES = {"adamw": 0.05, "lion": 0.01, "sgd": 5.0}
@@ -139,6 +140,14 @@ def _warnings(config: ConfigDict, architecture: Architecture, frozen: set[str]) 
         found.append("every parameter is frozen: there is nothing to train")
     elif head <= frozen:
         found.append("the head is frozen: a newly initialised one will stay random")
+    named = [*(("frozen", p) for p in c.frozen), *(("lr_mult", p) for p, _ in c.lr_mult),
+             *(("groups", p) for p, _ in c.groups)]  # fmt: skip
+    for field, pattern in named:
+        if narrower := widened(pattern, list(depths)):
+            found.append(
+                f"optim.{field} {pattern!r} also matches longer numbers that begin alike; for that "
+                f"one alone write {narrower!r}"
+            )
     for pattern, factor in c.lr_mult:
         matched = {p for p, yes in _at((pattern,), architecture.abstract, "lr_mult").items() if yes}
         if matched <= frozen:

@@ -1,0 +1,48 @@
+"""What is said of a config's rules for single parameters."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from jaxft.config import default_config
+from jaxft.models import load_architecture
+from jaxft.run.treatment import treat
+
+SIZES = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 16}
+
+
+@pytest.fixture(scope="module")
+def architecture(tmp_path_factory):
+    """A BERT of twelve blocks; treatment needs no weights."""
+    folder = tmp_path_factory.mktemp("bert")
+    text = json.dumps({"model_type": "bert", "num_hidden_layers": 12, **SIZES})
+    (folder / "config.json").write_text(text)
+    return load_architecture(str(folder), num_labels=2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("frozen", ("bert.encoder.layer.1.*",)),
+        ("lr_mult", ((".*/layer/1.*", 0.5),)),
+        ("groups", ((".*/layer/1.*", {"lr": 1e-5}),)),
+    ],
+)
+def test_a_block_number_that_also_matches_longer_ones_is_said(architecture, field, value):
+    config = default_config()
+    config.optim[field] = value
+    (warning,) = treat(config, architecture).warnings
+    assert warning.startswith(f"optim.{field} ") and "layer" in warning and "1/.*'" in warning
+
+
+def test_a_block_number_alone_is_not(architecture):
+    config = default_config()
+    config.optim.frozen = (
+        ".*/layer/1/.*",
+        ".*/layer/(2|3)/.*",
+        ".*/layer/9.*",
+        ".*/layer/1[01]/.*",
+    )
+    assert treat(config, architecture).warnings == ()
