@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from jaxft import evaluate, train
 from jaxft.analysis import report
 from jaxft.config import default_config, unflatten
-from jaxft.run import finish, provenance
+from jaxft.run import finish, loop, provenance
 from jaxft.run.continuing import accepted
 from jaxft.run.session import Memory, judge
 from jaxft.run.signals import saved_first
@@ -111,6 +111,25 @@ def test_a_signal_in_the_finish_ends_with_a_word(world, copy, monkeypatch, capsy
     assert f"{number.name} while finishing" in capsys.readouterr().err
     assert train.main(arguments(world, copy)) == 0
     assert (copy / "summary.json").exists()
+
+
+def test_a_signal_in_the_last_evaluation_ends_the_run_before_the_finish(
+    world, tmp_path, monkeypatch, capsys
+):
+    measure = loop.evaluate
+
+    def interrupted(*args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return measure(*args, **options)
+
+    command = arguments(world, tmp_path / "run", "--config.eval.every=100%")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", interrupted)
+        assert train.main(command) == 143
+    assert "SIGTERM: saved step 6; the same command continues" in capsys.readouterr().out
+    assert not (tmp_path / "run/best").exists()
+    assert train.main(command) == 0
+    assert (tmp_path / "run/summary.json").exists()
 
 
 def test_a_second_sigterm_does_not_kill_before_the_save():

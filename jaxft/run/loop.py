@@ -47,14 +47,14 @@ def run_loop(session: Session, state: TrainState, memory: Memory) -> tuple[Train
                         step, state, dataclasses.asdict(memory), memory.best_step
                     )
             if stopping:
-                session.checkpoints.wait()
-                name = signal.Signals(stop.received).name
-                logs.event(
-                    step, name.lower(), f"{name}: saved step {step}; the same command continues"
-                )
-                return state, memory, stop.received
+                break
     batches.close()
     logs.flush()
+    if stop.received:  # also one that came while the last step was evaluated, which is saved
+        session.checkpoints.wait()
+        step, name = run.steps_done(state), signal.Signals(stop.received).name
+        logs.event(step, name.lower(), f"{name}: saved step {step}; the same command continues")
+        return state, memory, stop.received
     if memory.stopped_early:
         waited = f"{config.eval.patience} evaluations without a better {config.eval.metric}"
         logs.event(run.steps_done(state), "early stop", f"stopped early: {waited}")
