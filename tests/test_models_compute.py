@@ -15,6 +15,7 @@ import pytest
 
 from jaxft import models, optim
 from jaxft.tasks import classification
+from jaxft.training.gradient import MeanGradient
 from jaxft.training.parallel import Parallel, make_parallel
 from jaxft.training.step import hyperparameters, train_step
 from tests.hlo import count_matmuls
@@ -117,9 +118,8 @@ def update(
         forward=functools.partial(model.apply, frozen_blocks=frozen_blocks, remat=remat),
         loss=classification.loss,
         optimizer=lambda _: tx,
-        accumulate=accumulate,
+        gradient=MeanGradient(accumulate, parallel.axis_name),
         held=still if held else None,
-        axis_name=parallel.axis_name,
     )
     program = parallel.compile_train(step, state)
     return state, program._program((state,), parallel.put(batch(family)))

@@ -14,6 +14,7 @@ import pytest
 from jaxft import optim
 from jaxft.models import flatten, hf, load_architecture
 from jaxft.tasks import classification
+from jaxft.training.gradient import MeanGradient
 from jaxft.training.parallel import Parallel, make_parallel
 from jaxft.training.step import eval_step, hyperparameters, train_step
 from tests import tiny
@@ -79,7 +80,7 @@ def make(
     state = parallel.init(parts[optim.TRAIN], parts[optim.FROZEN], HPARAMS, lambda _: tx)
     step = functools.partial(
         train_step, forward=architecture.apply, loss=classification.loss, optimizer=lambda _: tx,
-        accumulate=accumulate, axis_name=parallel.axis_name,
+        gradient=MeanGradient(accumulate, parallel.axis_name),
     )  # fmt: skip
     return state, parallel.compile_train(step, state)
 

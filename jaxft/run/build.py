@@ -26,6 +26,7 @@ from jaxft.run.optimizer import base_optimizer, learning_rates, make_optimizer, 
 from jaxft.run.stages import Stage, Stages, abstract_params, frozen_and_held, make_plan, split_for
 from jaxft.run.treatment import Treatment, frozen_blocks, treat
 from jaxft.tasks import TASKS
+from jaxft.training.gradient import MeanGradient
 from jaxft.training.parallel import Parallel, Programs, make_parallel
 from jaxft.training.step import Optimizer, TrainState, eval_step, hyperparameters, train_step
 
@@ -253,9 +254,8 @@ def _step(
             TASKS[config.task].loss, label_smoothing=config.train.label_smoothing
         ),
         optimizer=optimizer,
-        accumulate=config.train.accumulate,
+        gradient=MeanGradient(config.train.accumulate, parallel.axis_name),
         held=path_map(lambda path, _: path in held, params) if held else None,
-        axis_name=parallel.axis_name,
     )
 
 

@@ -1,7 +1,7 @@
 """The update as one pure function of (state, batch). No files, no config, no devices.
 
-`jit`, `jit` over a mesh and `pmap` are three ways to compile it (see `parallel`). Only `axis_name`
-differs: with it, sums, weights and gradients are added over that axis before anything is divided.
+`jit`, `jit` over a mesh and `pmap` are three ways to compile it (see `parallel`). Under pmap the
+gradient and the evaluation are given the mapped axis; nothing else differs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxft.optim import merge
+from jaxft.training.gradient import Arrays, GradientFn, MeanGradient
 
-Arrays = dict[str, jax.Array]
 # (params, batch, dropout key or None) -> outputs
 Forward = Callable[[Any, Arrays, jax.Array | None], Arrays]
 # (outputs, batch) -> (sum, weight)
@@ -68,22 +68,19 @@ def train_step(
     forward: Forward,
     loss: Loss,
     optimizer: Optimizer,
-    accumulate: int = 1,
+    gradient: GradientFn = MeanGradient(),  # noqa: B008 frozen
     held: Any = None,
-    axis_name: str | None = None,
 ) -> tuple[TrainState, Arrays]:
     """One optimizer update.
 
     Args:
       state: see `TrainState`; may be donated.
-      batch: arrays whose leading axis is a multiple of `accumulate`; 'weight' 0 marks padding.
+      batch: arrays with a common leading axis; 'weight' 0 marks padding.
       forward, loss: the model and the task.
       optimizer: gives the transform for `state.hparams['optimizer']`.
-      accumulate: microbatches. Gradients of loss *sums* are added and divided once by the summed
-        weight, hence equal to the whole batch also when microbatches weigh differently.
+      gradient: of the loss sum of this batch, such as `MeanGradient`.
       held: bools at the paths of `params`: True for what keeps its slots but does not train now (a
         stage of gradual unfreezing that froze it again); None if there is none.
-      axis_name: the mapped axis under pmap; None under jit.
 
     Returns:
       The next state, and metrics: 'loss' (weighted mean), 'weight' (examples), 'grad_norm' (global
@@ -91,8 +88,6 @@ def train_step(
     """
     # The update's own key follows from the run's and the step: nothing random is stored.
     key = jax.random.fold_in(jax.random.wrap_key_data(state.hparams["key"]), state.step)
-    if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
     def loss_sum(params: Any, part: Arrays, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         # Frozen values enter as constants, so differentiation stops where they alone are involved.
@@ -100,22 +95,16 @@ def train_step(
             params = jax.tree.map(lambda p, h: jax.lax.stop_gradient(p) if h else p, params, held)
         return loss(forward(merge(params, state.frozen), part, key), part)
 
-    def mean_gradient(params: Any) -> tuple[jax.Array, jax.Array, Any]:
-        sums = _sums(jax.value_and_grad(loss_sum, has_aux=True), params, batch, key, accumulate)
-        if axis_name is not None:
-            sums = jax.lax.psum(sums, axis_name)
-        total, weight, grads = sums
-        divisor = jnp.maximum(weight, 1e-9)  # an all-padding batch has a zero gradient, not a NaN
-        return total / divisor, weight, jax.tree.map(lambda g: g / divisor, grads)
-
-    mean, weight, grads = mean_gradient(state.params)
+    found = gradient(loss_sum, state.params, batch, key)
     # grad_fn is for transforms that look elsewhere on the same batch (SAM); untouched, it costs nothing.
     tx = optax.with_extra_args_support(optimizer(state.hparams["optimizer"]))
     updates, opt_state = tx.update(
-        grads, state.opt_state, state.params, grad_fn=lambda params: mean_gradient(params)[2]
-    )
+        found.grads, state.opt_state, state.params,
+        grad_fn=lambda params: gradient(loss_sum, params, batch, key).grads,
+    )  # fmt: skip
     params = optax.apply_updates(state.params, updates)
-    metrics = {"loss": mean, "weight": weight, "grad_norm": optax.tree.norm(grads)}
+    norm = optax.tree.norm(found.grads)
+    metrics = {"loss": found.loss, "weight": found.weight, "grad_norm": norm}
     after = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
     return after, metrics
 
@@ -127,7 +116,8 @@ def eval_step(
 
     Args:
       params: the whole tree, so that one program serves every stage of unfreezing.
-      batch, forward, axis_name: as in `train_step`.
+      batch, forward: as in `train_step`.
+      axis_name: the mapped axis under pmap; None under jit.
 
     Returns:
       'logits' [..., C] float32 and 'index' [...] int32 (-1 for padding), of all devices when
@@ -138,25 +128,3 @@ def eval_step(
     if axis_name is not None:
         result = jax.lax.all_gather(result, axis_name, tiled=True)
     return result
-
-
-def _sums(
-    value_and_grad: Any, params: Any, batch: Arrays, key: jax.Array, parts: int
-) -> tuple[jax.Array, jax.Array, Any]:
-    """Sums of loss, weight and gradient over `parts` microbatches, one after the other."""
-    if parts == 1:
-        (total, weight), grads = value_and_grad(params, batch, key)
-        return total, weight, grads
-
-    # Row r goes to microbatch r % parts: on every device a strided share of its own rows, so no
-    # row moves between devices (a contiguous split would gather the batch).
-    def cut(x: jax.Array) -> jax.Array:
-        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
-
-    def body(sums: Any, part_and_key: tuple[Arrays, jax.Array]) -> tuple[Any, None]:
-        (total, weight), grads = value_and_grad(params, *part_and_key)
-        return jax.tree.map(jnp.add, sums, (total, weight, grads)), None
-
-    zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-    sums, _ = jax.lax.scan(body, zeros, (jax.tree.map(cut, batch), jax.random.split(key, parts)))
-    return sums

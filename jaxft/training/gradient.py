@@ -1,0 +1,85 @@
+"""The gradient of one update: of the mean loss over microbatches and devices.
+
+The step takes its gradient as an argument; what is here is the usual one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Arrays = dict[str, jax.Array]
+# (params, batch, dropout key) -> (sum, weight), two float32 scalars
+LossSum = Callable[[Any, Arrays, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+class Gradient(NamedTuple):
+    """Of one global batch, the same on all devices.
+
+    Attributes:
+      loss: weighted mean, float32 scalar.
+      weight: what it is the mean over, float32 scalar.
+      grads: of `loss`, in the structure of the parameters.
+    """
+
+    loss: jax.Array
+    weight: jax.Array
+    grads: Any
+
+
+# (loss sum, params, batch, key of the update) -> its gradient
+GradientFn = Callable[[LossSum, Any, Arrays, jax.Array], Gradient]
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanGradient:
+    """The gradient of the weighted mean loss.
+
+    Gradients of loss *sums* are added and divided once by the summed weight, hence those of the whole
+    batch also where microbatches or devices weigh differently.
+
+    Attributes:
+      parts: microbatches, one after the other; the batch's leading axis is a multiple of it.
+      axis_name: the mapped axis under pmap, over which sums are added and along which dropout differs;
+        None under jit.
+    """
+
+    parts: int = 1
+    axis_name: str | None = None
+
+    def __call__(self, loss_sum: LossSum, params: Any, batch: Arrays, key: jax.Array) -> Gradient:
+        if self.axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
+        value_and_grad = jax.value_and_grad(loss_sum, has_aux=True)
+        sums = _added(value_and_grad, params, batch, key, self.parts)
+        if self.axis_name is not None:
+            sums = jax.lax.psum(sums, self.axis_name)
+        total, weight, grads = sums
+        divisor = jnp.maximum(weight, 1e-9)  # an all-padding batch has a zero gradient, not a NaN
+        return Gradient(total / divisor, weight, jax.tree.map(lambda g: g / divisor, grads))
+
+
+def _added(
+    value_and_grad: Any, params: Any, batch: Arrays, key: jax.Array, parts: int
+) -> tuple[jax.Array, jax.Array, Any]:
+    """Sums of loss, weight and gradient over `parts` microbatches, one after the other."""
+    if parts == 1:
+        (total, weight), grads = value_and_grad(params, batch, key)
+        return total, weight, grads
+
+    # Row r goes to microbatch r % parts: on every device a strided share of its own rows, so no
+    # row moves between devices (a contiguous split would gather the batch).
+    def cut(x: jax.Array) -> jax.Array:
+        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+    def body(sums: Any, part_and_key: tuple[Arrays, jax.Array]) -> tuple[Any, None]:
+        (total, weight), grads = value_and_grad(params, *part_and_key)
+        return jax.tree.map(jnp.add, sums, (total, weight, grads)), None
+
+    zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    sums, _ = jax.lax.scan(body, zeros, (jax.tree.map(cut, batch), jax.random.split(key, parts)))
+    return sums
