@@ -84,8 +84,8 @@ def _loop(run: Run, state: TrainState) -> float:
         prepared = run.prepared
         with (
             Checkpoints(directory.checkpoints, run.parallel, keep=1) as checkpoints,
-            Logs(Path(folder), total_steps=prepared.num_steps,
-                 steps_per_epoch=prepared.steps_per_epoch,
+            Logs(Path(folder), total_steps=prepared.length.steps,
+                 steps_per_epoch=prepared.length.epoch,
                  log_every=prepared.config.train.log_every, tensorboard=True, enabled=True) as logs,
         ):  # fmt: skip
             session = Session(run, directory, checkpoints, logs, clock)

@@ -147,7 +147,7 @@ class Bench:
             prepared = prepare(config)
             assert list(prepared.splits.names) == self.names
             run, state = build(prepared, devices(config), cache=None)
-            indices = (run.train_batches[step]["index"] for step in range(prepared.num_steps))
+            indices = (run.train_batches[step]["index"] for step in range(prepared.length.steps))
             self.begun = seed, [index[index >= 0].tolist() for index in indices]
             hf.write_checkpoint(
                 str(output), prepared.architecture, merge(state.params, state.frozen),

@@ -34,14 +34,14 @@ def main(argv: Sequence[str]) -> int:
         print("\n".join(row["path"] for row in rows))
         return 0
     show_parameters(rows)
-    print(prepared.treatment.summary)
+    print(prepared.decisions.summary)
     if counts := what_counts(config):
         print(counts)
-    for stage in prepared.plan:
+    for stage in prepared.decisions.plan:
         print(
             f"from update {stage.start}: depths {', '.join(sorted(map(str, stage.groups), key=int))} train"
         )
-    for warning in (*prepared.treatment.warnings, *map(str, findings(prepared))):
+    for warning in (*prepared.decisions.warnings, *map(str, findings(prepared))):
         print(f"warning: {warning}")
     return 0
 

@@ -118,8 +118,8 @@ def _run(
     with (
         processes.in_step(),
         Checkpoints(directory.checkpoints, built.parallel, keep=config.checkpoint.keep) as saves,
-        Logs(directory.path, total_steps=prepared.num_steps,
-             steps_per_epoch=prepared.steps_per_epoch, log_every=config.train.log_every,
+        Logs(directory.path, total_steps=prepared.length.steps,
+             steps_per_epoch=prepared.length.epoch, log_every=config.train.log_every,
              tensorboard=config.log.tensorboard, enabled=lead) as logs,
     ):  # fmt: skip
         session = Session(built, directory, saves, logs, clock)
@@ -167,10 +167,10 @@ def _introduce(run: Run, logs: Logs) -> None:
     splits = prepared.splits
     sizes = {"train": splits.train, "eval": splits.eval, "test": splits.test}
     rows = ", ".join(f"{len(s.labels)} {name}" for name, s in sizes.items() if s is not None)
-    logs.say(f"model {prepared.config.model.path}: {prepared.treatment.summary}")
+    logs.say(f"model {prepared.config.model.path}: {prepared.decisions.summary}")
     logs.say(f"data {rows} rows, {len(splits.names)} labels; {'; '.join(splits.notes)}")
     logs.say(
-        f"{prepared.num_steps} steps, {prepared.steps_per_epoch} an epoch; {run.parallel.summary}"
+        f"{prepared.length.steps} steps, {prepared.length.epoch} an epoch; {run.parallel.summary}"
     )
     if counts := what_counts(prepared.config):
         logs.say(counts)
@@ -178,7 +178,7 @@ def _introduce(run: Run, logs: Logs) -> None:
         logs.say(f"newly initialised: {', '.join(run.initialised)}")
     if run.dropped:
         logs.say(f"not used from the checkpoint: {', '.join(run.dropped)}")
-    for warning in prepared.treatment.warnings:
+    for warning in prepared.decisions.warnings:
         logs.say(f"warning: {warning}")
 
 

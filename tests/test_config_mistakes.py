@@ -13,8 +13,7 @@ from jaxft import config as config_lib
 from jaxft.config_check import validate
 from jaxft.config_fields import BY_NAME, FIELDS
 from jaxft.config_names import _CALLED, meant
-from jaxft.run.optimizer import _core, numbers
-from jaxft.run.treatment import Treatment
+from jaxft.run import cores
 from jaxft.terminal import config_file
 from jaxft.terminal.errors import exit_status, run_command
 from jaxft.terminal.flags import Flag, field_lines, parse
@@ -395,9 +394,7 @@ def test_the_second_moment_is_the_optimizers_own(write):
         ("adamw", "none", 0.999), ("lion", "none", 0.99), ("adamw", "0.9", 0.9), ("lion", "0.9", 0.9)
     ):  # fmt: skip
         config = config_file.load(write(), [("optim.b2", given)])
-        treatment = Treatment(frozenset(), {"a": 1.0}, frozenset(), {}, ())
-        h = numbers(config, treatment, num_steps=10, steps_per_epoch=10)
-        core = _core(h, config, name)
+        core = cores.core(name, cores.numbers(config.optim), config.optim)
         _, state = core.update(gradient, core.init(gradient), gradient)
         moment = state.mu if name == "lion" else state.nu
         assert np.isclose(moment["a"][0], 1 - b2)

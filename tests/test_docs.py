@@ -15,9 +15,9 @@ from jaxft.data.images import IMAGE_COLUMNS
 from jaxft.data.labels import LABEL_COLUMNS
 from jaxft.data.text import PAIR_COLUMNS, TEXT_COLUMNS
 from jaxft.models import load_architecture
-from jaxft.run.optimizer import base_optimizer, numbers
-from jaxft.run.stages import make_plan
-from jaxft.run.treatment import treat
+from jaxft.run.decide import decide
+from jaxft.run.length import Length
+from jaxft.run.optimizer import OptimizerOf, numbers
 from jaxft.terminal import config_file
 from jaxft.terminal.console import COMMANDS
 
@@ -54,15 +54,11 @@ def load(tmp_path, lines: str):
 @pytest.mark.parametrize("upto", [1, 2, 3])
 def test_the_block_on_layers_runs_when_pasted(tmp_path, architecture, upto):
     config = load(tmp_path, "\n".join(control()[:upto]))
-    length = {"num_steps": 100, "steps_per_epoch": 10}
-    treatment = treat(config, architecture)
-    plan = make_plan(config, architecture.depths, treatment.frozen, **length)
-    base_optimizer(
-        numbers(config, treatment, **length), config=config, treatment=treatment, plan=plan,
-        depths=architecture.depths, stage=0,
-    )  # fmt: skip
-    assert treatment.frozen and max(treatment.lr_scale.values()) == 10
-    assert bool(plan) == (upto == 1) and bool(config.optim.groups) == (upto == 2)
+    length = Length(steps=100, epoch=10)
+    decisions = decide(config, architecture, length)
+    OptimizerOf(config, decisions, stage=0).base(numbers(config, decisions, length))
+    assert decisions.frozen and max(row.lr_scale for row in decisions) == 10
+    assert bool(decisions.plan) == (upto == 1) and bool(config.optim.groups) == (upto == 2)
 
 
 def test_each_line_of_the_block_runs_alone(tmp_path):

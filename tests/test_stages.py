@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from safetensors.numpy import load_file
 
 from jaxft import export, optim, train
 from jaxft.run.build import build, devices, prepare
+from jaxft.run.optimizer import OptimizerOf
 from jaxft.run.stages import split_for
+from jaxft.tasks import classification
 from jaxft.terminal import config_file
+from jaxft.training.step import train_step
 from tests import tiny
 from tests.test_train import arguments, assert_same_weights, killed_at, rows, weights
 
@@ -90,7 +94,9 @@ def test_only_the_plan_moves_parameters(world, plan):
                 state = run.stages.advance(state, step)
             state = stepped(run, state, step + 1, start=step)
         after = host(optim.merge(state.params, state.frozen))
-        trains = run.prepared.plan[optim.stage_index(run.prepared.plan, step)].groups
+        trains = run.prepared.decisions.plan[
+            optim.stage_index(run.prepared.decisions.plan, step)
+        ].groups
         for path, value in after.items():
             same = np.array_equal(value, before[path])
             if depths[path] not in trains:
@@ -103,19 +109,8 @@ def test_stages_equal_the_gated_single_program(world):
     """The library's one-program way and the trainer's program a stage give the same numbers."""
     extra = ("--config.model.dropout=0", *PLANS["chain_thaw"])
     run, state = built(world, *extra)
-    from jaxft.run.optimizer import make_optimizer
-
     prepared = run.prepared
-    import functools
-
-    optimizer = functools.partial(
-        make_optimizer, config=prepared.config, treatment=prepared.treatment, plan=prepared.plan,
-        depths=prepared.architecture.depths, stage=None,
-    )  # fmt: skip
-
-    from jaxft.tasks import classification
-    from jaxft.training.step import train_step
-
+    optimizer = OptimizerOf(prepared.config, prepared.decisions)
     whole = jax.tree.map(np.asarray, optim.merge(state.params, state.frozen))
     parts = split_for(frozenset(), jax.tree.map(jax.numpy.asarray, whole))
     single = run.parallel.init(*parts, jax.tree.map(np.asarray, state.hparams), optimizer)
@@ -179,7 +174,7 @@ def test_depths_that_are_frozen_for_good_are_no_stages_and_the_default_spacing_f
     """Depths 0 and 1 of 0 to 3 stay: two stages, of one third and two thirds of 12 steps."""
     extra = ("--config.optim.unfreeze=top_down", "--config.optim.freeze_below=1")
     run, state = built(world, *extra)
-    plan = run.prepared.plan
+    plan = run.prepared.decisions.plan
     assert [(stage.start, sorted(stage.groups)) for stage in plan] == [(0, [3]), (4, [2, 3])]
     assert run.stages.describe(4).startswith("stage 2 of 2")
     before = host(optim.merge(state.params, state.frozen))
@@ -193,7 +188,7 @@ def test_depths_that_are_frozen_for_good_are_no_stages_and_the_default_spacing_f
 def test_two_durations_of_one_update_unfreeze_together(world):
     at = "((0, (3,)), ('50%', (2,)), ('6 steps', (1,)))"
     extra = ("--config.optim.unfreeze=explicit", f"--config.optim.unfreeze_at={at}")
-    plan = built(world, *extra)[0].prepared.plan
+    plan = built(world, *extra)[0].prepared.decisions.plan
     assert [(stage.start, sorted(stage.groups)) for stage in plan] == [(0, [3]), (6, [1, 2, 3])]
 
 

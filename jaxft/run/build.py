@@ -16,15 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.config import ConfigDict, duration_steps
+from jaxft.config import ConfigDict
 from jaxft.models import Architecture, config_json, hf, load_architecture
 from jaxft.models.names import ReadReport
-from jaxft.optim import Finding, Plan, lint, path_map
-from jaxft.run.data import Batches, Encoder, Slicing, Splits, make_encoder, open_splits, run_length
+from jaxft.optim import Finding, lint, path_map
+from jaxft.run.data import Batches, Encoder, Slicing, Splits, make_encoder, open_splits
+from jaxft.run.decide import decide, frozen_blocks
+from jaxft.run.decisions import Decisions
 from jaxft.run.evaluation import Predictions
-from jaxft.run.optimizer import base_optimizer, learning_rates, make_optimizer, numbers
-from jaxft.run.stages import Stage, Stages, abstract_params, frozen_and_held, make_plan, split_for
-from jaxft.run.treatment import Treatment, frozen_blocks, treat
+from jaxft.run.length import Length, run_length
+from jaxft.run.optimizer import OptimizerOf, learning_rates, numbers
+from jaxft.run.stages import Stage, Stages, abstract_params, split_for
 from jaxft.tasks import TASKS
 from jaxft.training.gradient import MeanGradient
 from jaxft.training.parallel import Parallel, Programs, make_parallel
@@ -37,11 +39,10 @@ class Prepared:
 
     Attributes:
       directory: the checkpoint's local directory.
-      treatment: per parameter path: trainable, learning-rate scale, weight decay.
-      plan: stages of gradual unfreezing, over depths; () for none.
-      num_steps, steps_per_epoch: optimizer updates.
+      decisions: what happens to each parameter, and when.
+      length: of the run and of an epoch, in optimizer updates.
       hyperparameters: the numbers that the optimizer takes as inputs.
-      learning_rates: [num_steps] of the schedule, before any factor. Read by the loop: calling the
+      learning_rates: [steps] of the schedule, before any factor. Read by the loop: calling the
         schedule there would dispatch a dozen tiny programs a step.
     """
 
@@ -49,10 +50,8 @@ class Prepared:
     directory: str
     architecture: Architecture
     splits: Splits
-    treatment: Treatment
-    plan: Plan
-    num_steps: int
-    steps_per_epoch: int
+    decisions: Decisions
+    length: Length
     hyperparameters: dict[str, np.ndarray]
     learning_rates: np.ndarray
 
@@ -93,7 +92,7 @@ def prepare(config: ConfigDict) -> Prepared:
     prepared = settle(config, directory, open_splits(config, task.inputs, names))
     # By the headers alone: a checkpoint without weights, or with others, is refused here.
     fresh = () if config.model.scratch else hf.missing(directory, prepared.architecture)
-    return dataclasses.replace(prepared, treatment=prepared.treatment.knowing(fresh))
+    return dataclasses.replace(prepared, decisions=prepared.decisions.knowing(fresh))
 
 
 def settle(config: ConfigDict, directory: str, splits: Splits) -> Prepared:
@@ -112,34 +111,25 @@ def settle(config: ConfigDict, directory: str, splits: Splits) -> Prepared:
             f"config.task={config.task!r} needs a model of {task.inputs}, but {config.model.path} is "
             f"{hf_config['model_type']!r}, a model of {architecture.inputs}"
         )
-    num_steps, per_epoch = run_length(config, len(splits.train.labels))
-    treatment = treat(config, architecture)
-    h = numbers(config, treatment, num_steps=num_steps, steps_per_epoch=per_epoch)
-    plan = make_plan(
-        config, architecture.depths, treatment.frozen, num_steps=num_steps,
-        steps_per_epoch=per_epoch,
-    )  # fmt: skip
+    length = run_length(config, len(splits.train.labels))
+    decisions = decide(config, architecture, length)
+    h = numbers(config, decisions, length)
     return Prepared(
-        config, directory, architecture, splits, treatment, plan, num_steps, per_epoch,
-        h, learning_rates(h, config, num_steps),
+        config, directory, architecture, splits, decisions, length, h,
+        learning_rates(h, config, length),
     )  # fmt: skip
 
 
 def findings(prepared: Prepared) -> list[Finding]:
     """What `jaxft.optim.lint` has against the optimizer of this run."""
-    config, architecture, treatment = prepared.config, prepared.architecture, prepared.treatment
-    tx = base_optimizer(
-        prepared.hyperparameters, config=config, treatment=treatment, plan=prepared.plan,
-        depths=architecture.depths,
-    )  # fmt: skip
-    rates = prepared.learning_rates
+    config, decisions, rates = prepared.config, prepared.decisions, prepared.learning_rates
     return lint(
-        tx,
-        architecture.abstract,
-        frozen={path: path in treatment.frozen for path in architecture.depths},
+        OptimizerOf(config, decisions).base(prepared.hyperparameters),
+        prepared.architecture.abstract,
+        frozen={row.path: not row.trains for row in decisions},
         patterns=[*config.optim.frozen, *(pattern for pattern, _ in config.optim.lr_mult)],
-        plan=prepared.plan,
-        groups=architecture.depths if prepared.plan else None,
+        plan=decisions.plan,
+        groups=decisions.depths if decisions.plan else None,
         schedule=lambda step: rates[min(int(step), len(rates) - 1)],
     )
 
@@ -150,7 +140,7 @@ def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple
     The first state is apart from the run: the loop donates it, so nothing else may hold it.
     """
     config, architecture = prepared.config, prepared.architecture
-    if not prepared.treatment.totals["trainable"]:
+    if not prepared.decisions.totals["trainable"]:
         raise ValueError(
             f"nothing to train: config.optim.frozen={config.optim.frozen!r} and "
             f"freeze_below={config.optim.freeze_below} freeze every parameter, the head too"
@@ -160,7 +150,7 @@ def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple
         config, task.inputs, prepared.directory, architecture.hf_config, prepared.splits, cache
     )
     cut = slicing(parallel, config.train.accumulate)
-    train_batches = encoder.training(prepared.splits.train, config, prepared.num_steps, cut)
+    train_batches = encoder.training(prepared.splits.train, config, prepared.length.steps, cut)
     eval_batches = encoder.evaluation(prepared.splits.eval, config, cut)
     test = prepared.splits.test
     # Planned now, so that a mistake in the test data is found before the training and not after it.
@@ -213,18 +203,14 @@ def make_stages(prepared: Prepared, parallel: Parallel, fresh: Collection[str]) 
     shapes = abstract_params(architecture.abstract, places)
     hparams = inputs_of(prepared)
     stages = []
-    for index in range(max(1, len(prepared.plan))):
-        waiting, held = frozen_and_held(prepared.plan, architecture.depths, index)
-        frozen = prepared.treatment.frozen | waiting
-        optimizer = functools.partial(
-            make_optimizer, config=prepared.config, treatment=prepared.treatment, fresh=fresh,
-            plan=prepared.plan, depths=architecture.depths, stage=index,
-        )  # fmt: skip
+    decisions = prepared.decisions
+    for index, start in enumerate(decisions.starts):
+        frozen, held = decisions.frozen_in(index), decisions.held_in(index)
+        optimizer = OptimizerOf(prepared.config, decisions, frozenset(fresh), index)
         state = parallel.abstract(*split_for(frozen, shapes), hparams, optimizer)
         step = _step(
             prepared, parallel, optimizer, still=frozen | held, held=held, params=state.params
         )
-        start = prepared.plan[index].start if prepared.plan else 0
         program = parallel.compile_train(step, state)
         stages.append(Stage(start, frozen, held, optimizer, state, program))
     return stages
@@ -272,11 +258,7 @@ def devices(config: ConfigDict) -> Parallel:
 
 def eval_interval(prepared: Prepared) -> int:
     """Steps between evaluations, at least 1."""
-    steps = duration_steps(
-        "eval.every", prepared.config.eval.every,
-        steps_per_epoch=prepared.steps_per_epoch, total_steps=prepared.num_steps,
-    )  # fmt: skip
-    return max(1, steps)
+    return max(1, prepared.length.of(prepared.config, "eval.every"))
 
 
 def _checkpoint_labels(hf_config: dict[str, Any]) -> list[str]:

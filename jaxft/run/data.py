@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxft.config import ConfigDict
-from jaxft.data.batching import plan_evaluation, plan_training, steps_per_epoch
+from jaxft.data.batching import plan_evaluation, plan_training
 from jaxft.data.checks import check_inputs
 from jaxft.data.images import Augment, Images, Preprocess, find_image_column
 from jaxft.data.labels import Labels, find_column, find_label_column, read_labels
@@ -313,9 +313,3 @@ def make_encoder(
             f"config.data.text, not {', '.join(splits.columns)}"
         )
     return Encoder(inputs, directory, hf_config, splits.columns, length, cache)
-
-
-def run_length(config: ConfigDict, examples: int) -> tuple[int, int]:
-    """(optimizer updates of the run, updates of one epoch)."""
-    epoch = steps_per_epoch(examples, config.train.batch_size)
-    return config.train.steps or max(1, round(config.train.epochs * epoch)), epoch

@@ -133,7 +133,7 @@ def _summary(
     run, clock = session.run, session.clock
     prepared, splits = run.prepared, run.prepared.splits
     plan = getattr(run.train_batches, "plan", None)
-    examples = last_step / prepared.steps_per_epoch * len(splits.train.labels)
+    examples = last_step / prepared.length.epoch * len(splits.train.labels)
     return {
         "task": prepared.config.task,
         "model": prepared.config.model.path,
@@ -144,7 +144,7 @@ def _summary(
             "test": len(splits.test.labels) if splits.test else 0,
         },
         "steps": last_step,
-        "epochs": last_step / prepared.steps_per_epoch,
+        "epochs": last_step / prepared.length.epoch,
         "best_step": memory.best_step,
         "best_metric": {"name": prepared.config.eval.metric, "value": memory.best_value},
         "stopped_early": memory.stopped_early,
@@ -152,7 +152,7 @@ def _summary(
         "test": tested.metrics if tested else None,
         "seconds": {k: round(v, 3) for k, v in {"total": clock.total, **clock.seconds}.items()},
         "examples_per_second": examples / max(session.logs.seconds, 1e-9),
-        "parameters": dict(prepared.treatment.totals),
+        "parameters": dict(prepared.decisions.totals),
         "versions": {"python": platform.python_version(), **versions(_VERSIONS)},
         "device": run.parallel.summary,
         "initialised": list(run.initialised),

@@ -20,7 +20,7 @@ from jaxft.training.step import TrainState
 def run_loop(session: Session, state: TrainState, memory: Memory) -> tuple[TrainState, Memory, int]:
     """The loop. Returns the last state, what is remembered, and the signal that ended it, or 0."""
     run, logs = session.run, session.logs
-    config, num_steps = run.prepared.config, run.prepared.num_steps
+    config, num_steps = run.prepared.config, run.prepared.length.steps
     start = run.steps_done(state)
     stage = run.stages.index(start)
     batches = iterate(
@@ -99,7 +99,7 @@ def _evaluate(session: Session, state: TrainState, memory: Memory, step: int) ->
             run.eval_step, weights_of(run, state), run.eval_batches, run.parallel, split,
             threads=run.prepared.config.data.workers,
         )  # fmt: skip
-    last = step == run.prepared.num_steps
+    last = step == run.prepared.length.steps
     memory = judge(memory, step, result, run.prepared.config, last=last)
     best = memory.best_step == step
     if best and logs.enabled:

@@ -12,6 +12,7 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import optax
 
 KINDS = ("linear", "cosine", "constant")
 
@@ -40,3 +41,19 @@ def rate(
     else:
         left = (1 - end_lr) * (0.5 * (1 + xp.cos(math.pi * done))) + end_lr
     return xp.where(step < warmup, lr * (step / xp.maximum(warmup, 1)), lr * left)
+
+
+def schedule(h: dict[str, Any], kind: str, lr: Any) -> optax.Schedule:
+    """The rate as a function of the update, with the warm-up, end and length of the run.
+
+    Args:
+      h: see `optimizer.numbers`; may be traced.
+    """
+    return lambda step: of_run(h, step, kind, lr)
+
+
+def of_run(h: dict[str, Any], step: Any, kind: str, lr: Any, **xp: Any) -> Any:
+    """`rate` with the numbers of the run."""
+    return rate(
+        step, kind, lr=lr, end_lr=h["end_lr"], warmup=h["warmup"], num_steps=h["num_steps"], **xp
+    )

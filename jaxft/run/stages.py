@@ -10,13 +10,12 @@ import dataclasses
 import functools
 import math
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from jaxft import optim
-from jaxft.config import ConfigDict, duration_steps
 from jaxft.run.compilation import blank_batches, release_free_memory
 from jaxft.run.data import Batches
 from jaxft.training.parallel import Parallel, Programs
@@ -42,81 +41,6 @@ class Stage:
     optimizer: Optimizer
     state: TrainState
     program: Programs
-
-
-def make_plan(
-    config: ConfigDict,
-    depths: dict[str, int],
-    frozen: Collection[str],
-    *,
-    num_steps: int,
-    steps_per_epoch: int,
-) -> optim.Plan:
-    """The plan of `config.optim.unfreeze` over depths; () when everything trains from the start.
-
-    Args:
-      frozen: paths that never train. Depths of which nothing does are in no stage.
-
-    Raises:
-      ValueError: a stage would begin after the end of the run, or names a depth that is not there.
-    """
-    c = config.optim
-    if c.unfreeze == "none":
-        return ()
-
-    def steps(field: str, value: Any) -> int:
-        return duration_steps(
-            f"optim.{field}", value, steps_per_epoch=steps_per_epoch, total_steps=num_steps
-        )
-
-    for_good = {path: path in frozen for path in depths}
-    groups = sorted({depth for path, depth in depths.items() if path not in frozen})
-    if len(groups) < 2:
-        raise ValueError(
-            f"config.optim.unfreeze={c.unfreeze!r} has nothing to unfreeze: all but one depth "
-            f"({groups[0] if groups else 'none'}) is frozen for good by optim.frozen or freeze_below"
-        )
-    try:
-        if c.unfreeze == "explicit":
-            unfrozen: dict[int, Any] = {}
-            for at, who in c.unfreeze_at:  # two durations may be the same update
-                start = steps("unfreeze_at", at)
-                unfrozen[start] = (*unfrozen.get(start, ()), *who)
-            plan = optim.explicit(unfrozen)
-            optim.check_plan(plan, depths)
-            plan = optim.prune_plan(plan, depths, for_good)
-        else:
-            make = getattr(optim, c.unfreeze)
-            if c.unfreeze_every is None:
-                every = max(1, num_steps // (len(make(groups, 1)) + 1))
-            else:
-                every = steps("unfreeze_every", c.unfreeze_every)
-            plan = make(groups, every)
-    except ValueError as error:
-        raise ValueError(f"config.optim.unfreeze={c.unfreeze!r}: {error}") from error
-    if plan[-1].start >= num_steps:
-        raise ValueError(
-            f"config.optim.unfreeze={c.unfreeze!r} begins its last stage at update {plan[-1].start}, "
-            f"but the run has {num_steps}; "
-            + (
-                "lengthen it, or freeze more for good"
-                if c.unfreeze_every is None
-                else f"shorten optim.unfreeze_every={c.unfreeze_every!r}, or leave it out to fit"
-            )
-        )
-    return plan
-
-
-def frozen_and_held(
-    plan: optim.Plan, depths: dict[str, int], index: int
-) -> tuple[frozenset[str], frozenset[str]]:
-    """Paths that have not trained up to stage `index`, and those that pause in it."""
-    if not plan:
-        return frozenset(), frozenset()
-    waiting = optim.frozen_in(plan, depths, index)
-    frozen = frozenset(path for path, yes in waiting.items() if yes)
-    now = plan[index].groups
-    return frozen, frozenset(p for p, d in depths.items() if d not in now and p not in frozen)
 
 
 def split_for(stage_frozen: frozenset[str], params: Any) -> tuple[Any, Any]:

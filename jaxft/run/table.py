@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from typing import Any
 
-from jaxft.models import flatten
 from jaxft.run.build import Prepared
-from jaxft.run.treatment import group_labels, settings_of
 
 
 def parameter_rows(
@@ -22,25 +19,20 @@ def parameter_rows(
       never_trained: paths that have the source's values in the weights that count, where these are
         known; the rows then say so in `trained`.
     """
-    treatment, config = prepared.treatment, prepared.config
-    settings = settings_of(config, group_labels(config, treatment.lr_scale))
     rows = []
-    for path, leaf in flatten(prepared.architecture.abstract).items():
-        trainable = path not in treatment.frozen
-        scale = treatment.lr_scale[path] if trainable else 0.0
-        decays = trainable and path in treatment.decayed
+    for decision in sorted(prepared.decisions, key=lambda decision: decision.depth):
         rows.append(
             {
-                "path": path,
-                "shape": list(leaf.shape),
-                "size": math.prod(leaf.shape),
-                "depth": prepared.architecture.depths[path],
-                "trainable": trainable,
-                "lr_scale": scale,
-                "learning_rate": settings[path]["lr"] * scale,
-                "weight_decay": settings[path]["weight_decay"] if decays else 0.0,
+                "path": decision.path,
+                "shape": list(decision.shape),
+                "size": decision.size,
+                "depth": decision.depth,
+                "trainable": decision.trains,
+                "lr_scale": decision.lr_scale if decision.trains else 0.0,
+                "learning_rate": decision.peak_lr,
+                "weight_decay": decision.decay,
             }
         )
         if never_trained is not None:
-            rows[-1]["trained"] = path not in never_trained
-    return sorted(rows, key=lambda row: row["depth"])
+            rows[-1]["trained"] = decision.path not in never_trained
+    return rows

@@ -8,14 +8,16 @@ import pytest
 
 from jaxft.config import default_config
 from jaxft.models import load_architecture
-from jaxft.run.treatment import treat
+from jaxft.run.decide import decide
+from jaxft.run.length import Length
 
+LENGTH = Length(steps=100, epoch=10)
 SIZES = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 16}
 
 
 @pytest.fixture(scope="module")
 def architecture(tmp_path_factory):
-    """A BERT of twelve blocks; treatment needs no weights."""
+    """A BERT of twelve blocks; decisions need no weights."""
     folder = tmp_path_factory.mktemp("bert")
     text = json.dumps({"model_type": "bert", "num_hidden_layers": 12, **SIZES})
     (folder / "config.json").write_text(text)
@@ -33,7 +35,7 @@ def architecture(tmp_path_factory):
 def test_a_block_number_that_also_matches_longer_ones_is_said(architecture, field, value):
     config = default_config()
     config.optim[field] = value
-    (warning,) = treat(config, architecture).warnings
+    (warning,) = decide(config, architecture, LENGTH).warnings
     assert warning.startswith(f"optim.{field} ") and "layer" in warning and "1/.*'" in warning
 
 
@@ -45,4 +47,4 @@ def test_a_block_number_alone_is_not(architecture):
         ".*/layer/9.*",
         ".*/layer/1[01]/.*",
     )
-    assert treat(config, architecture).warnings == ()
+    assert decide(config, architecture, LENGTH).warnings == ()
