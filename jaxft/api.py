@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from jaxft.analysis.metrics import softmax
-from jaxft.config import ConfigDict, as_tuples, default_config, flatten, unflatten
+from jaxft.config import ConfigDict, override
 from jaxft.config_check import validate
-from jaxft.config_names import field_named
 from jaxft.data import files
 from jaxft.data.labels import unlabelled
 from jaxft.run.data import Split
@@ -167,17 +166,9 @@ def make_config(
         raise ValueError(
             f"a config is a ConfigDict or the path of a config file, not {config!r:.40}"
         )
-    own = {field: as_tuples(value) for field, value in flatten(config).items()}
-    given = {field: as_tuples(value) for field, value in flatten(overrides or {}).items()}
-    values = {**own, **given}
-    for field in values:
-        field_named(field)  # refuses what is no field, naming the nearest
-    if given.get("train.epochs") is not None and given.get("train.steps") is not None:
-        raise ValueError("train.epochs and train.steps are both given; a run has one length")
-    # As on the command line: the one that was given counts, and steps where only the file has both.
-    if values.get("train.steps") is not None:
-        values["train.steps" if given.get("train.epochs") is not None else "train.epochs"] = None
-    result = unflatten({**flatten(default_config()), **values})
+    result = override(config, overrides or {})
+    if result.train.steps is not None:  # steps where only the file has both
+        result.train.epochs = None
     validate(result)
     return result
 

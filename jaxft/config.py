@@ -1,9 +1,9 @@
-"""The config of an experiment: made from its fields, taken apart, kept as JSON.
+"""The config of an experiment: made from its fields, changed, taken apart, kept as JSON.
 
-A config file is Python with `get_config(arg=None)` that starts from `default_config()` and changes a
-few fields; `terminal/config_file.py` reads it and the command line. The fields themselves are in
-`config_fields.py`; `config_check.py` says what goes together. This is not a place for logic: below
-the commands, functions take plain arguments.
+A config file is Python with `get_config(arg=None)`, whose config is `default_config()` with some fields
+changed, one by one or by `override`; `terminal/config_file.py` reads it and the command line. The
+fields themselves are in `config_fields.py`; `config_check.py` says what goes together. This is not a
+place for logic: below the commands, functions take plain arguments.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from ml_collections import ConfigDict
 
 from jaxft.config_check import duration_steps, validate
 from jaxft.config_fields import BY_NAME, FIELDS, SECTIONS, nearest
+from jaxft.config_names import field_named
 
 __all__ = [
-    "ConfigDict", "as_tuples", "default_config", "duration_steps", "flatten", "from_json",
-    "nearest", "to_json", "unflatten",
+    "ConfigDict", "as_tuples", "choose", "default_config", "duration_steps", "flatten", "from_json",
+    "nearest", "override", "to_json", "unflatten",
 ]  # fmt: skip
 
 
@@ -32,6 +33,47 @@ def default_config() -> ConfigDict:
         _set(config, field.name, field.default)
     config.lock()
     return config
+
+
+def override(config: ConfigDict, *changes: Mapping[str, Any]) -> ConfigDict:
+    """A copy with fields replaced, so that recipes are data that can be combined.
+
+    >>> override(default_config(), {'optim.lr': 1e-4}, {'optim': {'clip': None}}).optim.lr
+    0.0001
+
+    Args:
+      changes: values by field, dotted or nested; of later ones the value counts. train.epochs and
+        train.steps take each other's place.
+
+    Raises:
+      ValueError: a field that does not exist, or both lengths in one of the changes.
+    """
+    values = flatten(config)
+    for change in changes:
+        given = {name: as_tuples(value) for name, value in flatten(change).items()}
+        for name in given:
+            field_named(name)  # refuses what is no field, naming the nearest
+        lengths = [name for name in ("train.epochs", "train.steps") if given.get(name) is not None]
+        if len(lengths) == 2:
+            raise ValueError("train.epochs and train.steps are both given; a run has one length")
+        if lengths:
+            values |= {"train.epochs": None, "train.steps": None}
+        values |= given
+    return unflatten(values)
+
+
+def choose(options: Mapping[str, Any], name: str) -> Any:
+    """`options[name]`, for the argument of a config file.
+
+    >>> choose({'full': {}, 'head': {'optim.freeze_below': 'all'}}, 'head')
+    {'optim.freeze_below': 'all'}
+
+    Raises:
+      ValueError: there is no such option; names the nearest.
+    """
+    if name not in options:
+        raise ValueError(f"{name!r} is not one of {', '.join(options)}{nearest(name, options)}")
+    return options[name]
 
 
 def flatten(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:

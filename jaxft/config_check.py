@@ -211,31 +211,29 @@ def _check_together(flat: Mapping[str, Any]) -> None:
         )
     if len(flat["data.text"]) > 2:
         raise ValueError(f"config.data.text={shown(flat['data.text'])} names more than two columns")
-    if bool(flat["optim.unfreeze_at"]) != (flat["optim.unfreeze"] == "explicit"):
-        raise ValueError(
-            "config.optim.unfreeze='explicit' and config.optim.unfreeze_at go together"
-        )
-    if flat["optim.groups"] and flat["optim.unfreeze"] != "none":
-        raise ValueError("config.optim.groups and config.optim.unfreeze cannot be combined")
-    if flat["optim.groups"] and flat["optim.decay_towards"] != "zero":
-        raise ValueError("config.optim.groups and config.optim.decay_towards cannot be combined")
-    if flat["optim.schedule_free"]:
-        _check_schedule_free(flat)
+    if flat["optim.unfreeze"] == "explicit" and not flat["optim.unfreeze_at"]:
+        raise ValueError("config.optim.unfreeze='explicit' needs config.optim.unfreeze_at")
+    if flat["optim.schedule_free"] and flat["optim.b1"] == 0:
+        raise ValueError("config.optim.schedule_free needs a b1 above 0, not config.optim.b1=0")
+    for field in FIELDS:
+        if field.needs and flat[field.name] not in (field.default, _as_list(field.default)):
+            _check_needs(field, flat)
 
 
-def _check_schedule_free(flat: Mapping[str, Any]) -> None:
-    for field, needed in (
-        ("schedule", "constant"), ("average", "none"), ("unfreeze", "none"), ("groups", ())
-    ):  # fmt: skip
-        value = flat[f"optim.{field}"]
-        if value != needed and (value or needed):
+def _check_needs(field: Field, flat: Mapping[str, Any]) -> None:
+    for other, allowed in field.needs:
+        value = flat[other]
+        if value not in allowed and value not in map(_as_list, allowed):
+            words = " or ".join(map(repr, allowed))
             raise ValueError(
-                f"config.optim.schedule_free needs config.optim.{field}={needed!r}, not {shown(value)}"
+                f"config.{field.name}={shown(flat[field.name])} needs config.{other}={words}, "
+                f"not {shown(value)}"
             )
-    if flat["optim.optimizer"] == "lion" or flat["optim.b1"] == 0:
-        raise ValueError(
-            "config.optim.schedule_free needs config.optim.optimizer 'adamw' or 'sgd', and a b1 above 0"
-        )
+
+
+def _as_list(value: Any) -> Any:
+    """A default tuple as a config file may have written it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def duration_steps(

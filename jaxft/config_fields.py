@@ -29,6 +29,7 @@ class Field:
       optional: may be None.
       choices: the only texts allowed.
       also: values allowed besides those of `kind` between the bounds.
+      needs: (other field, the values it may have), where this field is not at its default.
       form: what a text or the entries of a list are: 'duration', 'path' (of this machine), 'place'
         (a path, a hub id or another data set name), 'column', 'pattern', 'pairs' (checked one by one).
     """
@@ -43,6 +44,7 @@ class Field:
     optional: bool = False
     choices: tuple[str, ...] = ()
     also: tuple[Any, ...] = ()
+    needs: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     form: str = ""
 
     def __post_init__(self) -> None:
@@ -159,7 +161,8 @@ FIELDS: tuple[Field, ...] = (
           form="pairs"),
     Field("optim.groups", (),
           "((pattern, {'lr': …, 'weight_decay': …, 'schedule': …, 'optimizer': …}), …): first match "
-          "wins; what a group does not name is the run's own", form="pairs"),
+          "wins; what a group does not name is the run's own", form="pairs",
+          needs=(("optim.unfreeze", ("none",)), ("optim.decay_towards", ("zero",)))),
     Field("optim.decay_towards", "zero", "pretrained is L2-SP: one more copy of what is trained",
           choices=("zero", "pretrained")),
     Field("optim.unfreeze", "none", "plan of gradual unfreezing; lp_ft is the head first, then all",
@@ -168,11 +171,15 @@ FIELDS: tuple[Field, ...] = (
           "time between two stages of the plan; none: so that all fit, the last twice as long",
           1, **_DURATION),
     Field("optim.unfreeze_at", (),
-          "of 'explicit': ((duration, (depth, …)), …), see `describe` for depths", form="pairs"),
+          "of 'explicit': ((duration, (depth, …)), …), see `describe` for depths", form="pairs",
+          needs=(("optim.unfreeze", ("explicit",)),)),
     Field("optim.sam_radius", None,
           "sharpness-aware: gradients are taken so far uphill; a second one a step", 1e-6, 10, kind=float),
     Field("optim.schedule_free", False,
-          "with schedule 'constant': weights are averaged instead; uses b1"),
+          "with schedule 'constant': weights are averaged instead; uses b1",
+          needs=(("optim.schedule", ("constant",)), ("optim.average", ("none",)),
+                 ("optim.unfreeze", ("none",)), ("optim.groups", ((),)),
+                 ("optim.optimizer", ("adamw", "sgd")))),
     Field("optim.average", "none",
           "the weights that count: as they are; their moving average (ema, one more copy of what is "
           "trained); the mean of those since average_from (swa)", choices=("none", "ema", "swa")),

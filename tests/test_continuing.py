@@ -344,3 +344,19 @@ def test_training_goes_on_from_a_step_of_the_users_choice(world, tmp_path, capsy
         np.testing.assert_array_equal(value, expected[name])
     with pytest.raises(ValueError, match="no checkpoint of step 5"):
         train.main([*argv, "--resume_from=5"])
+
+
+def test_records_of_other_versions(world, copy):
+    """Without a format, and without a field that came later, they are read; of a later format, not."""
+    (copy / "summary.json").unlink()
+    for name in ("config.json", "source.json"):
+        record = json.loads((copy / name).read_text())
+        assert record.pop("format") == 1
+        (copy / name).write_text(json.dumps(record))
+    record = json.loads((copy / "config.json").read_text())
+    del record["data"]["on_bad_row"]
+    (copy / "config.json").write_text(json.dumps(record))
+    assert train.main(arguments(world, copy)) == 0
+    (copy / "config.json").write_text(json.dumps({**record, "format": 2}))
+    with pytest.raises(ValueError, match="config.json has format 2; this version of jaxft reads"):
+        train.main(arguments(world, copy))

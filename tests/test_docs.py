@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxft import config_page
+from jaxft.config import choose, default_config, override
 from jaxft.config_fields import BY_NAME
 from jaxft.data.images import IMAGE_COLUMNS
 from jaxft.data.labels import LABEL_COLUMNS
@@ -105,3 +107,21 @@ def test_every_message_of_the_page_is_one_of_the_package():
     for heading in headings:
         for part in filter(None, map(str.strip, heading.split("…"))):
             assert any(part in text for text in known), part
+
+
+def test_the_page_on_fields_is_written_from_them():
+    """`python -m jaxft.config_page > docs/config.md` makes it so."""
+    assert (ROOT / "docs/config.md").read_text() == config_page.page()
+
+
+def test_recipes_are_combined_and_the_later_counts():
+    first, second = {"optim.lr": 1e-4, "train": {"epochs": 2.0}}, {"train.steps": 7}
+    config = override(default_config(), first, second)
+    assert (config.optim.lr, config.train.epochs, config.train.steps) == (1e-4, None, 7)
+    assert override(config, first).train.steps is None and config.train.steps == 7
+    with pytest.raises(ValueError, match="optim.lrr does not exist .did you mean 'optim.lr'"):
+        override(config, {"optim.lrr": 1})
+    with pytest.raises(ValueError, match="both given"):
+        override(config, {"train.steps": 1, "train.epochs": 1})
+    with pytest.raises(ValueError, match="'hed' is not one of full, head .did you mean 'head'"):
+        choose({"full": {}, "head": {}}, "hed")

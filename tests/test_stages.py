@@ -217,7 +217,7 @@ def test_the_report_speaks_of_what_trained_in_the_exported_weights(world, tmp_pa
         (("--config.optim.unfreeze=top_down", "--config.optim.unfreeze_every=9 steps"),
          "begins its last stage at update 27, but the run has 12"),
         (("--config.optim.unfreeze=topdown",), "did you mean 'top_down'"),
-        (("--config.optim.unfreeze=explicit",), "go together"),
+        (("--config.optim.unfreeze=explicit",), "needs config.optim.unfreeze_at"),
         (("--config.optim.unfreeze=explicit", "--config.optim.unfreeze_at=((0, (3,)), (2, (9,)))"),
          "no parameter is in the group 9"),
         (("--config.optim.groups=(('classifier/.*', {'rate': 1}),)",), "sets 'rate'"),

@@ -80,7 +80,9 @@ def read_record(directory: str | Path) -> Record:
     config, summary = _read_json(path / "config.json"), _read_json(path / "summary.json")
     return Record(
         name=path.resolve().name,
-        config=config if isinstance(config, dict) else {},
+        config={k: v for k, v in config.items() if k != "format"}
+        if isinstance(config, dict)
+        else {},
         summary=summary if isinstance(summary, dict) else {},
         parameters=list(filter(_is_parameter, parameters if isinstance(parameters, list) else [])),
         train=_by_step(rows, "train"),

@@ -28,6 +28,10 @@ from jaxft.run import provenance
 from jaxft.run.continuing import Changes, accepted
 from jaxft.run.lock import held
 
+# Of config.json and source.json, raised when what stands there begins to mean something else. A field or
+# key that is new does not raise it: a record that lacks it is read as one of before.
+FORMAT = 1
+
 
 class RunDirectory:
     """Paths and small files of one run."""
@@ -101,7 +105,7 @@ class RunDirectory:
         Raises:
           ValueError: this is no run directory.
         """
-        return config_lib.from_json(self.read_json("config.json"))
+        return config_lib.from_json(self._record("config.json"))
 
     def source(self) -> dict[str, Any]:
         """What the run was built from.
@@ -109,7 +113,7 @@ class RunDirectory:
         Raises:
           ValueError: this is no run directory, or the file is not what `begin` wrote.
         """
-        source = self.read_json("source.json")
+        source = self._record("source.json")
         if not {"label names", "columns"} <= set(source):
             raise ValueError(f"{self.path / 'source.json'} is not what jaxft wrote; restore it")
         return source
@@ -127,8 +131,8 @@ class RunDirectory:
           ValueError: see `check_source`.
         """
         if not self._holds_work():
-            self.write_json("source.json", source)
-            self.write_json("config.json", config_lib.to_json(config))
+            self.write_json("source.json", {"format": FORMAT, **source})
+            self._write_config(config)
             return []
         if "training fingerprint" not in self.source():
             raise ValueError(
@@ -140,7 +144,7 @@ class RunDirectory:
         if changes.reopens:
             self.reopen()
         if changes.lines:
-            self.write_json("config.json", config_lib.to_json(config))
+            self._write_config(config)
         notes = [
             f"the run began under others, so data order and bits may differ: {d}" for d in differs
         ]
@@ -163,6 +167,20 @@ class RunDirectory:
                 "exactly; restore it, or give a new --workdir"
             )
         return provenance.noted(known, now)
+
+    def _record(self, name: str) -> dict[str, Any]:
+        """config.json or source.json, of this version's format or of an earlier one."""
+        record = self.read_json(name)
+        written = record.pop("format", 0)
+        if type(written) is not int or written > FORMAT:
+            raise ValueError(
+                f"{self.path / name} has format {written!r:.40}; this version of jaxft reads those up to "
+                f"{FORMAT}: a later version wrote it"
+            )
+        return record
+
+    def _write_config(self, config: ConfigDict) -> None:
+        self.write_json("config.json", {"format": FORMAT, **config_lib.to_json(config)})
 
     def _holds_work(self) -> bool:
         """Whether anything would be lost or mixed by another run in this directory."""

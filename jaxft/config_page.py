@@ -1,0 +1,52 @@
+"""docs/config.md, written from the table of fields: `python -m jaxft.config_page > docs/config.md`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxft.config_fields import FIELDS, SECTIONS, Field
+
+_ABOUT = """\
+# Every field of a config
+
+Set in a config file (`config.optim.lr = 1e-4`, or a dict for `override`), on the command line
+(`--config.optim.lr=1e-4`) or from Python (`jaxft.train(config, workdir, {"optim.lr": 1e-4})`). `none`
+means: decided from the data or the checkpoint, or not used. A duration is '100 steps', '2 epochs', or
+'10%' of the run. This page is written from `jaxft/config_fields.py`.
+"""
+_TITLES = {
+    "": "The task", "model": "Model", "data": "Data", "train": "Training", "optim": "Optimizer",
+    "eval": "Evaluation", "parallel": "Devices", "checkpoint": "Checkpoints", "log": "Logs",
+}  # fmt: skip
+
+
+def page() -> str:
+    """Markdown: a table a section, a row a field."""
+    parts = [_ABOUT]
+    for section in ("", *SECTIONS):
+        rows = [_row(field) for field in FIELDS if field.section == section]
+        table = ["| field | default | may be | meaning |", "|---|---|---|---|", *rows]
+        parts.append(f"## {_TITLES[section]}\n\n" + "\n".join(table) + "\n")
+    return "\n".join(parts)
+
+
+def _row(field: Field) -> str:
+    needs = "; ".join(
+        f"needs `{other}` {' or '.join(map(_shown, allowed))}" for other, allowed in field.needs
+    )
+    meaning = field.help + (f". {needs[0].upper()}{needs[1:]}" if needs else "")
+    may_be = "a duration" if field.form == "duration" else field.allowed()
+    may_be += " (or none)" * (field.form == "duration" and field.optional)
+    cells = (f"`{field.name}`", _shown(field.default), may_be, meaning)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _shown(value: Any) -> str:
+    words = {None: "none", "": "empty", (): "empty", True: "true", False: "false"}
+    if isinstance(value, bool) or value in (None, "", ()):
+        return words[value]
+    return f"`{value}`"
+
+
+if __name__ == "__main__":
+    print(page(), end="")
