@@ -26,6 +26,7 @@ class Row:
     """A tiny model of a family in transformers, and a batch for both sides."""
 
     with_head: type
+    token: type | None  # with a head for tokens
     base: type
     config: transformers.PretrainedConfig
     batch: Callable[[np.random.Generator], tuple[dict, dict]]  # (ours, PyTorch's keywords)
@@ -73,6 +74,7 @@ def image_batch(rng: np.random.Generator) -> tuple[dict, dict]:
 FAMILY_ROWS = {
     "bert": Row(
         transformers.BertForSequenceClassification,
+        transformers.BertForTokenClassification,
         transformers.BertModel,
         transformers.BertConfig(vocab_size=50, max_position_embeddings=16, **SIZES),
         text_batch,
@@ -88,6 +90,7 @@ FAMILY_ROWS = {
     ),
     "vit": Row(
         transformers.ViTForImageClassification,
+        None,
         transformers.ViTModel,
         transformers.ViTConfig(image_size=(8, 12), patch_size=4, num_channels=2, **SIZES),
         image_batch,
@@ -463,7 +466,7 @@ def test_an_example_in_a_packed_row_has_no_influence_on_its_neighbour(family, tm
         *lower, last = model.blocks
         for block in lower:
             carry = block(carry, None)
-        first = last(carry, None, model.reads(batch))["hidden"]
+        first = last(carry, None, architecture.reads(batch))["hidden"]
         return model.head(first, None)["logits"][0, slot].sum()
 
     hidden = models.nnx.merge(architecture.graphdef, params).stem(batch, None)["hidden"]

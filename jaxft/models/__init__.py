@@ -2,16 +2,17 @@
 
 To add a family: its file, its line in FAMILIES, its row in the parity test. The file has
   INPUTS                    'text' or 'image'
-  ARCHITECTURE, BASE        HF's class with a classifier; the prefix its base-model files leave out
+  HEADS                     kind -> heads.Head, the classification head first
+  BASE                      the prefix that files of the base model leave out
   Config                    frozen; Config.from_hf(raw) refuses what is not implemented; each field
                             has its type and bounds in config_json.RULES
   DROPOUT_FIELDS            the fields of Config that are dropout rates
-  Model(config, num_labels, *, rngs)
+  Model(config, head, num_labels, *, rngs)
       stem(batch, seed)     -> carry: a dict with 'hidden' [B, T, D] and what else the blocks need
       blocks                each: (carry, seed, reads) -> carry. reads None: 'hidden' of every token;
                             positions [B, K]: of these alone, [B, K, D], though all are looked at
-      reads(batch)          -> [B, K], the positions that the head reads
-      head(hidden, seed)    hidden [B, K, D] -> {'logits'}. A seed of None means no dropout
+      head(hidden, seed)    hidden [B, K, D] of what the head reads -> {'logits'}. A seed of None
+                            means no dropout
   depth_rules(num_blocks)   ordered (path pattern, depth), covering every parameter
   TENSOR_RULES              ordered (path pattern, PartitionSpec over 'tensor')
   OTHER_HEADS, ALIASES      checkpoint names to drop; (pattern, replacement) for names to modernise
@@ -31,7 +32,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxft.models import bert, config_json, ops, vit
+from jaxft.models import bert, config_json, heads, ops, vit
 from jaxft.models.checkpoint_files import brief
 
 FAMILIES = {
@@ -50,6 +51,9 @@ class Architecture:
     hf_config: dict[str, Any]  # config.json, with the family's defaults for what it lacks
     config: Any  # the family's Config, with the dropout rates that will be used
     inputs: str  # 'text' or 'image': which batch it takes
+    head: str  # kind of head, a key of the family's HEADS
+    exports: str  # HF's class of this backbone and head, `architectures` of config.json
+    reads: heads.Reads  # batch -> positions [B, K] of the tokens that the head reads; None: all
     num_labels: int
     num_blocks: int
     graphdef: nnx.GraphDef
@@ -61,7 +65,7 @@ class Architecture:
     def init(self, key: jax.Array) -> Params:
         """Every parameter, newly initialised. Under jit, leaves that are not used cost nothing."""
         family = FAMILIES[self.family]
-        model = family.Model(self.config, self.num_labels, rngs=nnx.Rngs(key))
+        model = family.Model(self.config, self.head, self.num_labels, rngs=nnx.Rngs(key))
         return nnx.to_pure_dict(nnx.state(model))
 
     def apply(
@@ -75,7 +79,10 @@ class Architecture:
         remat: bool = False,
         dtype: jax.typing.DTypeLike = jnp.float32,
     ) -> dict[str, jax.Array]:
-        """The forward pass: fp32 'logits' [R, K, C] for packed text rows, [B, C] for images.
+        """The forward pass.
+
+        Returns fp32 'logits': [R, K, C] for the K examples of each packed text row, [R, L, C] for
+        its tokens (head 'token'), [B, C] for images.
 
         The last block's queries, output and feed-forward are computed only for the tokens that the
         head reads, its keys and values for all: the same logits for 2/12 of that block's products.
@@ -96,7 +103,7 @@ class Architecture:
         def seed(depth: int) -> ops.Seed:
             return None if key is None or depth <= frozen_blocks else ops.seed_of(key, depth)
 
-        reads = model.reads(batch)
+        reads = self.reads(batch)
         carry = cast_floating(model.stem(batch, seed(0)), dtype)
         for depth, block in enumerate(model.blocks, start=1):
             run = jax.checkpoint(block.__call__) if remat and depth > frozen_blocks else block
@@ -109,19 +116,26 @@ class Architecture:
 
 
 def load_architecture(
-    directory: str, *, num_labels: int, dropout: float | None = None, new_head: bool = False
+    directory: str,
+    *,
+    num_labels: int,
+    head: str | None = None,
+    dropout: float | None = None,
+    new_head: bool = False,
 ) -> Architecture:
     """Reads `directory/config.json`; no weights are touched.
 
     Args:
         num_labels: classes of the head, whatever the checkpoint's own head has.
+        head: kind of head, 'sequence', 'token' or 'image'; None: the family's first.
         dropout: replaces every dropout rate of the checkpoint; None keeps them.
         new_head: initialise the classifier even if the checkpoint's would fit, since its classes
-            mean something else.
+            mean something else. So it is, too, if `architectures` of config.json names the class
+            of another head of the family.
 
     Raises:
-        ValueError: no such file, an unknown model_type, keys that are not implemented or fields
-            that cannot be, all of them listed.
+        ValueError: no such file, an unknown model_type, a head that the family lacks, keys that are
+            not implemented or fields that cannot be, all of them listed.
     """
     raw = config_json.load(directory)
     family = raw.get("model_type")
@@ -132,6 +146,8 @@ def load_architecture(
             f"{', '.join(FAMILIES)}" + (f" (did you mean {near[0]!r}?)" if near else "")
         )
     module = FAMILIES[family]
+    kind = heads.choose(module.HEADS, head, family)
+    others = {other.architecture for key, other in module.HEADS.items() if key != kind}
     try:
         config = module.Config.from_hf(raw)
     except ValueError as error:  # "config.json: …"
@@ -141,7 +157,7 @@ def load_architecture(
     # One key for all, as only shapes are made: the counter in nnx.Rngs, traced, takes time that is
     # quadratic in the blocks (12: 0.22 s, 100: 5.1 s, 200: 35 s).
     keys: Any = types.SimpleNamespace(params=lambda: jax.random.key(0))
-    model = nnx.eval_shape(lambda: module.Model(config, num_labels, rngs=keys))
+    model = nnx.eval_shape(lambda: module.Model(config, kind, num_labels, rngs=keys))
     graphdef, state = nnx.split(model)
     abstract = nnx.to_pure_dict(state)
     rules = module.depth_rules(len(model.blocks))
@@ -150,14 +166,21 @@ def load_architecture(
         hf_config=_defaults(module.Config) | raw,
         config=config,
         inputs=module.INPUTS,
+        head=kind,
+        exports=module.HEADS[kind].architecture,
+        reads=module.HEADS[kind].reads,
         num_labels=num_labels,
         num_blocks=len(model.blocks),
         graphdef=graphdef,
         abstract=abstract,
         depths={path: _depth(path, rules) for path in flatten(abstract)},
         tensor_rules=module.TENSOR_RULES,
-        new_head=new_head,
+        new_head=new_head or not others.isdisjoint(_texts(raw.get("architectures"))),
     )
+
+
+def _texts(value: Any) -> list[str]:
+    return [x for x in value if isinstance(x, str)] if isinstance(value, list) else []
 
 
 def _defaults(config_type: type) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""BERT (Devlin et al., 2019, arXiv:1810.04805) with a sequence-classification head, on packed rows.
+"""BERT (Devlin et al., 2019, arXiv:1810.04805) with a head for sequences or tokens, on packed rows.
 
 MiniLM, BGE, E5 and GTE checkpoints of `model_type: bert` are the same network. Attributes are named
-as in HF's BertForSequenceClassification, so that parameter paths are checkpoint names.
+as in HF's classes, so that parameter paths are checkpoint names.
 """
 
 import dataclasses
@@ -13,9 +13,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxft.models import config_json, layers, ops
+from jaxft.models.heads import Head, every_token, first_token
 
 INPUTS = "text"
-ARCHITECTURE = "BertForSequenceClassification"
+HEADS = {
+    "sequence": Head("BertForSequenceClassification", first_token),
+    # HF's class for tokens has no pooler.
+    "token": Head("BertForTokenClassification", every_token, unused=(r"(bert\.)?pooler\..*",)),
+}
 BASE = "bert"  # prefix that a BertModel checkpoint leaves out
 TENSOR_RULES = layers.ENCODER_TENSOR_RULES
 DROPOUT_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
@@ -150,17 +155,17 @@ class Pooler(nnx.Module):
 
 
 class Bert(nnx.Module):
-    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: Config, *, pooler: bool, rngs: nnx.Rngs):
         self.embeddings = Embeddings(config, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
-        self.pooler = Pooler(config, rngs=rngs)
+        self.pooler = Pooler(config, rngs=rngs) if pooler else None
 
 
 class Model(nnx.Module):
     """The carry holds hidden [R, L, D] and the batch's segment_ids."""
 
-    def __init__(self, config: Config, num_labels: int, *, rngs: nnx.Rngs):
-        self.bert = Bert(config, rngs=rngs)
+    def __init__(self, config: Config, head: str, num_labels: int, *, rngs: nnx.Rngs):
+        self.bert = Bert(config, pooler=head == "sequence", rngs=rngs)
         self.classifier = layers.Linear(
             config.hidden_size, num_labels, std=config.initializer_range, rngs=rngs
         )
@@ -174,13 +179,10 @@ class Model(nnx.Module):
     def blocks(self) -> nnx.List:
         return self.bert.encoder.layer
 
-    def reads(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-        """[R, K]: the first token of each example."""
-        return batch["starts"]
-
-    def head(self, first: jax.Array, seed: ops.Seed) -> dict[str, jax.Array]:
-        """[R, K, D] -> logits [R, K, C] fp32: one row of classes for each example slot."""
-        pooled = self.bert.pooler(first.astype(jnp.float32))
+    def head(self, hidden: jax.Array, seed: ops.Seed) -> dict[str, jax.Array]:
+        """Hidden [R, K, D] of the tokens that are read -> logits [R, K, C] fp32."""
+        hidden = hidden.astype(jnp.float32)
+        pooled = hidden if self.bert.pooler is None else self.bert.pooler(hidden)
         return {"logits": self.classifier(ops.dropout(pooled, self.rate, seed))}
 
 

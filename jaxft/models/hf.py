@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.models import FAMILIES, Architecture, Params, flatten, tensors
+from jaxft.models import Architecture, Params, flatten, tensors
 from jaxft.models.checkpoint_files import (
     COMPANIONS,
     PREPROCESSOR,
@@ -104,6 +104,7 @@ def write_checkpoint(
     id2label: dict[int, str],
     source: str | None,
     unchanged: Collection[str],
+    problem_type: str | None = "single_label_classification",
     max_shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Writes a directory that transformers loads: config.json, safetensors, tokenizer files.
@@ -115,6 +116,8 @@ def write_checkpoint(
         source: the checkpoint directory that the parameters came from; None if from none.
         unchanged: paths whose tensors are copied from `source` byte for byte, in its dtype, where
             it has them. Everything else is written in fp32.
+        problem_type: of config.json, by which HF's sequence classifiers choose their loss; None
+            leaves it out.
 
     Raises:
         ValueError: as `check_output`.
@@ -123,7 +126,8 @@ def write_checkpoint(
     assert sorted(id2label) == list(range(architecture.num_labels)), id2label
     check_output(output, source)
     pending = _pending(architecture, params, source, frozenset(unchanged))
-    config = _exported_config(architecture, id2label, {tensor.dtype for tensor in pending.values()})
+    dtypes = {tensor.dtype for tensor in pending.values()}
+    config = _exported_config(architecture, id2label, problem_type, dtypes)
     with replacing(output, check_output) as directory:
         tensors.write_sharded(directory, pending, max_bytes=max_shard_bytes)
         with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as file:
@@ -277,20 +281,24 @@ def _stored_array(leaf: Any, axes: tuple[int, ...]) -> np.ndarray:
 
 
 def _exported_config(
-    architecture: Architecture, id2label: dict[int, str], dtypes: Collection[str]
+    architecture: Architecture,
+    id2label: dict[int, str],
+    problem_type: str | None,
+    dtypes: Collection[str],
 ) -> dict[str, Any]:
     config = dict(architecture.hf_config)
     source_dtype = config.pop("torch_dtype", None)  # the old name of `dtype`
     source_dtype = config.pop("dtype", None) or source_dtype
-    for stale in ("num_labels", "_num_labels", "finetuning_task"):
+    for stale in ("num_labels", "_num_labels", "finetuning_task", "problem_type"):
         config.pop(stale, None)
     config |= {
-        "architectures": [FAMILIES[architecture.family].ARCHITECTURE],
+        "architectures": [architecture.exports],
         # transformers casts everything to this dtype: fp32 as soon as one tensor needs it.
         "dtype": "float32" if "F32" in dtypes else source_dtype,
         "id2label": {str(index): id2label[index] for index in sorted(id2label)},
         "label2id": {id2label[index]: index for index in sorted(id2label)},
-        "problem_type": "single_label_classification",
     }
+    if problem_type is not None:
+        config["problem_type"] = problem_type
     # The labels inside stay in the order of their numbers: sorted as text, "10" precedes "2".
     return dict(sorted(config.items()))

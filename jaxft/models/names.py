@@ -58,6 +58,7 @@ def match(directory: str, architecture: Architecture) -> Match:
         ValueError: one line with every missing, unexpected and misshapen tensor; a damaged file.
     """
     family = FAMILIES[architecture.family]
+    others = (*family.OTHER_HEADS, *family.HEADS[architecture.head].unused)
     leaves = flatten(architecture.abstract)
     names = {path: stored(path, leaf.ndim)[0] for path, leaf in leaves.items()}
     paths = {name: path for path, name in names.items()}
@@ -69,7 +70,7 @@ def match(directory: str, architecture: Architecture) -> Match:
         if path is not None and path not in sources:
             sources[path] = (name, entry)
             renamed += [(name, known_as)] if known_as != name else []
-        elif any(re.fullmatch(pattern, name) for pattern in family.OTHER_HEADS):
+        elif any(re.fullmatch(pattern, name) for pattern in others):
             dropped.append(name)
         else:
             unexpected.append(name if name.isprintable() and len(name) < 200 else brief(name))
@@ -79,7 +80,7 @@ def match(directory: str, architecture: Architecture) -> Match:
     found = {"missing": missing, "unexpected": unexpected, "misshapen": _misfits(leaves, sources)}
     problems = [f"{len(some)} {kind}: {listed(some)}" for kind, some in found.items() if some]
     if problems:
-        raise ValueError(f"{directory} is no {family.ARCHITECTURE}: {'; '.join(problems)}")
+        raise ValueError(f"{directory} is no {architecture.exports}: {'; '.join(problems)}")
     return Match(sources, ReadReport(tuple(new), tuple(dropped), tuple(renamed)))
 
 

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxft.models import config_json, layers, ops
+from jaxft.models.heads import Head, first_token
 
 INPUTS = "image"
-ARCHITECTURE = "ViTForImageClassification"
+HEADS = {"image": Head("ViTForImageClassification", first_token)}
 BASE = "vit"  # prefix that a ViTModel checkpoint leaves out
 TENSOR_RULES = layers.ENCODER_TENSOR_RULES
 DROPOUT_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
@@ -202,7 +203,7 @@ class ViT(nnx.Module):
 class Model(nnx.Module):
     """The carry holds hidden [B, N + 1, D], the class token first."""
 
-    def __init__(self, config: Config, num_labels: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: Config, head: str, num_labels: int, *, rngs: nnx.Rngs):
         self.vit = ViT(config, rngs=rngs)
         self.classifier = layers.Linear(
             config.hidden_size, num_labels, std=config.initializer_range, rngs=rngs
@@ -214,10 +215,6 @@ class Model(nnx.Module):
     @property
     def blocks(self) -> nnx.List:
         return self.vit.encoder.layer
-
-    def reads(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-        """[B, 1]: the class token."""
-        return jnp.zeros((len(batch["pixel_values"]), 1), jnp.int32)
 
     def head(self, first: jax.Array, seed: ops.Seed) -> dict[str, jax.Array]:
         """[B, 1, D] -> logits [B, C] fp32; HF's model, too, has no dropout here."""
