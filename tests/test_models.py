@@ -14,7 +14,8 @@ import torch
 import transformers
 
 from jaxft import models
-from jaxft.models import hf, names
+from jaxft.models import hf
+from jaxft.models.checkpoint import names
 
 LABELS = 3
 # Tiny models take longer to optimise than to run: level 0 halves the time these tests need.
@@ -109,7 +110,7 @@ every_family = pytest.mark.parametrize("family", FAMILY_ROWS)
 # The last block for the tokens that the head reads, or for all.
 both_ways = pytest.mark.parametrize("all_positions", [False, True])
 text_family = pytest.mark.parametrize(
-    "family", [name for name in FAMILY_ROWS if models.FAMILIES[name].INPUTS == "text"]
+    "family", [name for name, row in FAMILY_ROWS.items() if row.batch is text_batch]
 )
 
 
@@ -162,14 +163,14 @@ def loss(architecture: Any, params: Any, batch: dict, labels: np.ndarray, **opti
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def in_our_layout(family: str, params: Any, named_tensors: dict) -> dict[str, np.ndarray]:
+def in_our_layout(architecture: Any, named_tensors: dict) -> dict[str, np.ndarray]:
     """PyTorch tensors by parameter path, transposed to our leaves."""
-    aliases = models.FAMILIES[family].ALIASES
+    aliases = architecture.family.aliases
     tensors = {names.current_name(name, aliases): x for name, x in named_tensors.items()}
     found = {}
-    for path, leaf in models.flatten(params).items():
-        name, axes = names.stored(path, leaf.ndim)
-        found[path] = tensors.pop(name).detach().numpy().transpose(axes)
+    for path, stored in architecture.stored.items():
+        if stored.name in tensors:
+            found[path] = tensors.pop(stored.name).detach().numpy().transpose(stored.axes)
     assert not tensors
     return found
 
@@ -210,7 +211,7 @@ def test_gradients_equal_pytorch_for_every_parameter(family, all_positions, tmp)
     labels = np.array([0, 2, 1])
     model.zero_grad()
     model(**theirs, labels=torch.tensor(labels)).loss.backward()
-    expected = in_our_layout(family, params, {n: p.grad for n, p in model.named_parameters()})
+    expected = in_our_layout(architecture, {n: p.grad for n, p in model.named_parameters()})
     ours_of = functools.partial(loss, architecture, all_positions=all_positions)
     gradients = compiled(jax.grad(lambda p: ours_of(p, ours, labels)))(params)
     largest = max(np.abs(gradient).max() for gradient in expected.values())
@@ -272,10 +273,10 @@ def test_a_base_model_checkpoint_gets_a_new_head(family, tmp_path):
     assert {"classifier/kernel", "classifier/bias"} == set(report.initialised)
     kernel = np.asarray(params["classifier"]["kernel"])
     assert 0.1 < kernel.std() < 0.3 and not np.asarray(params["classifier"]["bias"]).any()
-    prefix = models.FAMILIES[family].BASE
+    prefix = models.FAMILIES[family].base
     body = {f"{prefix}.{name}": x for name, x in model.state_dict().items()}
     body = {n: x for n, x in body.items() if "pooler" not in n or architecture.inputs == "text"}
-    for path, leaf in in_our_layout(family, {prefix: params[prefix]}, body).items():
+    for path, leaf in in_our_layout(architecture, body).items():
         np.testing.assert_array_equal(models.flatten(params)[path], leaf)
 
 
@@ -287,7 +288,7 @@ def test_half_precision_and_sharded_files_come_in_and_go_out(family, dtype, tmp_
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     architecture, params, report = load(tmp_path)
     assert report == names.ReadReport()
-    expected = in_our_layout(family, params, dict(model.float().named_parameters()))
+    expected = in_our_layout(architecture, dict(model.float().named_parameters()))
     for path, leaf in models.flatten(params).items():
         assert leaf.dtype == jnp.float32
         np.testing.assert_array_equal(leaf, expected[path])
@@ -461,15 +462,15 @@ def test_an_example_in_a_packed_row_has_no_influence_on_its_neighbour(family, tm
     batch = packed(batches(family)[0], [[2, 0]], width=18)
 
     def logits_of_slot(hidden, slot):
-        model = models.nnx.merge(architecture.graphdef, params)
-        carry = {**model.stem(batch, None), "hidden": hidden}
-        *lower, last = model.blocks
+        carry = {**backbone.stem(batch, None), "hidden": hidden}
+        *lower, last = backbone.blocks
         for block in lower:
             carry = block(carry, None)
-        first = last(carry, None, architecture.reads(batch))["hidden"]
-        return model.head(first, None)["logits"][0, slot].sum()
+        read = last(carry, None, architecture.reads(batch))["hidden"]
+        return head(backbone.finish(read), None)["logits"][0, slot].sum()
 
-    hidden = models.nnx.merge(architecture.graphdef, params).stem(batch, None)["hidden"]
+    backbone, head = architecture.modules(params)
+    hidden = backbone.stem(batch, None)["hidden"]
     gradient = compiled(jax.grad(logits_of_slot))
     for slot in range(2):
         influence = np.abs(gradient(hidden, slot)[0]).max(-1)

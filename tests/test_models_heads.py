@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from jaxft import models
-from jaxft.models import hf, names
+from jaxft.models import hf
+from jaxft.models.checkpoint import names
 from tests.test_models import (
     FAMILY_ROWS,
     LABELS,
@@ -85,7 +86,7 @@ def test_gradients_of_every_token_equal_pytorch(family, pack, tmp):
     labels = np.where(rows["segment_ids"] > 0, labels, -100)  # which PyTorch's loss leaves out
     model.zero_grad()
     model(**theirs, labels=torch.tensor(labels)).loss.backward()
-    expected = in_our_layout(family, params, {n: p.grad for n, p in model.named_parameters()})
+    expected = in_our_layout(architecture, {n: p.grad for n, p in model.named_parameters()})
     batch = packed(rows, ORDER, width=18) if pack else rows
     targets = np.concatenate([labels[e, :length] for e, length in enumerate(lengths(rows))])
 

@@ -1,55 +1,53 @@
-"""Heads by kind: what a family's model ends in, and which tokens that reads."""
+"""What the heads of several families share: which tokens they read, and the plain classifier."""
 
-import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Collection
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
-Batch = Mapping[str, jax.Array]
-# Positions [B, K] of the tokens that a head reads; None: every token.
-Reads = Callable[[Batch], jax.Array | None]
+from jaxft.models.family import Batch, Outputs
+from jaxft.models.layers import ops
+from jaxft.models.layers.modules import Linear
 
 
-def first_token(batch: Batch) -> jax.Array:
+def first_token(config: Any, batch: Batch) -> jax.Array:
     """[R, K]: where each example of a text row starts. [B, 1] zeros for images: the class token."""
     if "starts" in batch:
         return batch["starts"]
     return jnp.zeros((len(batch["pixel_values"]), 1), jnp.int32)
 
 
-def every_token(batch: Batch) -> None:
+def every_token(config: Any, batch: Batch) -> None:
     """None: the head has an output for each token of a row."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """One kind of head of a family.
+class Classifier(nnx.Module):
+    """Dropout and one linear map, `classifier`."""
 
-    Attributes:
-        architecture: HF's class of the backbone with this head, `architectures` of an export.
-        reads: the tokens that the head takes.
-        unused: patterns of tensors of the base model that HF's class with this head lacks.
-    """
+    def __init__(self, width: int, num_labels: int, *, rate: float, std: float, rngs: nnx.Rngs):
+        self.classifier = Linear(width, num_labels, std=std, rngs=rngs)
+        self.rate = rate
 
-    architecture: str
-    reads: Reads
-    unused: tuple[str, ...] = ()
+    def __call__(self, hidden: jax.Array, seed: ops.Seed) -> Outputs:
+        """[B, K, D] -> logits [B, K, C]."""
+        return {"logits": self.classifier(ops.dropout(hidden, self.rate, seed))}
 
 
-def choose(heads: Mapping[str, Head], kind: str | None, model_type: str) -> str:
+def choose(kinds: Collection[str], kind: str | None, model_type: str) -> str:
     """The kind of head that is asked for; None is the first, a family's classification head.
 
     Raises:
         ValueError: the family has no head of that kind; one line with those that it has.
     """
     if kind is None:
-        return next(iter(heads))
-    if kind not in heads:
-        near = difflib.get_close_matches(kind, heads, n=1)
+        return next(iter(kinds))
+    if kind not in kinds:
+        near = difflib.get_close_matches(kind, kinds, n=1)
         raise ValueError(
             f"a head of kind {kind!r} is not implemented for model_type {model_type!r}; it has "
-            f"{', '.join(heads)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+            f"{', '.join(kinds)}" + (f" (did you mean {near[0]!r}?)" if near else "")
         )
     return kind

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.models import Architecture, Params, flatten, tensors
-from jaxft.models.checkpoint_files import (
+from jaxft.models.architecture import Architecture
+from jaxft.models.checkpoint import tensors
+from jaxft.models.checkpoint.checkpoint_files import (
     COMPANIONS,
     PREPROCESSOR,
     TOKENIZER,
@@ -26,7 +27,9 @@ from jaxft.models.checkpoint_files import (
     replacing,
     require_plain,
 )
-from jaxft.models.names import Match, ReadReport, match, stored, to_stored
+from jaxft.models.checkpoint.names import Match, ReadReport, match
+from jaxft.models.family import Stored
+from jaxft.models.tree import Params, flatten
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _HUB_SECONDS = 5.0  # for the hub's first answer
@@ -81,8 +84,8 @@ def read_params(
         found = match(directory, architecture)
     values = _initialise(architecture, found.report.initialised, key, places)
     for path, (name, entry) in found.sources.items():
-        _, axes = stored(path, leaves[path].ndim)
-        values[path] = _read_leaf(entry, name, axes, leaves[path].shape, places[path])
+        stored, shape = architecture.stored[path], leaves[path].shape
+        values[path] = _read_leaf(entry, name, stored, shape, places[path])
     treedef = jax.tree.structure(architecture.abstract)
     return jax.tree.unflatten(treedef, [values[path] for path in leaves]), found.report
 
@@ -242,12 +245,13 @@ def _initialise(
 
 
 def _read_leaf(
-    entry: tensors.Entry, name: str, axes: tuple[int, ...], shape: tuple[int, ...], place: Any
+    entry: tensors.Entry, name: str, stored: Stored, shape: tuple[int, ...], place: Any
 ) -> jax.Array:
     @functools.lru_cache(maxsize=1)  # devices that hold the same part follow each other
     def read(*bounds):
-        index = to_stored(tuple(slice(*bound) for bound in bounds), axes)
-        return tensors.read(entry, name, index).transpose(axes).astype(np.float32, copy=False)
+        index = stored.reordered(tuple(slice(*bound) for bound in bounds))
+        tensor = tensors.read(entry, name, index)
+        return tensor.transpose(stored.axes).astype(np.float32, copy=False)
 
     if place is None:
         return jnp.asarray(read(*((0, size) for size in shape)))
@@ -265,14 +269,14 @@ def _pending(
     copied = match(source, architecture).sources if source and unchanged else {}
     pending = {}
     for path, leaf in flatten(params).items():
-        name, axes = stored(path, leaf.ndim)
+        stored = architecture.stored[path]
         if path in unchanged and path in copied:
             old_name, entry = copied[path]
             read = functools.partial(tensors.read, entry, old_name)
-            pending[name] = tensors.Pending(entry.shape, entry.dtype, read)
+            pending[stored.name] = tensors.Pending(entry.shape, entry.dtype, read)
         else:
-            read = functools.partial(_stored_array, leaf, axes)
-            pending[name] = tensors.Pending(to_stored(leaf.shape, axes), "F32", read)
+            read = functools.partial(_stored_array, leaf, stored.axes)
+            pending[stored.name] = tensors.Pending(stored.reordered(leaf.shape), "F32", read)
     return pending
 
 

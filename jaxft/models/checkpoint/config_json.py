@@ -7,12 +7,13 @@ one message.
 
 import dataclasses
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from jaxft.models import ops
-from jaxft.models.checkpoint_files import brief, listed, read_json
+from jaxft.models.checkpoint.checkpoint_files import brief, listed, read_json
+from jaxft.models.layers import ops
 
 # Keys of PretrainedConfig, past and present, on which no encoder logits depend: provenance, labels,
 # what to return and, in the last paragraph, the defaults of text generation.
@@ -126,6 +127,18 @@ def load(directory: str) -> dict[str, Any]:
     if wrong := _odd_labels(raw.get("id2label")):
         raise ValueError(f"{path}: id2label {wrong}")
     return raw
+
+
+def class_names(directory: str) -> list[str]:
+    """Names of the classes that a checkpoint's head was trained for; [] where it does not say.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    names = load(directory).get("id2label") or {}
+    ordered = [str(names[i]) for i in sorted(names, key=int)]
+    generic = all(re.fullmatch(r"LABEL_\d+", name) for name in ordered)
+    return [] if generic else ordered
 
 
 def fields(

@@ -12,23 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxft.models import config_json, layers, ops
-from jaxft.models.heads import Head, every_token, first_token
-
-INPUTS = "text"
-HEADS = {
-    "sequence": Head("BertForSequenceClassification", first_token),
-    # HF's class for tokens has no pooler.
-    "token": Head("BertForTokenClassification", every_token, unused=(r"(bert\.)?pooler\..*",)),
-}
-BASE = "bert"  # prefix that a BertModel checkpoint leaves out
-TENSOR_RULES = layers.ENCODER_TENSOR_RULES
-DROPOUT_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
-
-# Checkpoint tensors that belong to other heads, and a buffer that old versions saved.
-OTHER_HEADS = (r"cls\..*", r"qa_outputs\..*", r"(bert\.)?embeddings\.position_ids")
-# Names written by other versions of transformers -> the names used here.
-ALIASES = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
+from jaxft.models.checkpoint import config_json
+from jaxft.models.family import Carry, Family, Head, TextLimits
+from jaxft.models.heads import Classifier, every_token, first_token
+from jaxft.models.layers import modules, ops
 
 # Read by Google's original multilingual and Chinese configs, by no code of HF's BERT.
 _IGNORED = frozenset(
@@ -66,14 +53,14 @@ class Config:
 class Embeddings(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         width, std = config.hidden_size, config.initializer_range
-        self.word_embeddings = layers.Embedding(config.vocab_size, width, std=std, rngs=rngs)
-        self.position_embeddings = layers.Embedding(
+        self.word_embeddings = modules.Embedding(config.vocab_size, width, std=std, rngs=rngs)
+        self.position_embeddings = modules.Embedding(
             config.max_position_embeddings, width, std=std, rngs=rngs
         )
-        self.token_type_embeddings = layers.Embedding(
+        self.token_type_embeddings = modules.Embedding(
             config.type_vocab_size, width, std=std, rngs=rngs
         )
-        self.LayerNorm = layers.LayerNorm(width, epsilon=config.layer_norm_eps)
+        self.LayerNorm = modules.LayerNorm(width, epsilon=config.layer_norm_eps)
         self.rate = config.hidden_dropout_prob
 
     def __call__(self, batch: Mapping[str, jax.Array], seed: ops.Seed) -> jax.Array:
@@ -90,8 +77,8 @@ class ResidualOutput(nnx.Module):
 
     def __init__(self, inputs: int, config: Config, *, rngs: nnx.Rngs):
         width = config.hidden_size
-        self.dense = layers.Linear(inputs, width, std=config.initializer_range, rngs=rngs)
-        self.LayerNorm = layers.LayerNorm(width, epsilon=config.layer_norm_eps)
+        self.dense = modules.Linear(inputs, width, std=config.initializer_range, rngs=rngs)
+        self.LayerNorm = modules.LayerNorm(width, epsilon=config.layer_norm_eps)
         self.rate = config.hidden_dropout_prob
 
     def __call__(self, x: jax.Array, residual: jax.Array, seed: ops.Seed) -> jax.Array:
@@ -100,7 +87,7 @@ class ResidualOutput(nnx.Module):
 
 class Attention(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        self.self = layers.SelfAttention(
+        self.self = modules.SelfAttention(
             config.hidden_size,
             config.num_attention_heads,
             rate=config.attention_probs_dropout_prob,
@@ -112,7 +99,7 @@ class Attention(nnx.Module):
 
 class Intermediate(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        self.dense = layers.Linear(
+        self.dense = modules.Linear(
             config.hidden_size, config.intermediate_size, std=config.initializer_range, rngs=rngs
         )
         self.activation = config.hidden_act
@@ -148,48 +135,72 @@ class Encoder(nnx.Module):
 class Pooler(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         width = config.hidden_size
-        self.dense = layers.Linear(width, width, std=config.initializer_range, rngs=rngs)
+        self.dense = modules.Linear(width, width, std=config.initializer_range, rngs=rngs)
 
     def __call__(self, first: jax.Array) -> jax.Array:
         return jnp.tanh(self.dense(first))
 
 
 class Bert(nnx.Module):
+    """The carry holds hidden [R, L, D] and the batch's segment_ids."""
+
     def __init__(self, config: Config, *, pooler: bool, rngs: nnx.Rngs):
         self.embeddings = Embeddings(config, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
         self.pooler = Pooler(config, rngs=rngs) if pooler else None
 
-
-class Model(nnx.Module):
-    """The carry holds hidden [R, L, D] and the batch's segment_ids."""
-
-    def __init__(self, config: Config, head: str, num_labels: int, *, rngs: nnx.Rngs):
-        self.bert = Bert(config, pooler=head == "sequence", rngs=rngs)
-        self.classifier = layers.Linear(
-            config.hidden_size, num_labels, std=config.initializer_range, rngs=rngs
-        )
-        given = config.classifier_dropout
-        self.rate = config.hidden_dropout_prob if given is None else given
-
-    def stem(self, batch: Mapping[str, jax.Array], seed: ops.Seed) -> dict[str, jax.Array]:
-        return {"hidden": self.bert.embeddings(batch, seed), "segment_ids": batch["segment_ids"]}
+    def stem(self, batch: Mapping[str, jax.Array], seed: ops.Seed) -> Carry:
+        return {"hidden": self.embeddings(batch, seed), "segment_ids": batch["segment_ids"]}
 
     @property
     def blocks(self) -> nnx.List:
-        return self.bert.encoder.layer
+        return self.encoder.layer
 
-    def head(self, hidden: jax.Array, seed: ops.Seed) -> dict[str, jax.Array]:
-        """Hidden [R, K, D] of the tokens that are read -> logits [R, K, C] fp32."""
-        hidden = hidden.astype(jnp.float32)
-        pooled = hidden if self.bert.pooler is None else self.bert.pooler(hidden)
-        return {"logits": self.classifier(ops.dropout(pooled, self.rate, seed))}
+    def finish(self, hidden: jax.Array) -> jax.Array:
+        return hidden if self.pooler is None else self.pooler(hidden)
 
 
-def depth_rules(num_blocks: int) -> tuple[tuple[str, int], ...]:
-    """Ordered (full-match pattern of a parameter path, depth): stem 0, blocks 1..L, head L + 1."""
+def _backbone(config: Config, kind: str, rngs: nnx.Rngs) -> Bert:
+    # HF's class for tokens has no pooler.
+    return Bert(config, pooler=kind == "sequence", rngs=rngs)
+
+
+def _classifier(config: Config, num_labels: int, rngs: nnx.Rngs) -> Classifier:
+    given, width = config.classifier_dropout, config.hidden_size
+    rate = config.hidden_dropout_prob if given is None else given
+    return Classifier(width, num_labels, rate=rate, std=config.initializer_range, rngs=rngs)
+
+
+def _limits(config: Config) -> TextLimits:
+    pairs = config.type_vocab_size > 1
+    return TextLimits(config.vocab_size, config.max_position_embeddings, pairs)
+
+
+def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
+    top = config.num_hidden_layers + 1
     return (
         (r"bert/embeddings/.*", 0),
-        *((rf"bert/encoder/layer/{i}/.*", i + 1) for i in range(num_blocks)),
-        (r"(bert/pooler|classifier)/.*", num_blocks + 1),
+        *((rf"bert/encoder/layer/{depth - 1}/.*", depth) for depth in range(1, top)),
+        (r"(bert/pooler|classifier)/.*", top),
     )
+
+
+FAMILY = Family(
+    model_type="bert",
+    config=Config,
+    dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    limits=_limits,
+    base="bert",
+    backbone=_backbone,
+    heads={
+        "sequence": Head("BertForSequenceClassification", _classifier, first_token),
+        "token": Head(
+            "BertForTokenClassification", _classifier, every_token, unused=(r"(bert\.)?pooler\..*",)
+        ),
+    },
+    depth_rules=_depth_rules,
+    tensor_rules=lambda config: modules.ENCODER_TENSOR_RULES,
+    # A buffer that old versions saved.
+    other_heads=(r"cls\..*", r"qa_outputs\..*", r"(bert\.)?embeddings\.position_ids"),
+    aliases=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
+)
