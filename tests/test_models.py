@@ -384,7 +384,7 @@ def test_bf16_compute_is_near_fp32_and_its_gradients_are_fp32(family, tmp):
 def test_bf16_parameters_have_bf16_gradients_and_train_in_a_scan(family, dtype, tmp):
     """A scan refuses a carry whose dtype changes, as Adam's moments do with their gradient's."""
     _, architecture, params = checkpoint(family, tmp)
-    params = models.cast_floating(params, jnp.bfloat16)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     batch, labels = batches(family)[0], np.array([0, 2, 1])
     gradient = jax.grad(lambda p: loss(architecture, p, batch, labels, dtype=dtype))
     for path, leaf in models.flatten(jax.eval_shape(gradient, params)).items():
@@ -462,20 +462,50 @@ def test_an_example_in_a_packed_row_has_no_influence_on_its_neighbour(family, tm
     batch = packed(batches(family)[0], [[2, 0]], width=18)
 
     def logits_of_slot(hidden, slot):
-        carry = {**backbone.stem(batch, None), "hidden": hidden}
-        *lower, last = backbone.blocks
-        for block in lower:
-            carry = block(carry, None)
-        read = last(carry, None, architecture.reads(batch))["hidden"]
-        return head(backbone.finish(read), None)["logits"][0, slot].sum()
+        outputs = architecture.suffix(params, {**stem, "hidden": hidden}, 0)
+        return outputs["logits"][0, slot].sum()
 
-    backbone, head = architecture.modules(params)
-    hidden = backbone.stem(batch, None)["hidden"]
+    stem = architecture.prefix(params, batch, 0)
     gradient = compiled(jax.grad(logits_of_slot))
     for slot in range(2):
-        influence = np.abs(gradient(hidden, slot)[0]).max(-1)
+        influence = np.abs(gradient(stem["hidden"], slot)[0]).max(-1)
         own = batch["segment_ids"][0] == slot + 1
         assert (influence[own] > 0).all() and (influence[~own] == 0).all()
+
+
+@every_family
+@both_ways
+def test_prefix_and_suffix_at_every_cut_are_apply_bitwise(family, all_positions, tmp):
+    checkpoint(family, tmp)
+    architecture, params, _ = load(tmp / family, dropout=0.3)
+    batch, key = batches(family)[0], jax.random.key(0)
+    options = {"frozen_blocks": 0, "all_positions": all_positions}
+    # Operation by operation: compiled as one, XLA may merge across the cut and round otherwise.
+    whole = architecture.apply(params, batch, key, dtype=jnp.bfloat16, **options)
+    for cut in range(architecture.num_blocks + 1):
+        carry = architecture.prefix(params, batch, cut, key, dtype=jnp.bfloat16, **options)
+        assert carry["hidden"].dtype == jnp.bfloat16
+        parts = architecture.suffix(params, carry, cut, key, **options)
+        assert parts.keys() == whole.keys()
+        for name in whole:
+            np.testing.assert_array_equal(parts[name], whole[name])
+    for cut in (-1, architecture.num_blocks + 1):
+        with pytest.raises(
+            ValueError, match=rf"upto is {cut}; it may be 0 \(the stem\) to 2 blocks"
+        ):
+            architecture.prefix(params, batch, cut)
+
+
+def test_only_hidden_is_cast_to_the_compute_dtype(tmp, monkeypatch):
+    """A table of rotations or a bias of positions in bf16 would move tokens."""
+    _, architecture, params = checkpoint("bert", tmp)
+    backbone = type(architecture.modules(params)[0])
+    stem = backbone.stem
+    angles = jnp.linspace(0, 1, 9)
+    monkeypatch.setattr(backbone, "stem", lambda *given: {**stem(*given), "angles": angles})
+    carry = architecture.prefix(params, batches("bert")[0], 2, dtype=jnp.bfloat16)
+    assert carry["hidden"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(carry["angles"], angles, strict=True)
 
 
 def test_images_of_another_size_are_refused(tmp):

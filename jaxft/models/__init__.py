@@ -11,7 +11,7 @@ from jaxft.models.checkpoint.config_json import class_names
 from jaxft.models.checkpoint.names import ReadReport
 from jaxft.models.families import FAMILIES
 from jaxft.models.family import ImageLimits, TextLimits
-from jaxft.models.tree import Params, cast_floating, flatten
+from jaxft.models.tree import Params, flatten
 
 __all__ = [
     "FAMILIES",
@@ -20,7 +20,6 @@ __all__ = [
     "Params",
     "ReadReport",
     "TextLimits",
-    "cast_floating",
     "class_names",
     "flatten",
     "hf",

@@ -19,6 +19,8 @@ from jaxft.models.families import FAMILIES
 from jaxft.models.family import (
     Backbone,
     Batch,
+    Carry,
+    Context,
     Family,
     HeadModule,
     ImageLimits,
@@ -27,7 +29,7 @@ from jaxft.models.family import (
     TextLimits,
 )
 from jaxft.models.layers import ops
-from jaxft.models.tree import Params, cast_floating, flatten
+from jaxft.models.tree import Params, flatten
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,21 +100,97 @@ class Architecture:
             dtype: of the blocks' activations and matrix products; stem, norms, softmax and head
                 stay in fp32.
         """
+        carry = self.prefix(params, batch, 0, key, frozen_blocks=frozen_blocks, dtype=dtype)
+        return self.suffix(
+            params,
+            carry,
+            0,
+            key,
+            frozen_blocks=frozen_blocks,
+            all_positions=all_positions,
+            remat=remat,
+        )
+
+    def prefix(
+        self,
+        params: Params,
+        batch: Batch,
+        upto: int,
+        key: jax.Array | None = None,
+        *,
+        frozen_blocks: int = -1,
+        all_positions: bool = False,
+        remat: bool = False,
+        dtype: jax.typing.DTypeLike = jnp.float32,
+    ) -> Carry:
+        """The stem and the first `upto` blocks: what `suffix` goes on from. Arguments as `apply`.
+
+        Returns 'hidden' [B, T, D] in `dtype` after that depth, [B, K, D] if it is the last and not
+        `all_positions`, and in their own dtypes what the blocks and the head still need.
+
+        Raises:
+            ValueError: there are fewer blocks.
+        """
+        self._check_depth("upto", upto)
+        backbone, _ = self.modules(params)
+        carry = backbone.stem(batch, _seed(key, 0, frozen_blocks))
+        carry["hidden"] = carry["hidden"].astype(dtype)
+        if (reads := self.reads(batch)) is not None:
+            carry["reads"] = reads
+        depths = range(1, upto + 1)
+        return self._through(backbone, carry, depths, key, frozen_blocks, all_positions, remat)
+
+    def suffix(
+        self,
+        params: Params,
+        carry: Carry,
+        start: int,
+        key: jax.Array | None = None,
+        *,
+        frozen_blocks: int = -1,
+        all_positions: bool = False,
+        remat: bool = False,
+    ) -> Outputs:
+        """The blocks after the first `start`, and the head: from `prefix(…, start, …)` with the same
+        arguments what `apply` gives.
+
+        Raises:
+            ValueError: there are fewer blocks.
+        """
+        self._check_depth("start", start)
         backbone, head = self.modules(params)
+        depths = range(start + 1, self.num_blocks + 1)
+        carry = self._through(backbone, carry, depths, key, frozen_blocks, all_positions, remat)
+        hidden = carry["hidden"]
+        read = ops.take(hidden, carry.get("reads")) if all_positions else hidden
+        finished = backbone.finish(read.astype(jnp.float32))
+        outputs = head(finished, _seed(key, self.num_blocks + 1, frozen_blocks))
+        return {**outputs, "hidden": hidden} if all_positions else outputs
 
-        def seed(depth: int) -> ops.Seed:
-            return None if key is None or depth <= frozen_blocks else ops.seed_of(key, depth)
+    def _through(
+        self,
+        backbone: Backbone,
+        carry: Carry,
+        depths: range,
+        key: jax.Array | None,
+        frozen_blocks: int,
+        all_positions: bool,
+        remat: bool,
+    ) -> Carry:
+        for depth in depths:
+            block = backbone.blocks[depth - 1]
+            rerun = remat and depth > frozen_blocks
+            run: Any = jax.checkpoint(block.__call__) if rerun else block
+            narrow = depth == self.num_blocks and not all_positions
+            reads = carry.get("reads") if narrow else None
+            carry, _ = run(carry, Context(_seed(key, depth, frozen_blocks), reads))
+        return carry
 
-        reads = self.reads(batch)
-        carry = cast_floating(backbone.stem(batch, seed(0)), dtype)
-        for depth, block in enumerate(backbone.blocks, start=1):
-            run = jax.checkpoint(block.__call__) if remat and depth > frozen_blocks else block
-            only = reads if depth == self.num_blocks and not all_positions else None
-            carry = run(carry, seed(depth), only)
-        hidden = ops.take(carry["hidden"], reads) if all_positions else carry["hidden"]
-        finished = backbone.finish(hidden.astype(jnp.float32))
-        outputs = head(finished, seed(self.num_blocks + 1))
-        return {**outputs, "hidden": carry["hidden"]} if all_positions else outputs
+    def _check_depth(self, name: str, depth: int) -> None:
+        if not 0 <= depth <= self.num_blocks:
+            raise ValueError(
+                f"{name} is {depth}; it may be 0 (the stem) to {self.num_blocks} blocks"
+            )
 
     def modules(self, params: Params) -> tuple[Backbone, HeadModule]:
         """The modules with these parameters in them."""
@@ -177,6 +255,11 @@ def load_architecture(
         tensor_rules=family.tensor_rules(config),
         new_head=new_head or not others.isdisjoint(_texts(raw.get("architectures"))),
     )
+
+
+def _seed(key: jax.Array | None, depth: int, frozen_blocks: int) -> ops.Seed:
+    """Of the dropout at one depth; frozen depths have none."""
+    return None if key is None or depth <= frozen_blocks else ops.seed_of(key, depth)
 
 
 def _family(directory: str, model_type: Any) -> Family[Any]:

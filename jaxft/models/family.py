@@ -16,9 +16,27 @@ from jax.sharding import PartitionSpec
 from jaxft.models.layers import ops
 
 Batch = Mapping[str, jax.Array]
-# 'hidden' [B, T, D] and what else the blocks need.
+# 'hidden' [B, T, D] in the compute dtype, what else the blocks need, and 'reads': the positions
+# [B, K] that the head reads, where it does not read all.
 Carry = dict[str, jax.Array]
 Outputs = dict[str, jax.Array]
+# What a block leaves beside the carry, by name.
+Kept = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a block is given besides the carry.
+
+    Attributes:
+        seed: of the dropout at its depth; None: no dropout.
+        reads: positions [B, K] of the tokens of which alone 'hidden' is asked, as [B, K, D], though
+            all are looked at; None: of every token.
+    """
+
+    seed: ops.Seed = None
+    reads: jax.Array | None = None
 
 
 class Config(Protocol):
@@ -30,10 +48,9 @@ class Config(Protocol):
 
 
 class Block(Protocol):
-    """One depth. With reads None: 'hidden' of every token; else of the positions [B, K] alone, as
-    [B, K, D], though all tokens are looked at."""
+    """One depth. It leaves {} in every family so far."""
 
-    def __call__(self, carry: Carry, seed: ops.Seed, reads: jax.Array | None = None) -> Carry: ...
+    def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]: ...
 
 
 class Backbone(Protocol):

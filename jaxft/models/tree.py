@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 Params = dict
 
@@ -12,12 +11,3 @@ def flatten(tree: Params) -> dict[str, Any]:
     """{'a': {0: {'kernel': x}}} -> {'a/0/kernel': x}, in the order of jax.tree.leaves."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def cast_floating(tree: Any, dtype: jax.typing.DTypeLike) -> Any:
-    """Casts floating-point leaves; ids keep their dtype."""
-
-    def cast(x: jax.Array) -> jax.Array:
-        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-    return jax.tree.map(cast, tree)

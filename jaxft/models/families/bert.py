@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxft.models.checkpoint import config_json
-from jaxft.models.family import Carry, Family, Head, TextLimits
+from jaxft.models.family import Carry, Context, Family, Head, Kept, TextLimits
 from jaxft.models.heads import Classifier, every_token, first_token
 from jaxft.models.layers import modules, ops
 
@@ -114,17 +114,15 @@ class Block(nnx.Module):
         self.intermediate = Intermediate(config, rngs=rngs)
         self.output = ResidualOutput(config.intermediate_size, config, rngs=rngs)
 
-    def __call__(
-        self, carry: dict[str, jax.Array], seed: ops.Seed, reads: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
+    def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
         tokens, segment_ids = carry["hidden"], carry["segment_ids"]
-        weights_seed, attention_seed, output_seed = ops.split(seed, 3)
-        hidden = ops.take(tokens, reads)
-        mask = ops.segment_mask(ops.take(segment_ids, reads), segment_ids)
-        context = self.attention.self(hidden, tokens, mask, weights_seed)
-        hidden = self.attention.output(context, hidden, attention_seed)
+        weights_seed, attention_seed, output_seed = ops.split(context.seed, 3)
+        hidden = ops.take(tokens, context.reads)
+        mask = ops.segment_mask(ops.take(segment_ids, context.reads), segment_ids)
+        attended = self.attention.self(hidden, tokens, mask, weights_seed)
+        hidden = self.attention.output(attended, hidden, attention_seed)
         hidden = self.output(self.intermediate(hidden), hidden, output_seed)
-        return {**carry, "hidden": hidden}
+        return {**carry, "hidden": hidden}, {}
 
 
 class Encoder(nnx.Module):

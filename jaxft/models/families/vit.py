@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxft.models.checkpoint import config_json
-from jaxft.models.family import Carry, Family, Head, ImageLimits, Outputs
+from jaxft.models.family import Carry, Context, Family, Head, ImageLimits, Kept, Outputs
 from jaxft.models.heads import first_token
 from jaxft.models.layers import modules, ops
 
@@ -156,18 +156,18 @@ class Block(nnx.Module):
         self.activation = config.hidden_act
         self.rate = config.hidden_dropout_prob
 
-    def __call__(
-        self, carry: dict[str, jax.Array], seed: ops.Seed, reads: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
+    def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
         hidden = carry["hidden"]
-        weights_seed, attention_seed, output_seed = ops.split(seed, 3)
+        weights_seed, attention_seed, output_seed = ops.split(context.seed, 3)
         tokens = self.layernorm_before(hidden)
-        context = self.attention.attention(ops.take(tokens, reads), tokens, None, weights_seed)
-        update = self.attention.output.dense(context)
-        hidden = ops.take(hidden, reads) + ops.dropout(update, self.rate, attention_seed)
+        looking = ops.take(tokens, context.reads)
+        attended = self.attention.attention(looking, tokens, None, weights_seed)
+        update = self.attention.output.dense(attended)
+        hidden = ops.take(hidden, context.reads) + ops.dropout(update, self.rate, attention_seed)
         wide = self.intermediate.dense(self.layernorm_after(hidden))
         update = self.output.dense(ops.ACTIVATIONS[self.activation](wide))
-        return {"hidden": hidden + ops.dropout(update, self.rate, output_seed)}
+        hidden = hidden + ops.dropout(update, self.rate, output_seed)
+        return {**carry, "hidden": hidden}, {}
 
 
 class Encoder(nnx.Module):
