@@ -15,7 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from jaxft import models
-from jaxft.models import config_json, hf, names, tensors
+from jaxft.models import hf
+from jaxft.models.checkpoint import config_json, names, tensors
 
 CONFIG = {
     "model_type": "bert",
@@ -42,9 +43,9 @@ def checkpoint(directory: Path, dtype: str = "F32", **config: Any) -> dict[str, 
     rng = np.random.default_rng(0)
     found = {}
     for path, leaf in models.flatten(architecture.abstract).items():
-        name, axes = names.stored(path, leaf.ndim)
-        shape = names.to_stored(leaf.shape, axes)
-        found[name] = rng.normal(size=shape).astype(tensors.DTYPES[dtype])
+        stored = architecture.stored[path]
+        shape = stored.reordered(leaf.shape)
+        found[stored.name] = rng.normal(size=shape).astype(tensors.DTYPES[dtype])
     save(directory, found, dtype)
     return found
 

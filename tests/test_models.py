@@ -14,7 +14,8 @@ import torch
 import transformers
 
 from jaxft import models
-from jaxft.models import hf, names
+from jaxft.models import hf
+from jaxft.models.checkpoint import names
 
 LABELS = 3
 # Tiny models take longer to optimise than to run: level 0 halves the time these tests need.
@@ -26,6 +27,7 @@ class Row:
     """A tiny model of a family in transformers, and a batch for both sides."""
 
     with_head: type
+    token: type | None  # with a head for tokens
     base: type
     config: transformers.PretrainedConfig
     batch: Callable[[np.random.Generator], tuple[dict, dict]]  # (ours, PyTorch's keywords)
@@ -73,6 +75,7 @@ def image_batch(rng: np.random.Generator) -> tuple[dict, dict]:
 FAMILY_ROWS = {
     "bert": Row(
         transformers.BertForSequenceClassification,
+        transformers.BertForTokenClassification,
         transformers.BertModel,
         transformers.BertConfig(vocab_size=50, max_position_embeddings=16, **SIZES),
         text_batch,
@@ -88,6 +91,7 @@ FAMILY_ROWS = {
     ),
     "vit": Row(
         transformers.ViTForImageClassification,
+        None,
         transformers.ViTModel,
         transformers.ViTConfig(image_size=(8, 12), patch_size=4, num_channels=2, **SIZES),
         image_batch,
@@ -106,7 +110,7 @@ every_family = pytest.mark.parametrize("family", FAMILY_ROWS)
 # The last block for the tokens that the head reads, or for all.
 both_ways = pytest.mark.parametrize("all_positions", [False, True])
 text_family = pytest.mark.parametrize(
-    "family", [name for name in FAMILY_ROWS if models.FAMILIES[name].INPUTS == "text"]
+    "family", [name for name, row in FAMILY_ROWS.items() if row.batch is text_batch]
 )
 
 
@@ -159,14 +163,14 @@ def loss(architecture: Any, params: Any, batch: dict, labels: np.ndarray, **opti
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def in_our_layout(family: str, params: Any, named_tensors: dict) -> dict[str, np.ndarray]:
+def in_our_layout(architecture: Any, named_tensors: dict) -> dict[str, np.ndarray]:
     """PyTorch tensors by parameter path, transposed to our leaves."""
-    aliases = models.FAMILIES[family].ALIASES
+    aliases = architecture.family.aliases
     tensors = {names.current_name(name, aliases): x for name, x in named_tensors.items()}
     found = {}
-    for path, leaf in models.flatten(params).items():
-        name, axes = names.stored(path, leaf.ndim)
-        found[path] = tensors.pop(name).detach().numpy().transpose(axes)
+    for path, stored in architecture.stored.items():
+        if stored.name in tensors:
+            found[path] = tensors.pop(stored.name).detach().numpy().transpose(stored.axes)
     assert not tensors
     return found
 
@@ -207,7 +211,7 @@ def test_gradients_equal_pytorch_for_every_parameter(family, all_positions, tmp)
     labels = np.array([0, 2, 1])
     model.zero_grad()
     model(**theirs, labels=torch.tensor(labels)).loss.backward()
-    expected = in_our_layout(family, params, {n: p.grad for n, p in model.named_parameters()})
+    expected = in_our_layout(architecture, {n: p.grad for n, p in model.named_parameters()})
     ours_of = functools.partial(loss, architecture, all_positions=all_positions)
     gradients = compiled(jax.grad(lambda p: ours_of(p, ours, labels)))(params)
     largest = max(np.abs(gradient).max() for gradient in expected.values())
@@ -269,10 +273,10 @@ def test_a_base_model_checkpoint_gets_a_new_head(family, tmp_path):
     assert {"classifier/kernel", "classifier/bias"} == set(report.initialised)
     kernel = np.asarray(params["classifier"]["kernel"])
     assert 0.1 < kernel.std() < 0.3 and not np.asarray(params["classifier"]["bias"]).any()
-    prefix = models.FAMILIES[family].BASE
+    prefix = models.FAMILIES[family].base
     body = {f"{prefix}.{name}": x for name, x in model.state_dict().items()}
     body = {n: x for n, x in body.items() if "pooler" not in n or architecture.inputs == "text"}
-    for path, leaf in in_our_layout(family, {prefix: params[prefix]}, body).items():
+    for path, leaf in in_our_layout(architecture, body).items():
         np.testing.assert_array_equal(models.flatten(params)[path], leaf)
 
 
@@ -284,7 +288,7 @@ def test_half_precision_and_sharded_files_come_in_and_go_out(family, dtype, tmp_
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     architecture, params, report = load(tmp_path)
     assert report == names.ReadReport()
-    expected = in_our_layout(family, params, dict(model.float().named_parameters()))
+    expected = in_our_layout(architecture, dict(model.float().named_parameters()))
     for path, leaf in models.flatten(params).items():
         assert leaf.dtype == jnp.float32
         np.testing.assert_array_equal(leaf, expected[path])
@@ -380,7 +384,7 @@ def test_bf16_compute_is_near_fp32_and_its_gradients_are_fp32(family, tmp):
 def test_bf16_parameters_have_bf16_gradients_and_train_in_a_scan(family, dtype, tmp):
     """A scan refuses a carry whose dtype changes, as Adam's moments do with their gradient's."""
     _, architecture, params = checkpoint(family, tmp)
-    params = models.cast_floating(params, jnp.bfloat16)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     batch, labels = batches(family)[0], np.array([0, 2, 1])
     gradient = jax.grad(lambda p: loss(architecture, p, batch, labels, dtype=dtype))
     for path, leaf in models.flatten(jax.eval_shape(gradient, params)).items():
@@ -458,20 +462,50 @@ def test_an_example_in_a_packed_row_has_no_influence_on_its_neighbour(family, tm
     batch = packed(batches(family)[0], [[2, 0]], width=18)
 
     def logits_of_slot(hidden, slot):
-        model = models.nnx.merge(architecture.graphdef, params)
-        carry = {**model.stem(batch, None), "hidden": hidden}
-        *lower, last = model.blocks
-        for block in lower:
-            carry = block(carry, None)
-        first = last(carry, None, model.reads(batch))["hidden"]
-        return model.head(first, None)["logits"][0, slot].sum()
+        outputs = architecture.suffix(params, {**stem, "hidden": hidden}, 0)
+        return outputs["logits"][0, slot].sum()
 
-    hidden = models.nnx.merge(architecture.graphdef, params).stem(batch, None)["hidden"]
+    stem = architecture.prefix(params, batch, 0)
     gradient = compiled(jax.grad(logits_of_slot))
     for slot in range(2):
-        influence = np.abs(gradient(hidden, slot)[0]).max(-1)
+        influence = np.abs(gradient(stem["hidden"], slot)[0]).max(-1)
         own = batch["segment_ids"][0] == slot + 1
         assert (influence[own] > 0).all() and (influence[~own] == 0).all()
+
+
+@every_family
+@both_ways
+def test_prefix_and_suffix_at_every_cut_are_apply_bitwise(family, all_positions, tmp):
+    checkpoint(family, tmp)
+    architecture, params, _ = load(tmp / family, dropout=0.3)
+    batch, key = batches(family)[0], jax.random.key(0)
+    options = {"frozen_blocks": 0, "all_positions": all_positions}
+    # Operation by operation: compiled as one, XLA may merge across the cut and round otherwise.
+    whole = architecture.apply(params, batch, key, dtype=jnp.bfloat16, **options)
+    for cut in range(architecture.num_blocks + 1):
+        carry = architecture.prefix(params, batch, cut, key, dtype=jnp.bfloat16, **options)
+        assert carry["hidden"].dtype == jnp.bfloat16
+        parts = architecture.suffix(params, carry, cut, key, **options)
+        assert parts.keys() == whole.keys()
+        for name in whole:
+            np.testing.assert_array_equal(parts[name], whole[name])
+    for cut in (-1, architecture.num_blocks + 1):
+        with pytest.raises(
+            ValueError, match=rf"upto is {cut}; it may be 0 \(the stem\) to 2 blocks"
+        ):
+            architecture.prefix(params, batch, cut)
+
+
+def test_only_hidden_is_cast_to_the_compute_dtype(tmp, monkeypatch):
+    """A table of rotations or a bias of positions in bf16 would move tokens."""
+    _, architecture, params = checkpoint("bert", tmp)
+    backbone = type(architecture.modules(params)[0])
+    stem = backbone.stem
+    angles = jnp.linspace(0, 1, 9)
+    monkeypatch.setattr(backbone, "stem", lambda *given: {**stem(*given), "angles": angles})
+    carry = architecture.prefix(params, batches("bert")[0], 2, dtype=jnp.bfloat16)
+    assert carry["hidden"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(carry["angles"], angles, strict=True)
 
 
 def test_images_of_another_size_are_refused(tmp):

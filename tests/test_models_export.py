@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxft import models
-from jaxft.models import names, tensors
+from jaxft.models.checkpoint import names, tensors
 from tests.test_hf import CONFIG, checkpoint, read, write
 
 
@@ -29,7 +29,7 @@ def test_what_was_frozen_is_byte_identical_in_the_export(dtype, tmp_path):
     exported = load_file(tmp_path / "out" / tensors.SINGLE)
     assert set(exported) == set(found)
     for path, leaf in models.flatten(moved).items():
-        name, axes = names.stored(path, leaf.ndim)
+        name, axes = architecture.stored[path].name, architecture.stored[path].axes
         if path in frozen:
             assert exported[name].dtype == found[name].dtype
             assert exported[name].tobytes() == found[name].tobytes()

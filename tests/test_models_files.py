@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from jaxft.models import checkpoint_files
-from jaxft.models.checkpoint_files import replacing
+from jaxft.models.checkpoint import checkpoint_files
+from jaxft.models.checkpoint.checkpoint_files import replacing
 
 # Ends with status 9 just before one of the calls that change the disk; does without jax.
 KILLED = """

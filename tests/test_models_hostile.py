@@ -20,7 +20,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxft import models
-from jaxft.models import checkpoint_files, hf, names, tensors
+from jaxft.models import hf
+from jaxft.models.checkpoint import checkpoint_files, tensors
 
 CONFIG, WEIGHTS, INDEX = "config.json", tensors.SINGLE, tensors.INDEX
 DEEP = 10**5
@@ -42,11 +43,11 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         raw = {"model_type": family, **common, "intermediate_size": 64, **sizes}
         (place / CONFIG).write_text(json.dumps(raw))
         (place / "tokenizer.json").write_text("{}")  # for others to refuse
-        leaves = models.flatten(models.load_architecture(str(place), num_labels=2).abstract)
+        architecture = models.load_architecture(str(place), num_labels=2)
         zeros = {}
-        for path, leaf in leaves.items():
-            name, axes = names.stored(path, leaf.ndim)
-            zeros[name] = np.zeros(names.to_stored(leaf.shape, axes), np.float32)
+        for path, leaf in models.flatten(architecture.abstract).items():
+            stored = architecture.stored[path]
+            zeros[stored.name] = np.zeros(stored.reordered(leaf.shape), np.float32)
         save_file(zeros, place / WEIGHTS)
     return found
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxft.models import ops
+from jaxft.models.layers import ops
 
 SEED = jnp.array([12345, 67890], jnp.uint32)
 

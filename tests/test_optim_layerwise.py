@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxft import optim
-from jaxft.models import bert, vit
+from jaxft.models import FAMILIES
 
 # lr_scale of timm 1.0.31, param_groups_layer_decay(layer_decay=0.75): vit_base_patch16_224 (its own
 # names translated), and a 12-layer BertForSequenceClassification with the group matcher
@@ -66,9 +66,14 @@ def nest(flat):
     return tree
 
 
-@pytest.mark.parametrize(("family", "table"), [(vit, TIMM_VIT), (bert, TIMM_BERT)])
+def rules_of(family):
+    """Of the published size, with 12 blocks."""
+    return FAMILIES[family].depth_rules(FAMILIES[family].config())
+
+
+@pytest.mark.parametrize(("family", "table"), [("vit", TIMM_VIT), ("bert", TIMM_BERT)])
 def test_scales_equal_those_of_timm(family, table):
-    depths = optim.depths_from_rules(nest(table), family.depth_rules(12))
+    depths = optim.depths_from_rules(nest(table), rules_of(family))
     scales = optim.by_path(optim.layer_scales(depths, 0.75))
     assert scales.keys() == table.keys()
     assert scales == pytest.approx(table, rel=1e-12)
@@ -88,7 +93,7 @@ def test_prefixes_and_rules_give_the_same_depths():
     blocks = [f"vit/encoder/layer/{i}" for i in range(11)]
     last = ("vit/encoder/layer/11", "vit/layernorm")
     depths = optim.depths_from_prefixes(tree, ["vit/embeddings", *blocks, last, "classifier"])
-    assert depths == optim.depths_from_rules(tree, vit.depth_rules(12))
+    assert depths == optim.depths_from_rules(tree, rules_of("vit"))
 
 
 @pytest.mark.parametrize(

@@ -1,186 +1,27 @@
-"""Model families as stem, blocks and head, and the one table that names them.
+"""Models from Hugging Face checkpoints and back.
 
-To add a family: its file, its line in FAMILIES, its row in the parity test. The file has
-  INPUTS                    'text' or 'image'
-  ARCHITECTURE, BASE        HF's class with a classifier; the prefix its base-model files leave out
-  Config                    frozen; Config.from_hf(raw) refuses what is not implemented; each field
-                            has its type and bounds in config_json.RULES
-  DROPOUT_FIELDS            the fields of Config that are dropout rates
-  Model(config, num_labels, *, rngs)
-      stem(batch, seed)     -> carry: a dict with 'hidden' [B, T, D] and what else the blocks need
-      blocks                each: (carry, seed, reads) -> carry. reads None: 'hidden' of every token;
-                            positions [B, K]: of these alone, [B, K, D], though all are looked at
-      reads(batch)          -> [B, K], the positions that the head reads
-      head(hidden, seed)    hidden [B, K, D] -> {'logits'}. A seed of None means no dropout
-  depth_rules(num_blocks)   ordered (path pattern, depth), covering every parameter
-  TENSOR_RULES              ordered (path pattern, PartitionSpec over 'tensor')
-  OTHER_HEADS, ALIASES      checkpoint names to drop; (pattern, replacement) for names to modernise
-Patterns are regular expressions that must match the whole path; the first that does decides.
+An architecture is read from a checkpoint's config.json (architecture.py), its parameters from the
+tensors (checkpoint/). What differs between families is in one file each (families/), as the record
+that family.py describes.
 """
 
-import dataclasses
-import difflib
-import os
-import re
-import types
-from collections.abc import Mapping
-from typing import Any
+from jaxft.models.architecture import Architecture, load_architecture
+from jaxft.models.checkpoint import hf
+from jaxft.models.checkpoint.config_json import class_names
+from jaxft.models.checkpoint.names import ReadReport
+from jaxft.models.families import FAMILIES
+from jaxft.models.family import ImageLimits, TextLimits
+from jaxft.models.tree import Params, flatten
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-from jax.sharding import PartitionSpec
-
-from jaxft.models import bert, config_json, ops, vit
-from jaxft.models.checkpoint_files import brief
-
-FAMILIES = {
-    "bert": bert,
-    "vit": vit,
-}
-
-Params = dict  # nested dict of arrays; str keys, int keys for list entries
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Architecture:
-    """Everything about a model but its numbers. Equal only to itself, so jit may close over it."""
-
-    family: str  # key of FAMILIES
-    hf_config: dict[str, Any]  # config.json, with the family's defaults for what it lacks
-    config: Any  # the family's Config, with the dropout rates that will be used
-    inputs: str  # 'text' or 'image': which batch it takes
-    num_labels: int
-    num_blocks: int
-    graphdef: nnx.GraphDef
-    abstract: Params  # ShapeDtypeStruct leaves
-    depths: dict[str, int]  # parameter path -> stem 0, blocks 1.., head num_blocks + 1
-    tensor_rules: tuple[tuple[str, PartitionSpec], ...]  # as the family's TENSOR_RULES
-    new_head: bool  # the checkpoint's own classifier is for other labels: initialise one
-
-    def init(self, key: jax.Array) -> Params:
-        """Every parameter, newly initialised. Under jit, leaves that are not used cost nothing."""
-        family = FAMILIES[self.family]
-        model = family.Model(self.config, self.num_labels, rngs=nnx.Rngs(key))
-        return nnx.to_pure_dict(nnx.state(model))
-
-    def apply(
-        self,
-        params: Params,
-        batch: Mapping[str, jax.Array],
-        key: jax.Array | None = None,
-        *,
-        frozen_blocks: int = -1,
-        all_positions: bool = False,
-        remat: bool = False,
-        dtype: jax.typing.DTypeLike = jnp.float32,
-    ) -> dict[str, jax.Array]:
-        """The forward pass: fp32 'logits' [R, K, C] for packed text rows, [B, C] for images.
-
-        The last block's queries, output and feed-forward are computed only for the tokens that the
-        head reads, its keys and values for all: the same logits for 2/12 of that block's products.
-
-        Args:
-            key: drives dropout, with a seed of its own for each depth; None turns it off.
-            frozen_blocks: depths up to this one (0: stem only, -1: none) are a fixed feature
-                extractor: no dropout, and no rematerialisation, as nothing there is differentiated.
-            all_positions: run the last block, too, for every token, and return its output as
-                'hidden' [B, T, D] in `dtype` (with dropout: under another mask than without).
-            remat: recompute each other block in the backward pass, not keeping its activations. For
-                accelerators: XLA:CPU drops the barriers it rests on, and only the FLOPs grow.
-            dtype: of the blocks' activations and matrix products; stem, norms, softmax and head
-                stay in fp32.
-        """
-        model = nnx.merge(self.graphdef, params)
-
-        def seed(depth: int) -> ops.Seed:
-            return None if key is None or depth <= frozen_blocks else ops.seed_of(key, depth)
-
-        reads = model.reads(batch)
-        carry = cast_floating(model.stem(batch, seed(0)), dtype)
-        for depth, block in enumerate(model.blocks, start=1):
-            run = jax.checkpoint(block.__call__) if remat and depth > frozen_blocks else block
-            only = reads if depth == self.num_blocks and not all_positions else None
-            carry = run(carry, seed(depth), only)
-        hidden, head_seed = carry["hidden"], seed(self.num_blocks + 1)
-        if all_positions:
-            return {**model.head(ops.take(hidden, reads), head_seed), "hidden": hidden}
-        return model.head(hidden, head_seed)
-
-
-def load_architecture(
-    directory: str, *, num_labels: int, dropout: float | None = None, new_head: bool = False
-) -> Architecture:
-    """Reads `directory/config.json`; no weights are touched.
-
-    Args:
-        num_labels: classes of the head, whatever the checkpoint's own head has.
-        dropout: replaces every dropout rate of the checkpoint; None keeps them.
-        new_head: initialise the classifier even if the checkpoint's would fit, since its classes
-            mean something else.
-
-    Raises:
-        ValueError: no such file, an unknown model_type, keys that are not implemented or fields
-            that cannot be, all of them listed.
-    """
-    raw = config_json.load(directory)
-    family = raw.get("model_type")
-    if not isinstance(family, str) or family not in FAMILIES:
-        near = difflib.get_close_matches(str(family)[:60].lower(), FAMILIES, n=1)
-        raise ValueError(
-            f"{directory}/config.json: model_type {brief(family)} is not implemented; known are "
-            f"{', '.join(FAMILIES)}" + (f" (did you mean {near[0]!r}?)" if near else "")
-        )
-    module = FAMILIES[family]
-    try:
-        config = module.Config.from_hf(raw)
-    except ValueError as error:  # "config.json: …"
-        raise ValueError(os.path.join(directory, str(error))) from None
-    if dropout is not None:
-        config = dataclasses.replace(config, **dict.fromkeys(module.DROPOUT_FIELDS, dropout))
-    # One key for all, as only shapes are made: the counter in nnx.Rngs, traced, takes time that is
-    # quadratic in the blocks (12: 0.22 s, 100: 5.1 s, 200: 35 s).
-    keys: Any = types.SimpleNamespace(params=lambda: jax.random.key(0))
-    model = nnx.eval_shape(lambda: module.Model(config, num_labels, rngs=keys))
-    graphdef, state = nnx.split(model)
-    abstract = nnx.to_pure_dict(state)
-    rules = module.depth_rules(len(model.blocks))
-    return Architecture(
-        family=family,
-        hf_config=_defaults(module.Config) | raw,
-        config=config,
-        inputs=module.INPUTS,
-        num_labels=num_labels,
-        num_blocks=len(model.blocks),
-        graphdef=graphdef,
-        abstract=abstract,
-        depths={path: _depth(path, rules) for path in flatten(abstract)},
-        tensor_rules=module.TENSOR_RULES,
-        new_head=new_head,
-    )
-
-
-def _defaults(config_type: type) -> dict[str, Any]:
-    return {field.name: field.default for field in dataclasses.fields(config_type)}
-
-
-def flatten(tree: Params) -> dict[str, Any]:
-    """{'a': {0: {'kernel': x}}} -> {'a/0/kernel': x}, in the order of jax.tree.leaves."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def cast_floating(tree: Any, dtype: jax.typing.DTypeLike) -> Any:
-    """Casts floating-point leaves; ids keep their dtype."""
-
-    def cast(x: jax.Array) -> jax.Array:
-        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-    return jax.tree.map(cast, tree)
-
-
-def _depth(path: str, rules: tuple[tuple[str, int], ...]) -> int:
-    for pattern, depth in rules:
-        if re.fullmatch(pattern, path):
-            return depth
-    raise AssertionError(f"no depth rule covers {path}")
+__all__ = [
+    "FAMILIES",
+    "Architecture",
+    "ImageLimits",
+    "Params",
+    "ReadReport",
+    "TextLimits",
+    "class_names",
+    "flatten",
+    "hf",
+    "load_architecture",
+]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -17,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxft.config import ConfigDict
-from jaxft.models import Architecture, config_json, hf, load_architecture
-from jaxft.models.names import ReadReport
+from jaxft.models import Architecture, ReadReport, class_names, hf, load_architecture
 from jaxft.optim import Finding, lint, path_map
 from jaxft.run.data import Batches, Encoder, Slicing, Splits, make_encoder, open_splits
 from jaxft.run.decide import decide, frozen_blocks
@@ -88,7 +86,7 @@ def prepare(config: ConfigDict) -> Prepared:
     if not config.model.path:
         raise ValueError("config.model.path is empty: give a checkpoint directory or a hub id")
     directory = hf.resolve(config.model.path)
-    names = _checkpoint_labels(config_json.load(directory))
+    names = class_names(directory)
     prepared = settle(config, directory, open_splits(config, task.inputs, names))
     # By the headers alone: a checkpoint without weights, or with others, is refused here.
     fresh = () if config.model.scratch else hf.missing(directory, prepared.architecture)
@@ -98,8 +96,7 @@ def prepare(config: ConfigDict) -> Prepared:
 def settle(config: ConfigDict, directory: str, splits: Splits) -> Prepared:
     """The rest of `prepare`, which reads no row: of `splits`, only names and the number of rows count."""
     task = TASKS[config.task]
-    hf_config = config_json.load(directory)
-    names = _checkpoint_labels(hf_config)
+    names = class_names(directory)
     architecture = load_architecture(
         directory,
         num_labels=len(splits.names),
@@ -109,7 +106,7 @@ def settle(config: ConfigDict, directory: str, splits: Splits) -> Prepared:
     if architecture.inputs != task.inputs:
         raise ValueError(
             f"config.task={config.task!r} needs a model of {task.inputs}, but {config.model.path} is "
-            f"{hf_config['model_type']!r}, a model of {architecture.inputs}"
+            f"{architecture.family.model_type!r}, a model of {architecture.inputs}"
         )
     length = run_length(config, len(splits.train.labels))
     decisions = decide(config, architecture, length)
@@ -145,10 +142,7 @@ def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple
             f"nothing to train: config.optim.frozen={config.optim.frozen!r} and "
             f"freeze_below={config.optim.freeze_below} freeze every parameter, the head too"
         )
-    task = TASKS[config.task]
-    encoder = make_encoder(
-        config, task.inputs, prepared.directory, architecture.hf_config, prepared.splits, cache
-    )
+    encoder = make_encoder(config, prepared.directory, architecture.limits, prepared.splits, cache)
     cut = slicing(parallel, config.train.accumulate)
     train_batches = encoder.training(prepared.splits.train, config, prepared.length.steps, cut)
     eval_batches = encoder.evaluation(prepared.splits.eval, config, cut)
@@ -259,11 +253,3 @@ def devices(config: ConfigDict) -> Parallel:
 def eval_interval(prepared: Prepared) -> int:
     """Steps between evaluations, at least 1."""
     return max(1, prepared.length.of(prepared.config, "eval.every"))
-
-
-def _checkpoint_labels(hf_config: dict[str, Any]) -> list[str]:
-    """Names of the classes a checkpoint's head was trained for; [] when it does not say."""
-    names = hf_config.get("id2label") or {}
-    ordered = [str(names[i]) for i in sorted(names, key=int)]
-    generic = all(re.fullmatch(r"LABEL_\d+", name) for name in ordered)
-    return [] if generic else ordered

@@ -18,6 +18,7 @@ from jaxft.data.loader import ImageBatches, TextBatches
 from jaxft.data.sources import Source, open_source
 from jaxft.data.subsets import few_per_class, holdout
 from jaxft.data.text import find_text_columns, load_tokenizer, tokenize
+from jaxft.models import ImageLimits, TextLimits
 
 Batches = TextBatches | ImageBatches
 _ADVICE = " by config.data.on_bad_row='drop'"
@@ -222,38 +223,43 @@ class Encoder:
     """Turns splits into batches by what the checkpoint's inputs are.
 
     Attributes:
-      inputs: 'text' or 'image'.
       directory: the checkpoint's, for tokenizer or preprocessor files.
+      limits: which inputs the model can take.
       columns: input columns.
       max_length: longest text in tokens.
       cache: directory of tokenised text; None: not kept.
     """
 
-    inputs: str
     directory: str
-    hf_config: dict[str, Any]
+    limits: TextLimits | ImageLimits
     columns: tuple[str, ...]
     max_length: int
     cache: str | None
 
+    @property
+    def inputs(self) -> str:
+        """'text' or 'image'."""
+        return "text" if isinstance(self.limits, TextLimits) else "image"
+
     def tokens(self, split: Split) -> Any:
         """Token ids of a text split."""
+        assert isinstance(self.limits, TextLimits)
         return tokenize(
             split.source,
             split.labels.rows,
             self.columns,
             load_tokenizer(self.directory),
             max_length=self.max_length,
-            vocab_size=self.hf_config["vocab_size"],
+            vocab_size=self.limits.vocabulary,
             cache_dir=self.cache,
         )
 
     def images(self, split: Split, augment: Augment | None, seed: int) -> Images:
         """Decoded images of an image split."""
+        limits = self.limits
+        assert isinstance(limits, ImageLimits)
         preprocess = Preprocess.from_checkpoint(
-            self.directory,
-            image_size=self.hf_config["image_size"],
-            channels=self.hf_config.get("num_channels", 3),
+            self.directory, image_size=(limits.height, limits.width), channels=limits.channels
         )
         return Images(
             split.source, split.labels.rows, self.columns[0], preprocess, augment=augment, seed=seed
@@ -293,23 +299,26 @@ class Encoder:
 
 
 def make_encoder(
-    config: ConfigDict, inputs: str, directory: str, hf_config: dict[str, Any], splits: Splits,
+    config: ConfigDict, directory: str, limits: TextLimits | ImageLimits, splits: Splits,
     cache: str | None,
 ) -> Encoder:  # fmt: skip
     """The encoder of a run.
 
     Raises:
-      ValueError: data.max_length is above what the checkpoint has positions for.
+      ValueError: data.max_length is above what the checkpoint has positions for, or there are two
+        text columns and it cannot tell them apart.
     """
-    limit = hf_config.get("max_position_embeddings", 0)
-    length = config.data.max_length or limit
-    if inputs == "text" and length > limit:
-        raise ValueError(
-            f"config.data.max_length={length} is above the {limit} positions of the checkpoint"
-        )
-    if len(splits.columns) == 2 and hf_config.get("type_vocab_size") == 1:
-        raise ValueError(
-            f"{directory} has one token type, so it cannot tell two texts apart; give one text column in "
-            f"config.data.text, not {', '.join(splits.columns)}"
-        )
-    return Encoder(inputs, directory, hf_config, splits.columns, length, cache)
+    length = 0
+    if isinstance(limits, TextLimits):
+        length = config.data.max_length or limits.positions
+        if length > limits.positions:
+            raise ValueError(
+                f"config.data.max_length={length} is above the {limits.positions} positions of the "
+                "checkpoint"
+            )
+        if len(splits.columns) == 2 and not limits.pairs:
+            raise ValueError(
+                f"{directory} has no token type for a second text, so it cannot tell two texts apart; "
+                f"give one text column in config.data.text, not {', '.join(splits.columns)}"
+            )
+    return Encoder(directory, limits, splits.columns, length, cache)

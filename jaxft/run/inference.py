@@ -17,7 +17,7 @@ from jaxft.config import ConfigDict, default_config, nearest
 from jaxft.data.images import find_image_column
 from jaxft.data.sources import Source
 from jaxft.data.text import find_text_columns
-from jaxft.models import Architecture, hf, load_architecture
+from jaxft.models import Architecture, TextLimits, hf, load_architecture
 from jaxft.run.build import slicing
 from jaxft.run.data import Batches, Encoder, Split
 from jaxft.run.directory import RunDirectory
@@ -201,11 +201,9 @@ def _ready(
         )
     forward = functools.partial(architecture.apply, dtype=jnp.dtype(config.model.dtype))
     program = parallel.compile_eval(functools.partial(eval_step, forward=forward))
-    raw = architecture.hf_config
-    encoder = Encoder(
-        architecture.inputs, str(path), raw, columns,
-        config.data.max_length or raw.get("max_position_embeddings", 0), None,
-    )  # fmt: skip
+    limits = architecture.limits
+    positions = limits.positions if isinstance(limits, TextLimits) else 0
+    encoder = Encoder(str(path), limits, columns, config.data.max_length or positions, None)
     return Inference(directory, config, architecture, names, params, program, parallel, encoder)
 
 

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from jaxft.models.hf import COMPANIONS
+from jaxft.models.checkpoint.checkpoint_files import COMPANIONS
 
 # What jaxft writes into a run directory (directory.py), and the folders that are jaxft's alone.
 _RUN_PARTS = frozenset(

@@ -12,27 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxft.models import config_json, layers, ops
-
-INPUTS = "image"
-ARCHITECTURE = "ViTForImageClassification"
-BASE = "vit"  # prefix that a ViTModel checkpoint leaves out
-TENSOR_RULES = layers.ENCODER_TENSOR_RULES
-DROPOUT_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-
-# ViTModel's pooler, the mask token and decoder of masked image modelling.
-OTHER_HEADS = (r"(vit\.)?pooler\..*", r"(vit\.)?embeddings\.mask_token", r"decoder\..*")
-# transformers 5 names the modules of a live model otherwise than its files do; a state dict
-# that was saved as it is has the live model's names.
-ALIASES = (
-    (r"(^|\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
-    (r"attention\.q_proj\.", "attention.attention.query."),
-    (r"attention\.k_proj\.", "attention.attention.key."),
-    (r"attention\.v_proj\.", "attention.attention.value."),
-    (r"attention\.o_proj\.", "attention.output.dense."),
-    (r"mlp\.fc1\.", "intermediate.dense."),
-    (r"mlp\.fc2\.", "output.dense."),
-)
+from jaxft.models.checkpoint import config_json
+from jaxft.models.family import Carry, Context, Family, Head, ImageLimits, Kept, Outputs
+from jaxft.models.heads import first_token
+from jaxft.models.layers import modules, ops
 
 # Of ViTModel's pooler and of the masked-image decoder, which are not used here.
 _IGNORED = frozenset({"pooler_output_size", "pooler_act", "encoder_stride"})
@@ -146,12 +129,12 @@ class Dense(nnx.Module):
     """A linear map under the name `dense`, which HF's intermediate and output modules hold."""
 
     def __init__(self, inputs: int, outputs: int, config: Config, *, rngs: nnx.Rngs):
-        self.dense = layers.Linear(inputs, outputs, std=config.initializer_range, rngs=rngs)
+        self.dense = modules.Linear(inputs, outputs, std=config.initializer_range, rngs=rngs)
 
 
 class Attention(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        self.attention = layers.SelfAttention(
+        self.attention = modules.SelfAttention(
             config.hidden_size,
             config.num_attention_heads,
             rate=config.attention_probs_dropout_prob,
@@ -165,26 +148,26 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         width, wide = config.hidden_size, config.intermediate_size
-        self.layernorm_before = layers.LayerNorm(width, epsilon=config.layer_norm_eps)
+        self.layernorm_before = modules.LayerNorm(width, epsilon=config.layer_norm_eps)
         self.attention = Attention(config, rngs=rngs)
-        self.layernorm_after = layers.LayerNorm(width, epsilon=config.layer_norm_eps)
+        self.layernorm_after = modules.LayerNorm(width, epsilon=config.layer_norm_eps)
         self.intermediate = Dense(width, wide, config, rngs=rngs)
         self.output = Dense(wide, width, config, rngs=rngs)
         self.activation = config.hidden_act
         self.rate = config.hidden_dropout_prob
 
-    def __call__(
-        self, carry: dict[str, jax.Array], seed: ops.Seed, reads: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
+    def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
         hidden = carry["hidden"]
-        weights_seed, attention_seed, output_seed = ops.split(seed, 3)
+        weights_seed, attention_seed, output_seed = ops.split(context.seed, 3)
         tokens = self.layernorm_before(hidden)
-        context = self.attention.attention(ops.take(tokens, reads), tokens, None, weights_seed)
-        update = self.attention.output.dense(context)
-        hidden = ops.take(hidden, reads) + ops.dropout(update, self.rate, attention_seed)
+        looking = ops.take(tokens, context.reads)
+        attended = self.attention.attention(looking, tokens, None, weights_seed)
+        update = self.attention.output.dense(attended)
+        hidden = ops.take(hidden, context.reads) + ops.dropout(update, self.rate, attention_seed)
         wide = self.intermediate.dense(self.layernorm_after(hidden))
         update = self.output.dense(ops.ACTIVATIONS[self.activation](wide))
-        return {"hidden": hidden + ops.dropout(update, self.rate, output_seed)}
+        hidden = hidden + ops.dropout(update, self.rate, output_seed)
+        return {**carry, "hidden": hidden}, {}
 
 
 class Encoder(nnx.Module):
@@ -193,46 +176,66 @@ class Encoder(nnx.Module):
 
 
 class ViT(nnx.Module):
+    """The carry holds hidden [B, N + 1, D], the class token first."""
+
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.embeddings = Embeddings(config, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
-        self.layernorm = layers.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps)
+        self.layernorm = modules.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps)
 
-
-class Model(nnx.Module):
-    """The carry holds hidden [B, N + 1, D], the class token first."""
-
-    def __init__(self, config: Config, num_labels: int, *, rngs: nnx.Rngs):
-        self.vit = ViT(config, rngs=rngs)
-        self.classifier = layers.Linear(
-            config.hidden_size, num_labels, std=config.initializer_range, rngs=rngs
-        )
-
-    def stem(self, batch: Mapping[str, jax.Array], seed: ops.Seed) -> dict[str, jax.Array]:
-        return {"hidden": self.vit.embeddings(batch["pixel_values"], seed)}
+    def stem(self, batch: Mapping[str, jax.Array], seed: ops.Seed) -> Carry:
+        return {"hidden": self.embeddings(batch["pixel_values"], seed)}
 
     @property
     def blocks(self) -> nnx.List:
-        return self.vit.encoder.layer
+        return self.encoder.layer
 
-    def reads(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-        """[B, 1]: the class token."""
-        return jnp.zeros((len(batch["pixel_values"]), 1), jnp.int32)
-
-    def head(self, first: jax.Array, seed: ops.Seed) -> dict[str, jax.Array]:
-        """[B, 1, D] -> logits [B, C] fp32; HF's model, too, has no dropout here."""
-        normed = self.vit.layernorm(first[:, 0].astype(jnp.float32))
-        return {"logits": self.classifier(normed)}
+    def finish(self, hidden: jax.Array) -> jax.Array:
+        return self.layernorm(hidden)
 
 
-def depth_rules(num_blocks: int) -> tuple[tuple[str, int], ...]:
-    """Ordered (full-match pattern of a parameter path, depth): stem 0, blocks 1..L, head L + 1.
+class ImageClassifier(nnx.Module):
+    def __init__(self, config: Config, num_labels: int, rngs: nnx.Rngs):
+        self.classifier = modules.Linear(
+            config.hidden_size, num_labels, std=config.initializer_range, rngs=rngs
+        )
 
-    The norm after the last block belongs to that block's depth, as in timm's parameter groups.
-    """
+    def __call__(self, hidden: jax.Array, seed: ops.Seed) -> Outputs:
+        """[B, 1, D] of the class token -> logits [B, C]; HF's model, too, has no dropout here."""
+        return {"logits": self.classifier(hidden[:, 0])}
+
+
+def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
+    last = config.num_hidden_layers
     return (
         (r"vit/embeddings/.*", 0),
-        *((rf"vit/encoder/layer/{i}/.*", i + 1) for i in range(num_blocks)),
-        (r"vit/layernorm/.*", num_blocks),
-        (r"classifier/.*", num_blocks + 1),
+        *((rf"vit/encoder/layer/{depth - 1}/.*", depth) for depth in range(1, last + 1)),
+        (r"vit/layernorm/.*", last),  # as in timm's parameter groups
+        (r"classifier/.*", last + 1),
     )
+
+
+FAMILY = Family(
+    model_type="vit",
+    config=Config,
+    dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    limits=lambda config: ImageLimits(*config.image, config.num_channels),
+    base="vit",
+    backbone=lambda config, kind, rngs: ViT(config, rngs=rngs),
+    heads={"image": Head("ViTForImageClassification", ImageClassifier, first_token)},
+    depth_rules=_depth_rules,
+    tensor_rules=lambda config: modules.ENCODER_TENSOR_RULES,
+    # ViTModel's pooler, the mask token and decoder of masked image modelling.
+    other_heads=(r"(vit\.)?pooler\..*", r"(vit\.)?embeddings\.mask_token", r"decoder\..*"),
+    # transformers 5 names the modules of a live model otherwise than its files do; a state dict
+    # that was saved as it is has the live model's names.
+    aliases=(
+        (r"(^|\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
+        (r"attention\.q_proj\.", "attention.attention.query."),
+        (r"attention\.k_proj\.", "attention.attention.key."),
+        (r"attention\.v_proj\.", "attention.attention.value."),
+        (r"attention\.o_proj\.", "attention.output.dense."),
+        (r"mlp\.fc1\.", "intermediate.dense."),
+        (r"mlp\.fc2\.", "output.dense."),
+    ),
+)

@@ -7,12 +7,13 @@ one message.
 
 import dataclasses
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from jaxft.models import ops
-from jaxft.models.checkpoint_files import brief, listed, read_json
+from jaxft.models.checkpoint.checkpoint_files import brief, listed, read_json
+from jaxft.models.layers import ops
 
 # Keys of PretrainedConfig, past and present, on which no encoder logits depend: provenance, labels,
 # what to return and, in the last paragraph, the defaults of text generation.
@@ -54,9 +55,15 @@ class Rule:
     wanted: str  # completes "must be …"
 
 
-def whole(most: int) -> Rule:
-    """From 1 on. Not a bool, though Python counts with those, and not 12.0."""
-    return Rule(lambda x: _is_int(x) and 1 <= x <= most, f"a whole number from 1 to {most:,}")
+def whole(most: int, least: int = 1) -> Rule:
+    """Not a bool, though Python counts with those, and not 12.0."""
+    wanted = f"a whole number from {least} to {most:,}"
+    return Rule(lambda x: _is_int(x) and least <= x <= most, wanted)
+
+
+def optional(rule: Rule) -> Rule:
+    """The same, or null."""
+    return Rule(lambda x: x is None or rule.fits(x), f"null or {rule.wanted}")
 
 
 def number(least: float, below: float, wanted: str) -> Rule:
@@ -80,23 +87,24 @@ def _pair(most: int) -> Rule:
     return Rule(fits, f"a whole number from 1 to {most:,}, or two (height, width)")
 
 
-_rate = number(0, 1, "a number from 0 to less than 1")
+RATE = number(0, 1, "a number from 0 to less than 1")
 # The bounds are some ten times what any published encoder has. They are there so that a mistyped
 # or hostile config is refused at once, not after minutes of making shapes or a full memory.
-_SIZE = 2**17
+SIZE = 2**17
+ACTIVATION = Rule(
+    lambda x: isinstance(x, str) and x in ops.ACTIVATIONS, f"one of {', '.join(ops.ACTIVATIONS)}"
+)
+# By the names that most families have for these fields.
 RULES: Mapping[str, Rule] = {
     "vocab_size": whole(10**7),
-    "hidden_size": whole(_SIZE),
+    "hidden_size": whole(SIZE),
     "num_hidden_layers": whole(512),
-    "num_attention_heads": whole(_SIZE),
-    "intermediate_size": whole(4 * _SIZE),
-    "hidden_act": Rule(
-        lambda x: isinstance(x, str) and x in ops.ACTIVATIONS,
-        f"one of {', '.join(ops.ACTIVATIONS)}",
-    ),
-    "hidden_dropout_prob": _rate,
-    "attention_probs_dropout_prob": _rate,
-    "classifier_dropout": Rule(lambda x: x is None or _rate.fits(x), f"null or {_rate.wanted}"),
+    "num_attention_heads": whole(SIZE),
+    "intermediate_size": whole(4 * SIZE),
+    "hidden_act": ACTIVATION,
+    "hidden_dropout_prob": RATE,
+    "attention_probs_dropout_prob": RATE,
+    "classifier_dropout": optional(RATE),
     "max_position_embeddings": whole(10**7),
     "type_vocab_size": whole(10**6),
     "initializer_range": number(0, 1000, "a number from 0 to less than 1,000"),
@@ -128,12 +136,25 @@ def load(directory: str) -> dict[str, Any]:
     return raw
 
 
+def class_names(directory: str) -> list[str]:
+    """Names of the classes that a checkpoint's head was trained for; [] where it does not say.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    names = load(directory).get("id2label") or {}
+    ordered = [str(names[i]) for i in sorted(names, key=int)]
+    generic = all(re.fullmatch(r"LABEL_\d+", name) for name in ordered)
+    return [] if generic else ordered
+
+
 def fields(
     config_type: type,
     raw: Mapping[str, Any],
     *,
     ignored: Collection[str] = (),
     only: Mapping[str, Any] | None = None,
+    rules: Mapping[str, Rule] | None = None,
     check: Callable[[Any], Collection[str]] = lambda config: (),
 ) -> Any:
     """A `config_type`, which is a dataclass, with the values that `raw` has for its fields.
@@ -141,6 +162,7 @@ def fields(
     Args:
         ignored: the family's further keys that cannot change the logits.
         only: its further keys of which one value is implemented.
+        rules: of its fields that RULES lacks.
         check: what is wrong with fields that are right each for itself.
 
     Raises:
@@ -150,10 +172,11 @@ def fields(
     names = {field.name for field in dataclasses.fields(config_type)}
     refused = _refused(raw, names | _NO_EFFECT | set(ignored), {**_ONLY, **(only or {})})
     given = {name: raw[name] for name in sorted(names) if name in raw}
+    ruled = {**RULES, **(rules or {})}
     wrong = [
-        f"{name} {brief(value)} must be {RULES[name].wanted}"
+        f"{name} {brief(value)} must be {ruled[name].wanted}"
         for name, value in given.items()
-        if not RULES[name].fits(value)
+        if not ruled[name].fits(value)
     ]
     if not wrong:
         config = config_type(**given)

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.models import FAMILIES, Architecture, Params, flatten, tensors
-from jaxft.models.checkpoint_files import (
+from jaxft.models.architecture import Architecture
+from jaxft.models.checkpoint import tensors
+from jaxft.models.checkpoint.checkpoint_files import (
     COMPANIONS,
     PREPROCESSOR,
     TOKENIZER,
@@ -26,7 +27,9 @@ from jaxft.models.checkpoint_files import (
     replacing,
     require_plain,
 )
-from jaxft.models.names import Match, ReadReport, match, stored, to_stored
+from jaxft.models.checkpoint.names import Match, ReadReport, match
+from jaxft.models.family import Stored
+from jaxft.models.tree import Params, flatten
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _HUB_SECONDS = 5.0  # for the hub's first answer
@@ -81,8 +84,8 @@ def read_params(
         found = match(directory, architecture)
     values = _initialise(architecture, found.report.initialised, key, places)
     for path, (name, entry) in found.sources.items():
-        _, axes = stored(path, leaves[path].ndim)
-        values[path] = _read_leaf(entry, name, axes, leaves[path].shape, places[path])
+        stored, shape = architecture.stored[path], leaves[path].shape
+        values[path] = _read_leaf(entry, name, stored, shape, places[path])
     treedef = jax.tree.structure(architecture.abstract)
     return jax.tree.unflatten(treedef, [values[path] for path in leaves]), found.report
 
@@ -104,6 +107,7 @@ def write_checkpoint(
     id2label: dict[int, str],
     source: str | None,
     unchanged: Collection[str],
+    problem_type: str | None = "single_label_classification",
     max_shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Writes a directory that transformers loads: config.json, safetensors, tokenizer files.
@@ -115,6 +119,8 @@ def write_checkpoint(
         source: the checkpoint directory that the parameters came from; None if from none.
         unchanged: paths whose tensors are copied from `source` byte for byte, in its dtype, where
             it has them. Everything else is written in fp32.
+        problem_type: of config.json, by which HF's sequence classifiers choose their loss; None
+            leaves it out.
 
     Raises:
         ValueError: as `check_output`.
@@ -123,7 +129,8 @@ def write_checkpoint(
     assert sorted(id2label) == list(range(architecture.num_labels)), id2label
     check_output(output, source)
     pending = _pending(architecture, params, source, frozenset(unchanged))
-    config = _exported_config(architecture, id2label, {tensor.dtype for tensor in pending.values()})
+    dtypes = {tensor.dtype for tensor in pending.values()}
+    config = _exported_config(architecture, id2label, problem_type, dtypes)
     with replacing(output, check_output) as directory:
         tensors.write_sharded(directory, pending, max_bytes=max_shard_bytes)
         with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as file:
@@ -238,12 +245,13 @@ def _initialise(
 
 
 def _read_leaf(
-    entry: tensors.Entry, name: str, axes: tuple[int, ...], shape: tuple[int, ...], place: Any
+    entry: tensors.Entry, name: str, stored: Stored, shape: tuple[int, ...], place: Any
 ) -> jax.Array:
     @functools.lru_cache(maxsize=1)  # devices that hold the same part follow each other
     def read(*bounds):
-        index = to_stored(tuple(slice(*bound) for bound in bounds), axes)
-        return tensors.read(entry, name, index).transpose(axes).astype(np.float32, copy=False)
+        index = stored.reordered(tuple(slice(*bound) for bound in bounds))
+        tensor = tensors.read(entry, name, index)
+        return tensor.transpose(stored.axes).astype(np.float32, copy=False)
 
     if place is None:
         return jnp.asarray(read(*((0, size) for size in shape)))
@@ -261,14 +269,14 @@ def _pending(
     copied = match(source, architecture).sources if source and unchanged else {}
     pending = {}
     for path, leaf in flatten(params).items():
-        name, axes = stored(path, leaf.ndim)
+        stored = architecture.stored[path]
         if path in unchanged and path in copied:
             old_name, entry = copied[path]
             read = functools.partial(tensors.read, entry, old_name)
-            pending[name] = tensors.Pending(entry.shape, entry.dtype, read)
+            pending[stored.name] = tensors.Pending(entry.shape, entry.dtype, read)
         else:
-            read = functools.partial(_stored_array, leaf, axes)
-            pending[name] = tensors.Pending(to_stored(leaf.shape, axes), "F32", read)
+            read = functools.partial(_stored_array, leaf, stored.axes)
+            pending[stored.name] = tensors.Pending(stored.reordered(leaf.shape), "F32", read)
     return pending
 
 
@@ -277,20 +285,24 @@ def _stored_array(leaf: Any, axes: tuple[int, ...]) -> np.ndarray:
 
 
 def _exported_config(
-    architecture: Architecture, id2label: dict[int, str], dtypes: Collection[str]
+    architecture: Architecture,
+    id2label: dict[int, str],
+    problem_type: str | None,
+    dtypes: Collection[str],
 ) -> dict[str, Any]:
     config = dict(architecture.hf_config)
     source_dtype = config.pop("torch_dtype", None)  # the old name of `dtype`
     source_dtype = config.pop("dtype", None) or source_dtype
-    for stale in ("num_labels", "_num_labels", "finetuning_task"):
+    for stale in ("num_labels", "_num_labels", "finetuning_task", "problem_type"):
         config.pop(stale, None)
     config |= {
-        "architectures": [FAMILIES[architecture.family].ARCHITECTURE],
+        "architectures": [architecture.exports],
         # transformers casts everything to this dtype: fp32 as soon as one tensor needs it.
         "dtype": "float32" if "F32" in dtypes else source_dtype,
         "id2label": {str(index): id2label[index] for index in sorted(id2label)},
         "label2id": {id2label[index]: index for index in sorted(id2label)},
-        "problem_type": "single_label_classification",
     }
+    if problem_type is not None:
+        config["problem_type"] = problem_type
     # The labels inside stay in the order of their numbers: sorted as text, "10" precedes "2".
     return dict(sorted(config.items()))

@@ -1,15 +1,15 @@
-"""Which tensor of a checkpoint is which parameter: by the type of the leaf, strict both ways.
+"""Which tensor of a checkpoint is which parameter: by `Architecture.stored`, strict both ways.
 
-A parameter path is the checkpoint's name with '/' for '.', up to the leaf; `stored` has the one
-rule for each type of leaf, and reading and writing both go by it. No tensor data is touched here.
+No tensor data is touched here.
 """
 
 import dataclasses
 import re
-from typing import Any
 
-from jaxft.models import FAMILIES, Architecture, flatten, tensors
-from jaxft.models.checkpoint_files import brief, listed
+from jaxft.models.architecture import Architecture
+from jaxft.models.checkpoint import tensors
+from jaxft.models.checkpoint.checkpoint_files import brief, listed
+from jaxft.models.tree import flatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,25 +29,6 @@ class Match:
     report: ReadReport
 
 
-def stored(path: str, ndim: int) -> tuple[str, tuple[int, ...]]:
-    """How HF stores a leaf: its name there, and the stored tensor's axes in the leaf's order.
-
-    'classifier/kernel' [in, out] -> ('classifier.weight', (1, 0))
-    'x/projection/kernel' HWIO    -> ('x.projection.weight', (2, 3, 1, 0)), as OIHW is stored
-    'x/LayerNorm/scale'           -> ('x.LayerNorm.weight', (0,))
-    'vit/embeddings/cls_token'    -> ('vit.embeddings.cls_token', (0, 1, 2))
-    """
-    *parents, leaf = path.split("/")
-    name = "weight" if leaf in ("kernel", "embedding", "scale") else leaf
-    axes = {2: (1, 0), 4: (2, 3, 1, 0)}[ndim] if leaf == "kernel" else tuple(range(ndim))
-    return ".".join((*parents, name)), axes
-
-
-def to_stored(items: tuple, axes: tuple[int, ...]) -> tuple:
-    """Reorders a leaf's shape or index for the stored tensor: ((3, 5), (1, 0)) -> (5, 3)."""
-    return tuple(items[axes.index(axis)] for axis in range(len(items)))
-
-
 def match(directory: str, architecture: Architecture) -> Match:
     """Pairs the tensors of a checkpoint with parameters.
 
@@ -57,29 +38,30 @@ def match(directory: str, architecture: Architecture) -> Match:
     Raises:
         ValueError: one line with every missing, unexpected and misshapen tensor; a damaged file.
     """
-    family = FAMILIES[architecture.family]
-    leaves = flatten(architecture.abstract)
-    names = {path: stored(path, leaf.ndim)[0] for path, leaf in leaves.items()}
-    paths = {name: path for path, name in names.items()}
+    family = architecture.family
+    others = (*family.other_heads, *family.heads[architecture.head].unused)
+    paths = {stored.name: path for path, stored in architecture.stored.items()}
     sources: dict[str, tuple[str, tensors.Entry]] = {}
     dropped, unexpected, renamed = [], [], []
     for name, entry in tensors.entries(directory).items():
-        known_as = current_name(name, family.ALIASES)
-        path = paths.get(known_as) or paths.get(f"{family.BASE}.{known_as}")
+        known_as = current_name(name, family.aliases)
+        path = paths.get(known_as) or paths.get(f"{family.base}.{known_as}")
         if path is not None and path not in sources:
             sources[path] = (name, entry)
             renamed += [(name, known_as)] if known_as != name else []
-        elif any(re.fullmatch(pattern, name) for pattern in family.OTHER_HEADS):
+        elif any(re.fullmatch(pattern, name) for pattern in others):
             dropped.append(name)
         else:
             unexpected.append(name if name.isprintable() and len(name) < 200 else brief(name))
     new = _new_head(architecture, sources)
     dropped += [sources.pop(path)[0] for path in new if path in sources]
-    missing = [names[path] for path in leaves if path not in sources and path not in new]
-    found = {"missing": missing, "unexpected": unexpected, "misshapen": _misfits(leaves, sources)}
+    known = {*sources, *new}
+    missing = [stored.name for path, stored in architecture.stored.items() if path not in known]
+    misshapen = _misfits(architecture, sources)
+    found = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     problems = [f"{len(some)} {kind}: {listed(some)}" for kind, some in found.items() if some]
     if problems:
-        raise ValueError(f"{directory} is no {family.ARCHITECTURE}: {'; '.join(problems)}")
+        raise ValueError(f"{directory} is no {architecture.exports}: {'; '.join(problems)}")
     return Match(sources, ReadReport(tuple(new), tuple(dropped), tuple(renamed)))
 
 
@@ -100,15 +82,17 @@ def _new_head(
         if architecture.depths[path] == architecture.num_blocks + 1:
             modules.setdefault(path.rpartition("/")[0], []).append(path)
 
+    classifier = architecture.family.heads[architecture.head].classifier
+
     def other_labels(path: str) -> bool:
         """The tensor is a classifier's and would fit, were it for these labels."""
-        if path not in sources or not path.startswith("classifier/"):
+        if path not in sources or not path.startswith(f"{classifier}/"):
             return False
-        shape, axes = leaves[path].shape, stored(path, leaves[path].ndim)[1]
+        shape, stored = leaves[path].shape, architecture.stored[path]
         found = sources[path][1].shape
-        labels = axes[-1]  # the axis of the stored tensor that counts labels
+        labels = stored.axes[-1]  # the axis of the tensor that counts labels
         fitted = (*found[:labels], shape[-1], *found[labels + 1 :])
-        return fitted == to_stored(shape, axes) and (architecture.new_head or found != fitted)
+        return fitted == stored.reordered(shape) and (architecture.new_head or found != fitted)
 
     return [
         path
@@ -118,10 +102,12 @@ def _new_head(
     ]
 
 
-def _misfits(leaves: dict[str, Any], sources: dict[str, tuple[str, tensors.Entry]]) -> list[str]:
-    found = []
+def _misfits(
+    architecture: Architecture, sources: dict[str, tuple[str, tensors.Entry]]
+) -> list[str]:
+    leaves, found = flatten(architecture.abstract), []
     for path, (name, entry) in sources.items():
-        shape = to_stored(leaves[path].shape, stored(path, leaves[path].ndim)[1])
+        shape = architecture.stored[path].reordered(leaves[path].shape)
         if entry.shape != shape:
             found.append(f"{name} is {list(entry.shape)}, expected {list(shape)}")
         elif entry.dtype not in tensors.DTYPES:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxft.models import ops
+from jaxft.models.layers import ops
 
 # Megatron-style tensor parallelism of an encoder block with the attribute names that BERT and ViT
 # share: columns of query, key, value and the widening layer; rows of the layer after each.

@@ -1,0 +1,300 @@
+"""An architecture: a family's stem, blocks and head at the sizes of one config.json."""
+
+import dataclasses
+import difflib
+import os
+import re
+import types
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from jaxft.models import heads
+from jaxft.models.checkpoint import config_json
+from jaxft.models.checkpoint.checkpoint_files import brief
+from jaxft.models.families import FAMILIES
+from jaxft.models.family import (
+    Backbone,
+    Batch,
+    Carry,
+    Context,
+    Family,
+    HeadModule,
+    ImageLimits,
+    Outputs,
+    Stored,
+    TextLimits,
+)
+from jaxft.models.layers import ops
+from jaxft.models.tree import Params, flatten
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Architecture:
+    """Everything about a model but its numbers. Equal only to itself, so jit may close over it."""
+
+    family: Family[Any]
+    hf_config: dict[str, Any]  # config.json, with the family's defaults for what it lacks
+    config: Any  # the family's Config, with the dropout rates that will be used
+    limits: TextLimits | ImageLimits  # which inputs it can take
+    head: str  # kind of head, a key of family.heads
+    num_labels: int
+    num_blocks: int
+    backbone_graph: nnx.GraphDef
+    head_graph: nnx.GraphDef
+    abstract: Params  # ShapeDtypeStruct leaves
+    stored: dict[str, Stored]  # parameter path -> how it lies in a checkpoint
+    depths: dict[str, int]  # parameter path -> stem 0, blocks 1.., head num_blocks + 1
+    tensor_rules: tuple[tuple[str, PartitionSpec], ...]  # (path pattern, spec over 'tensor')
+    new_head: bool  # the checkpoint's own classifier is for other labels: initialise one
+
+    @property
+    def inputs(self) -> str:
+        """'text' or 'image': which batch it takes."""
+        return "text" if isinstance(self.limits, TextLimits) else "image"
+
+    @property
+    def exports(self) -> str:
+        """HF's class of this backbone with this head, `architectures` of an export."""
+        return self.family.heads[self.head].architecture
+
+    def reads(self, batch: Batch) -> jax.Array | None:
+        """Positions [B, K] of the tokens that the head reads; None: every token."""
+        return self.family.heads[self.head].reads(self.config, batch)
+
+    def init(self, key: jax.Array) -> Params:
+        """Every parameter, newly initialised. Under jit, leaves that are not used cost nothing."""
+        parts = _make(self.family, self.config, self.head, self.num_labels, nnx.Rngs(key))
+        return _params(self.family, *map(nnx.state, parts))
+
+    def apply(
+        self,
+        params: Params,
+        batch: Batch,
+        key: jax.Array | None = None,
+        *,
+        frozen_blocks: int = -1,
+        all_positions: bool = False,
+        remat: bool = False,
+        dtype: jax.typing.DTypeLike = jnp.float32,
+    ) -> Outputs:
+        """The forward pass.
+
+        Returns fp32 'logits': [R, K, C] for the K examples of each packed text row, [R, L, C] for
+        its tokens (head 'token'), [B, C] for images.
+
+        The last block's queries, output and feed-forward are computed only for the tokens that the
+        head reads, its keys and values for all: the same logits for 2/12 of that block's products.
+
+        Args:
+            key: drives dropout, with a seed of its own for each depth; None turns it off.
+            frozen_blocks: depths up to this one (0: stem only, -1: none) are a fixed feature
+                extractor: no dropout, and no rematerialisation, as nothing there is differentiated.
+            all_positions: run the last block, too, for every token, and return its output as
+                'hidden' [B, T, D] in `dtype` (with dropout: under another mask than without).
+            remat: recompute each other block in the backward pass, not keeping its activations. For
+                accelerators: XLA:CPU drops the barriers it rests on, and only the FLOPs grow.
+            dtype: of the blocks' activations and matrix products; stem, norms, softmax and head
+                stay in fp32.
+        """
+        carry = self.prefix(params, batch, 0, key, frozen_blocks=frozen_blocks, dtype=dtype)
+        return self.suffix(
+            params,
+            carry,
+            0,
+            key,
+            frozen_blocks=frozen_blocks,
+            all_positions=all_positions,
+            remat=remat,
+        )
+
+    def prefix(
+        self,
+        params: Params,
+        batch: Batch,
+        upto: int,
+        key: jax.Array | None = None,
+        *,
+        frozen_blocks: int = -1,
+        all_positions: bool = False,
+        remat: bool = False,
+        dtype: jax.typing.DTypeLike = jnp.float32,
+    ) -> Carry:
+        """The stem and the first `upto` blocks: what `suffix` goes on from. Arguments as `apply`.
+
+        Returns 'hidden' [B, T, D] in `dtype` after that depth, [B, K, D] if it is the last and not
+        `all_positions`, and in their own dtypes what the blocks and the head still need.
+
+        Raises:
+            ValueError: there are fewer blocks.
+        """
+        self._check_depth("upto", upto)
+        backbone, _ = self.modules(params)
+        carry = backbone.stem(batch, _seed(key, 0, frozen_blocks))
+        carry["hidden"] = carry["hidden"].astype(dtype)
+        if (reads := self.reads(batch)) is not None:
+            carry["reads"] = reads
+        depths = range(1, upto + 1)
+        return self._through(backbone, carry, depths, key, frozen_blocks, all_positions, remat)
+
+    def suffix(
+        self,
+        params: Params,
+        carry: Carry,
+        start: int,
+        key: jax.Array | None = None,
+        *,
+        frozen_blocks: int = -1,
+        all_positions: bool = False,
+        remat: bool = False,
+    ) -> Outputs:
+        """The blocks after the first `start`, and the head: from `prefix(…, start, …)` with the same
+        arguments what `apply` gives.
+
+        Raises:
+            ValueError: there are fewer blocks.
+        """
+        self._check_depth("start", start)
+        backbone, head = self.modules(params)
+        depths = range(start + 1, self.num_blocks + 1)
+        carry = self._through(backbone, carry, depths, key, frozen_blocks, all_positions, remat)
+        hidden = carry["hidden"]
+        read = ops.take(hidden, carry.get("reads")) if all_positions else hidden
+        finished = backbone.finish(read.astype(jnp.float32))
+        outputs = head(finished, _seed(key, self.num_blocks + 1, frozen_blocks))
+        return {**outputs, "hidden": hidden} if all_positions else outputs
+
+    def _through(
+        self,
+        backbone: Backbone,
+        carry: Carry,
+        depths: range,
+        key: jax.Array | None,
+        frozen_blocks: int,
+        all_positions: bool,
+        remat: bool,
+    ) -> Carry:
+        for depth in depths:
+            block = backbone.blocks[depth - 1]
+            rerun = remat and depth > frozen_blocks
+            run: Any = jax.checkpoint(block.__call__) if rerun else block
+            narrow = depth == self.num_blocks and not all_positions
+            reads = carry.get("reads") if narrow else None
+            carry, _ = run(carry, Context(_seed(key, depth, frozen_blocks), reads))
+        return carry
+
+    def _check_depth(self, name: str, depth: int) -> None:
+        if not 0 <= depth <= self.num_blocks:
+            raise ValueError(
+                f"{name} is {depth}; it may be 0 (the stem) to {self.num_blocks} blocks"
+            )
+
+    def modules(self, params: Params) -> tuple[Backbone, HeadModule]:
+        """The modules with these parameters in them."""
+        base = self.family.base
+        rest = {name: tree for name, tree in params.items() if name != base}
+        return nnx.merge(self.backbone_graph, params[base]), nnx.merge(self.head_graph, rest)
+
+
+def load_architecture(
+    directory: str,
+    *,
+    num_labels: int,
+    head: str | None = None,
+    dropout: float | None = None,
+    new_head: bool = False,
+) -> Architecture:
+    """Reads `directory/config.json`; no weights are touched.
+
+    Args:
+        num_labels: classes of the head, whatever the checkpoint's own head has.
+        head: kind of head, 'sequence', 'token' or 'image'; None: the family's first.
+        dropout: replaces every dropout rate of the checkpoint; None keeps them.
+        new_head: initialise the classifier even if the checkpoint's would fit, since its classes
+            mean something else. So it is, too, if `architectures` of config.json names the class
+            of another head of the family.
+
+    Raises:
+        ValueError: no such file, an unknown model_type, a head that the family lacks, keys that are
+            not implemented or fields that cannot be, all of them listed.
+    """
+    raw = config_json.load(directory)
+    family = _family(directory, raw.get("model_type"))
+    kind = heads.choose(family.heads, head, family.model_type)
+    try:
+        config: Any = family.config.from_hf(raw)
+    except ValueError as error:  # "config.json: …"
+        raise ValueError(os.path.join(directory, str(error))) from None
+    if dropout is not None:
+        config = dataclasses.replace(config, **dict.fromkeys(family.dropouts, dropout))
+    # One key for all, as only shapes are made: the counter in nnx.Rngs, traced, takes time that is
+    # quadratic in the blocks (12: 0.22 s, 100: 5.1 s, 200: 35 s).
+    keys: Any = types.SimpleNamespace(params=lambda: jax.random.key(0))
+    backbone, top = nnx.eval_shape(lambda: _make(family, config, kind, num_labels, keys))
+    backbone_graph, backbone_state = nnx.split(backbone)
+    head_graph, head_state = nnx.split(top)
+    abstract = _params(family, backbone_state, head_state)
+    leaves, rules = flatten(abstract), family.depth_rules(config)
+    others = {one.architecture for key, one in family.heads.items() if key != kind}
+    return Architecture(
+        family=family,
+        hf_config=_defaults(family.config) | raw,
+        config=config,
+        limits=family.limits(config),
+        head=kind,
+        num_labels=num_labels,
+        num_blocks=len(backbone.blocks),
+        backbone_graph=backbone_graph,
+        head_graph=head_graph,
+        abstract=abstract,
+        stored={path: family.stored(path, leaf.ndim, config) for path, leaf in leaves.items()},
+        depths={path: _depth(path, rules) for path in leaves},
+        tensor_rules=family.tensor_rules(config),
+        new_head=new_head or not others.isdisjoint(_texts(raw.get("architectures"))),
+    )
+
+
+def _seed(key: jax.Array | None, depth: int, frozen_blocks: int) -> ops.Seed:
+    """Of the dropout at one depth; frozen depths have none."""
+    return None if key is None or depth <= frozen_blocks else ops.seed_of(key, depth)
+
+
+def _family(directory: str, model_type: Any) -> Family[Any]:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        near = difflib.get_close_matches(str(model_type)[:60].lower(), FAMILIES, n=1)
+        raise ValueError(
+            f"{directory}/config.json: model_type {brief(model_type)} is not implemented; known are "
+            f"{', '.join(FAMILIES)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+        )
+    return FAMILIES[model_type]
+
+
+def _make(
+    family: Family[Any], config: Any, kind: str, num_labels: int, rngs: nnx.Rngs
+) -> tuple[Any, Any]:
+    """(backbone, head), the backbone initialised first."""
+    backbone = family.backbone(config, kind, rngs)
+    return backbone, family.heads[kind].module(config, num_labels, rngs)
+
+
+def _params(family: Family[Any], backbone: Any, head: Any) -> Params:
+    """The tree of HF's model: the backbone under its name, the head's modules beside it."""
+    return {family.base: nnx.to_pure_dict(backbone), **nnx.to_pure_dict(head)}
+
+
+def _texts(value: Any) -> list[str]:
+    return [x for x in value if isinstance(x, str)] if isinstance(value, list) else []
+
+
+def _defaults(config_type: Any) -> dict[str, Any]:
+    return {field.name: field.default for field in dataclasses.fields(config_type)}
+
+
+def _depth(path: str, rules: tuple[tuple[str, int], ...]) -> int:
+    for pattern, depth in rules:
+        if re.fullmatch(pattern, path):
+            return depth
+    raise AssertionError(f"no depth rule covers {path}")

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: config.json, tensors, and which tensor is which parameter."""

@@ -1,0 +1,14 @@
+"""The one table that names the families.
+
+To add one: its file here with a FAMILY, its line in the table, its row in the parity test.
+"""
+
+from typing import Any
+
+from jaxft.models.families import bert, vit
+from jaxft.models.family import Family
+
+FAMILIES: dict[str, Family[Any]] = {
+    "bert": bert.FAMILY,
+    "vit": vit.FAMILY,
+}

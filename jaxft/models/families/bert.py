@@ -1,0 +1,124 @@
+"""BERT (Devlin et al., 2019, arXiv:1810.04805) with a head for sequences or tokens, on packed rows.
+
+MiniLM, BGE, E5 and GTE checkpoints of `model_type: bert` are the same network. Attributes are named
+as in HF's classes, so that parameter paths are checkpoint names.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxft.models.checkpoint import config_json
+from jaxft.models.family import Carry, Family, Head, TextLimits
+from jaxft.models.heads import Classifier, every_token, first_token
+from jaxft.models.layers import encoder, modules, ops
+
+# Read by Google's original multilingual and Chinese configs, by no code of HF's BERT.
+_IGNORED = frozenset(
+    "directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers "
+    "pooler_size_per_head pooler_type".split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What changes the logits or their initial values in HF's BertConfig, with its defaults."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None  # None: hidden_dropout_prob
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
+        """Raises ValueError for every key with a value that is not implemented or not possible."""
+        only = {"position_embedding_type": "absolute"}
+        check = config_json.heads_fit
+        return config_json.fields(cls, raw, ignored=_IGNORED, only=only, check=check)
+
+
+class Pooler(nnx.Module):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        width = config.hidden_size
+        self.dense = modules.Linear(width, width, std=config.initializer_range, rngs=rngs)
+
+    def __call__(self, first: jax.Array) -> jax.Array:
+        return jnp.tanh(self.dense(first))
+
+
+class Bert(nnx.Module):
+    """The carry holds hidden [R, L, D] and the batch's segment_ids."""
+
+    def __init__(self, config: Config, *, pooler: bool, rngs: nnx.Rngs):
+        self.embeddings = encoder.Embeddings(config, rngs=rngs)
+        self.encoder = encoder.Encoder(config, rngs=rngs)
+        self.pooler = Pooler(config, rngs=rngs) if pooler else None
+
+    def stem(self, batch: Mapping[str, jax.Array], seed: ops.Seed) -> Carry:
+        return {"hidden": self.embeddings(batch, seed), "segment_ids": batch["segment_ids"]}
+
+    @property
+    def blocks(self) -> nnx.List:
+        return self.encoder.layer
+
+    def finish(self, hidden: jax.Array) -> jax.Array:
+        return hidden if self.pooler is None else self.pooler(hidden)
+
+
+def _backbone(config: Config, kind: str, rngs: nnx.Rngs) -> Bert:
+    # HF's class for tokens has no pooler.
+    return Bert(config, pooler=kind == "sequence", rngs=rngs)
+
+
+def _classifier(config: Config, num_labels: int, rngs: nnx.Rngs) -> Classifier:
+    given, width = config.classifier_dropout, config.hidden_size
+    rate = config.hidden_dropout_prob if given is None else given
+    return Classifier(width, num_labels, rate=rate, std=config.initializer_range, rngs=rngs)
+
+
+def _limits(config: Config) -> TextLimits:
+    pairs = config.type_vocab_size > 1
+    return TextLimits(config.vocab_size, config.max_position_embeddings, pairs)
+
+
+def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
+    top = config.num_hidden_layers + 1
+    return (
+        (r"bert/embeddings/.*", 0),
+        *((rf"bert/encoder/layer/{depth - 1}/.*", depth) for depth in range(1, top)),
+        (r"(bert/pooler|classifier)/.*", top),
+    )
+
+
+FAMILY = Family(
+    model_type="bert",
+    config=Config,
+    dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    limits=_limits,
+    base="bert",
+    backbone=_backbone,
+    heads={
+        "sequence": Head("BertForSequenceClassification", _classifier, first_token),
+        "token": Head(
+            "BertForTokenClassification", _classifier, every_token, unused=(r"(bert\.)?pooler\..*",)
+        ),
+    },
+    depth_rules=_depth_rules,
+    tensor_rules=lambda config: modules.ENCODER_TENSOR_RULES,
+    # A buffer that old versions saved.
+    other_heads=(r"cls\..*", r"qa_outputs\..*", r"(bert\.)?embeddings\.position_ids"),
+    aliases=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
+)

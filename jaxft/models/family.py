@@ -1,0 +1,179 @@
+"""What a family of models is: one frozen record, made in its file of `families/`.
+
+A model is a stem, a list of blocks and a head. Parameter paths are the tensors' names in a Hugging
+Face checkpoint, with '/' for '.', up to the leaf; a pattern is a regular expression that must match
+the whole path, and of ordered rules the first that matches decides.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import jax
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from jaxft.models.layers import ops
+
+Batch = Mapping[str, jax.Array]
+# 'hidden' [B, T, D] in the compute dtype, what else the blocks need, and 'reads': the positions
+# [B, K] that the head reads, where it does not read all.
+Carry = dict[str, jax.Array]
+Outputs = dict[str, jax.Array]
+# What a block leaves beside the carry, by name.
+Kept = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a block is given besides the carry.
+
+    Attributes:
+        seed: of the dropout at its depth; None: no dropout.
+        reads: positions [B, K] of the tokens of which alone 'hidden' is asked, as [B, K, D], though
+            all are looked at; None: of every token.
+    """
+
+    seed: ops.Seed = None
+    reads: jax.Array | None = None
+
+
+class Config(Protocol):
+    """The fields of HF's config that change the logits or their initial values; a dataclass."""
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> Self:
+        """Raises ValueError for every key with a value that is not implemented or not possible."""
+
+
+class Block(Protocol):
+    """One depth. It leaves {} in every family so far."""
+
+    def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]: ...
+
+
+class Backbone(Protocol):
+    """What all heads of a family stand on; its attributes are named as HF's. No dropout without seed."""
+
+    def stem(self, batch: Batch, seed: ops.Seed) -> Carry: ...
+
+    @property
+    def blocks(self) -> Sequence[Block]: ...
+
+    def finish(self, hidden: jax.Array) -> jax.Array:
+        """Hidden [B, K, D] fp32 of the tokens that are read -> what the head takes, same shape."""
+
+
+class HeadModule(Protocol):
+    """Its attributes stand beside the backbone in HF's model."""
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed) -> Outputs:
+        """Finished hidden [B, K, D] fp32 -> {'logits'}, fp32."""
+
+
+C = TypeVar("C", bound=Config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Head(Generic[C]):
+    """One kind of head of a family.
+
+    Attributes:
+        architecture: HF's class of the backbone with this head, `architectures` of an export.
+        module: `(config, num_labels, rngs)`, rngs having served the backbone already.
+        reads: `(config, batch) ->` positions [B, K] of the tokens that it takes; None: every token.
+        classifier: path of its module whose outputs are the labels.
+        unused: patterns of tensors of the base model that HF's class with this head lacks.
+    """
+
+    architecture: str
+    module: Callable[[C, int, nnx.Rngs], HeadModule]
+    reads: Callable[[C, Batch], jax.Array | None]
+    classifier: str = "classifier"
+    unused: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class TextLimits:
+    """What texts a model can take.
+
+    Attributes:
+        vocabulary: token ids are below it.
+        positions: tokens of the longest example.
+        pairs: it can tell two texts in an example apart.
+    """
+
+    vocabulary: int
+    positions: int
+    pairs: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageLimits:
+    """What images a model takes: no others."""
+
+    height: int
+    width: int
+    channels: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """How a parameter lies in a checkpoint: its tensor's name, and that tensor's axes in the
+    parameter's order."""
+
+    name: str
+    axes: tuple[int, ...]
+
+    def reordered(self, items: tuple) -> tuple:
+        """A parameter's shape or index for the tensor: (3, 5) -> (5, 3) where it is transposed."""
+        return tuple(items[self.axes.index(axis)] for axis in range(len(items)))
+
+
+def stored_by_leaf(path: str, ndim: int, config: Any = None) -> Stored:
+    """The rule for nearly everything: by the type of the leaf, as PyTorch's modules have it.
+
+    'classifier/kernel' [in, out] -> 'classifier.weight', (1, 0)
+    'x/projection/kernel' HWIO    -> 'x.projection.weight', (2, 3, 1, 0), as OIHW is stored
+    'x/LayerNorm/scale'           -> 'x.LayerNorm.weight', (0,)
+    'vit/embeddings/cls_token'    -> 'vit.embeddings.cls_token', (0, 1, 2)
+    """
+    *parents, leaf = path.split("/")
+    name = "weight" if leaf in ("kernel", "embedding", "scale") else leaf
+    axes = {2: (1, 0), 4: (2, 3, 1, 0)}[ndim] if leaf == "kernel" else tuple(range(ndim))
+    return Stored(".".join((*parents, name)), axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family(Generic[C]):
+    """All that differs between one family and another.
+
+    Attributes:
+        model_type: of config.json.
+        config: reads config.json; each field has a type and bounds there.
+        dropouts: the fields of `config` that are dropout rates.
+        limits: which inputs a model can take.
+        base: name of the backbone in HF's models with a head, which files of the base model leave out.
+        backbone: `(config, kind of head, rngs)`.
+        heads: by kind ('sequence', 'token', 'image'), the classification head first.
+        depth_rules: ordered (path pattern, depth), covering every parameter: stem 0, blocks 1..L,
+            head L + 1.
+        tensor_rules: ordered (path pattern, PartitionSpec over 'tensor').
+        stored: `(path, number of axes, config) ->` how a parameter lies in a checkpoint.
+        other_heads: patterns of tensors of heads that are not here, and of buffers.
+        aliases: (pattern, replacement) for names that other versions of transformers write.
+    """
+
+    model_type: str
+    config: type[C]
+    dropouts: tuple[str, ...]
+    limits: Callable[[C], TextLimits | ImageLimits]
+    base: str
+    backbone: Callable[[C, str, nnx.Rngs], Backbone]
+    heads: Mapping[str, Head[C]]
+    depth_rules: Callable[[C], tuple[tuple[str, int], ...]]
+    tensor_rules: Callable[[C], tuple[tuple[str, PartitionSpec], ...]]
+    stored: Callable[[str, int, C], Stored] = stored_by_leaf
+    other_heads: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,53 @@
+"""What the heads of several families share: which tokens they read, and the plain classifier."""
+
+import difflib
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxft.models.family import Batch, Outputs
+from jaxft.models.layers import ops
+from jaxft.models.layers.modules import Linear
+
+
+def first_token(config: Any, batch: Batch) -> jax.Array:
+    """[R, K]: where each example of a text row starts. [B, 1] zeros for images: the class token."""
+    if "starts" in batch:
+        return batch["starts"]
+    return jnp.zeros((len(batch["pixel_values"]), 1), jnp.int32)
+
+
+def every_token(config: Any, batch: Batch) -> None:
+    """None: the head has an output for each token of a row."""
+
+
+class Classifier(nnx.Module):
+    """Dropout and one linear map, `classifier`."""
+
+    def __init__(self, width: int, num_labels: int, *, rate: float, std: float, rngs: nnx.Rngs):
+        self.classifier = Linear(width, num_labels, std=std, rngs=rngs)
+        self.rate = rate
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed) -> Outputs:
+        """[B, K, D] -> logits [B, K, C]."""
+        return {"logits": self.classifier(ops.dropout(hidden, self.rate, seed))}
+
+
+def choose(kinds: Collection[str], kind: str | None, model_type: str) -> str:
+    """The kind of head that is asked for; None is the first, a family's classification head.
+
+    Raises:
+        ValueError: the family has no head of that kind; one line with those that it has.
+    """
+    if kind is None:
+        return next(iter(kinds))
+    if kind not in kinds:
+        near = difflib.get_close_matches(kind, kinds, n=1)
+        raise ValueError(
+            f"a head of kind {kind!r} is not implemented for model_type {model_type!r}; it has "
+            f"{', '.join(kinds)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+        )
+    return kind

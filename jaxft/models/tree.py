@@ -1,0 +1,13 @@
+"""Trees of parameters: nested dicts of arrays; str keys, int keys for list entries."""
+
+from typing import Any
+
+import jax
+
+Params = dict
+
+
+def flatten(tree: Params) -> dict[str, Any]:
+    """{'a': {0: {'kernel': x}}} -> {'a/0/kernel': x}, in the order of jax.tree.leaves."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
