@@ -47,11 +47,12 @@ def main(argv: Sequence[str]) -> int:
         )
     runs = [_read(path) for path in dict.fromkeys(paths)]
     groups = comparison.group(runs)
-    metric = str(runs[0].config["eval.metric"])
-    _show(groups, metric)
+    metrics = [str(runs[0].config["eval.metric"]), "accuracy", "f1_macro", "loss"]
+    metrics = list(dict.fromkeys(metrics))
+    _show(groups, metrics)
     if output is not None:
         with Output(output) as file:
-            file.write(comparison.render(groups, metric).encode("utf-8", "replace"))
+            file.write(comparison.render(groups, metrics).encode("utf-8", "replace"))
         print(f"page: {values.output}")
     return 0
 
@@ -81,8 +82,8 @@ def _read(path: str) -> comparison.Compared:
     return comparison.Compared(path, read_record(path), flatten(to_json(config)), source)
 
 
-def _show(groups: Sequence[comparison.Group], metric: str) -> None:
-    heads, rows = comparison.summary_rows(groups, metric)
+def _show(groups: Sequence[comparison.Group], metrics: Sequence[str]) -> None:
+    heads, rows = comparison.summary_rows(groups, metrics)
     console = Console(width=None if sys.stdout.isatty() else _WIDE)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, head in enumerate(heads):

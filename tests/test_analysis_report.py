@@ -1,6 +1,7 @@
 """The report is read back as a browser would: parsed, its text and its pictures looked at."""
 
 import base64
+import functools
 import io
 import json
 import os
@@ -13,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxft.analysis import mistakes, report
 from jaxft.analysis.confusion import confusion
 from jaxft.analysis.metrics import classification_metrics, confusion_of, prediction_rows
 from jaxft.analysis.page import Html, element, table
 from jaxft.analysis.pictures import inline, thumbnail
 from jaxft.analysis.record import read_record
-from jaxft.analysis.report import write_report
 from jaxft.analysis.sections import layer_rates
 
 DEFAULTS = {
@@ -27,6 +28,7 @@ DEFAULTS = {
     "model": {"path": ""},
     "data": {"text": ()},
 }
+write_report = functools.partial(report.write_report, view=mistakes.VIEW)
 
 
 class Page(HTMLParser):

@@ -120,13 +120,14 @@ def notes(groups: Sequence[Group]) -> list[str]:
     return found
 
 
-def summary_rows(groups: Sequence[Group], metric: str) -> tuple[list[str], list[list[str]]]:
+def summary_rows(
+    groups: Sequence[Group], metrics: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
     """(heads, one row of cells a group): what the terminal shows, and the page first.
 
     Args:
-      metric: the one that chose the best checkpoint: shown first.
+      metrics: those that are shown, if any run has them; first the one that chose the best checkpoint.
     """
-    metrics = list(dict.fromkeys([metric, "accuracy", "f1_macro", "loss"]))
     columns = [
         (split, name)
         for split in ("eval", "test")
@@ -156,12 +157,12 @@ def spread(values: Sequence[float], *, digits: int = 4) -> str:
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
-def render(groups: Sequence[Group], metric: str) -> str:
-    """The page."""
+def render(groups: Sequence[Group], metrics: Sequence[str]) -> str:
+    """The page. Arguments as of `summary_rows`."""
     from jaxft.analysis import plots  # 0.8 s, which a command without a page need not pay
 
-    count = sum(len(g.runs) for g in groups)
-    heads, rows = summary_rows(groups, metric)
+    metric, count = metrics[0], sum(len(g.runs) for g in groups)
+    heads, rows = summary_rows(groups, metrics)
     split = "test" if all(g.values("test", metric) for g in groups) else "eval"
     values = [g.values(split, metric) for g in groups]
     parts: list[Html] = [

@@ -1,7 +1,8 @@
-"""Sections of the report that tell what the model gets wrong."""
+"""What the report shows of a classifier: how often it is right, and what it gets wrong."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from jaxft.analysis.confusion import Confusion
+from jaxft.analysis.metrics import wilson_interval
 from jaxft.analysis.page import Html, element, figure, join, table
 from jaxft.analysis.pictures import thumbnail
 from jaxft.analysis.record import Record
 from jaxft.analysis.sections import missing
+from jaxft.analysis.view import View
 
 _MAX_TEXTS, _MAX_IMAGES = 15, 24
 # Beyond this many labels a picture of the matrix shows nothing but its diagonal, and a table of the
@@ -20,9 +23,25 @@ _MAX_TEXTS, _MAX_IMAGES = 15, 24
 _MAX_MATRIX, _MAX_LABELS = 200, 100
 
 
+def result(record: Record, metrics: Mapping[str, Any]) -> str:
+    """The share of correct predictions, beside chance."""
+    confusion = _confusion(record, record.split)
+    support = confusion.support if confusion is not None else np.zeros(1, np.int64)
+    total = metrics.get("examples") or int(support.sum())
+    which = {"test": "test", "eval": "evaluation"}[record.split]
+    text = f"{metrics['accuracy']:.1%} of {total:,} {which} examples are classified correctly"
+    if total:
+        low, high = wilson_interval(round(metrics["accuracy"] * total), total)
+        text += f" (95% interval {low:.1%} to {high:.1%})"
+    most = metrics.get("majority_accuracy") or int(support.max()) / max(1, total)
+    if most:
+        text += f"; always giving the most frequent label would be right for {most:.1%}"
+    return f"{text}."
+
+
 def predictions(record: Record, plots: ModuleType) -> Html:
     """Confusion matrix and per-class table of the split that is reported."""
-    confusion = record.confusion(record.split)
+    confusion = _confusion(record, record.split)
     if confusion is None:
         return missing(
             f"No predictions/{record.split}.confusion.json."
@@ -38,6 +57,16 @@ def predictions(record: Record, plots: ModuleType) -> Html:
     if len(confusion.names) <= 6:  # narrow enough to stand side by side
         return element("div", matrix, classes, attributes={"class": "beside"})
     return join([matrix, _confusions(confusion), classes])
+
+
+def _confusion(record: Record, split: str) -> Confusion | None:
+    """Of the evaluation that `record.metrics` gives; None if it is not known."""
+    metrics = record.metrics(split)
+    if "confusion" in metrics:  # where runs kept it before it had a file of its own
+        names = metrics.get("per_class")
+        names = list(names) if isinstance(names, Mapping) else []
+        return Confusion.from_json({"names": names, "matrix": metrics["confusion"]})
+    return Confusion.from_json(record.detail(split, "confusion"))
 
 
 def _by_label(confusion: Confusion) -> Html:
@@ -68,9 +97,9 @@ def _by_label(confusion: Confusion) -> Html:
     return join([note, table(heads, rows, kinds="tnnntn")])
 
 
-def confident_mistakes(record: Record) -> Html:
+def confident_mistakes(record: Record, _: ModuleType) -> Html:
     """Wrong predictions, the most confident first."""
-    rows = record.predictions.get(record.split)
+    rows = [row for row in record.predictions.get(record.split, []) if _is_prediction(row)]
     if not rows:
         return missing(f"No predictions/{record.split}.jsonl.")
     wrong = [row for row in rows if row["label"] != row["predicted"]]
@@ -86,6 +115,12 @@ def confident_mistakes(record: Record) -> Html:
         + ". Confident mistakes are often mislabelled or ambiguous examples."
     )
     return join([element("p", note), _gallery(shown) if images else _texts(shown)])
+
+
+def _is_prediction(row: Mapping[str, Any]) -> bool:
+    probability = row.get("probability")
+    number = type(probability) in (int, float) and math.isfinite(probability or 0)
+    return number and all(isinstance(row.get(key), str) for key in ("label", "predicted"))
 
 
 def _confusions(confusion: Confusion) -> Html:
@@ -157,3 +192,15 @@ def _picture(source: str) -> Html:
 
 def _bar(value: float) -> Html:
     return element("span", attributes={"class": "bar", "style": f"width:{4 * value:.2f}rem"})
+
+
+VIEW = View(
+    tiles={
+        "accuracy": "accuracy",
+        "f1_macro": "macro F1",
+        "mcc": "Matthews correlation",
+        "loss": "loss",
+    },
+    result=result,
+    sections={"Predictions": predictions, "Mistakes": confident_mistakes},
+)

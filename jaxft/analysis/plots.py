@@ -45,7 +45,7 @@ _STYLE: Any = {
 
 def curves(
     train: Sequence[Row], evals: Sequence[Row], events: Sequence[Row], best_step: int | None,
-    metric: str,
+    metric: str, others: Sequence[str],
 ) -> str:  # fmt: skip
     """Losses and evaluation metrics over steps, with epochs above, best step and events marked.
 
@@ -53,7 +53,7 @@ def curves(
       train, evals: rows of metrics.jsonl, by step.
       events: what is marked with a number each, in this order.
       best_step: marked with a line.
-      metric: drawn strongest.
+      metric, others: evaluation metrics; the first is drawn strongest.
     """
     with _figure(9.8, 3.7) as (figure, svg):
         left, right = figure.subplots(1, 2, sharex=True)
@@ -71,7 +71,7 @@ def curves(
             left.plot(steps, losses, color=_INK, linewidth=1.3, label="train")
         left.plot(*_points(evals, "loss"), "o-", color=_ORANGE, markersize=3.5, label="eval")
         right.set_title("Evaluation metrics", pad=27)
-        names = list(dict.fromkeys([metric, "accuracy", "f1_macro", "mcc"]))
+        names = list(dict.fromkeys([metric, *others]))
         marks = zip("os^D", (_BLUE, _ORANGE, _GREEN, _PURPLE), strict=True)
         for name, (mark, colour) in zip([n for n in names if n != "loss"], marks, strict=False):
             strong = name == metric

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxft.analysis.confusion import Confusion
 from jaxft.training.rows import Row, read_rows
 
 
@@ -28,7 +27,7 @@ class Record:
       evals: rows of evaluations by split, each by step.
       events: rows of events, by step.
       predictions: rows by split.
-      confusions: which label is predicted as which, by split.
+      details: what predictions/SPLIT.NAME.json hold, by split and name.
     """
 
     name: str
@@ -39,7 +38,7 @@ class Record:
     evals: dict[str, list[Row]]
     events: list[Row]
     predictions: dict[str, list[Row]]
-    confusions: dict[str, Confusion]
+    details: dict[str, dict[str, Any]]
 
     @property
     def split(self) -> str:
@@ -48,20 +47,15 @@ class Record:
 
     def metrics(self, split: str) -> dict[str, Any]:
         """Metrics of the exported checkpoint on a split; {} if there are none."""
-        if isinstance(found := self.summary.get(split), dict) and "accuracy" in found:
+        if isinstance(found := self.summary.get(split), dict) and _has_a_metric(found):
             return found
         rows = self.evals.get(split, [])
         best = [row for row in rows if row["step"] == self.summary.get("best_step")]
         return (best or rows[-1:] or [{}])[0]
 
-    def confusion(self, split: str) -> Confusion | None:
-        """Of the evaluation that `metrics` gives; None if it is not known."""
-        metrics = self.metrics(split)
-        if "confusion" in metrics:  # where runs kept it before it had a file of its own
-            names = metrics.get("per_class")
-            names = list(names) if isinstance(names, Mapping) else []
-            return Confusion.from_json({"names": names, "matrix": metrics["confusion"]})
-        return self.confusions.get(split)
+    def detail(self, split: str, name: str) -> Any:
+        """What predictions/SPLIT.NAME.json holds; None if there is no such file, or it is none."""
+        return self.details.get(split, {}).get(name)
 
 
 def read_record(directory: str | Path) -> Record:
@@ -74,7 +68,7 @@ def read_record(directory: str | Path) -> Record:
     if not path.is_dir():
         raise ValueError(f"no run directory {str(path)!r}")
     rows = [row for row in _rows(path / "metrics.jsonl") if _has_a_step(row)]
-    evals = [row for row in _by_step(rows, "eval") if _is_number(row.get("accuracy"))]
+    evals = [row for row in _by_step(rows, "eval") if _has_a_metric(row)]
     files = sorted(path.glob("predictions/*.jsonl"))
     parameters = _read_json(path / "parameters.json")
     config, summary = _read_json(path / "config.json"), _read_json(path / "summary.json")
@@ -90,19 +84,18 @@ def read_record(directory: str | Path) -> Record:
             split: [row for row in evals if row.get("split") == split] for split in ("eval", "test")
         },
         events=[row for row in rows if row["kind"] == "event"],
-        predictions={file.stem: list(filter(_is_prediction, _rows(file))) for file in files},
-        confusions=_confusions(path / "predictions"),
+        predictions={file.stem: list(filter(_is_of_a_row, _rows(file))) for file in files},
+        details=_details(path / "predictions"),
     )
 
 
-def _confusions(folder: Path) -> dict[str, Confusion]:
-    """What NAME.confusion.json holds, by NAME."""
-    ending = ".confusion.json"
-    found = {
-        file.name.removesuffix(ending): Confusion.from_json(_read_json(file))
-        for file in sorted(folder.glob(f"*{ending}"))
-    }
-    return {name: confusion for name, confusion in found.items() if confusion is not None}
+def _details(folder: Path) -> dict[str, dict[str, Any]]:
+    """What SPLIT.NAME.json holds, by SPLIT and NAME."""
+    found: dict[str, dict[str, Any]] = {}
+    for file in sorted(folder.glob("*.*.json")):
+        split, _, name = file.name.removesuffix(".json").partition(".")
+        found.setdefault(split, {})[name] = _read_json(file)
+    return found
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,9 +123,13 @@ def _has_a_step(row: Row) -> bool:
     return isinstance(row.get("kind"), str) and type(step) is int and 0 <= step < 1 << 53
 
 
-def _is_prediction(row: Row) -> bool:
-    numbers = _is_number(row.get("probability")) and type(row.get("index")) is int
-    return numbers and all(isinstance(row.get(key), str) for key in ("label", "predicted"))
+def _has_a_metric(row: Row) -> bool:
+    return any(_is_number(row[name]) for name in row.keys() - {"step", "epoch", "seconds"})
+
+
+def _is_of_a_row(row: Row) -> bool:
+    """Whether it says of which row of the data it is; the task knows what else it has."""
+    return type(row.get("index")) is int
 
 
 def _is_parameter(row: Any) -> bool:

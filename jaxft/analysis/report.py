@@ -12,14 +12,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxft.analysis import mistakes, sections
+from jaxft.analysis import sections
 from jaxft.analysis.page import Html, element, join, page
 from jaxft.analysis.record import Record, flatten, read_record
+from jaxft.analysis.view import View
 
 
 def write_report(
     run_dir: str | Path,
     *,
+    view: View,
     defaults: Mapping[str, Any] | None = None,
     summary: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -27,6 +29,7 @@ def write_report(
 
     Args:
       run_dir: the run directory, finished or not.
+      view: what its task shows.
       defaults: the default config, nested or flat; fields that differ are listed first. None: all
         fields in one list.
       summary: in place of summary.json, which a run writes last.
@@ -39,7 +42,7 @@ def write_report(
     record = read_record(run_dir)
     if summary is not None:
         record = dataclasses.replace(record, summary=dict(summary))
-    text = render(record, None if defaults is None else flatten(defaults))
+    text = render(record, view, None if defaults is None else flatten(defaults))
     beside = path.with_name(path.name + ".tmp")
     # Texts of a data set may hold halves of surrogate pairs, which UTF-8 cannot.
     beside.write_bytes(text.encode("utf-8", "replace"))
@@ -47,16 +50,15 @@ def write_report(
     return path
 
 
-def render(record: Record, defaults: Mapping[str, Any] | None) -> str:
-    """The page of a record."""
+def render(record: Record, view: View, defaults: Mapping[str, Any] | None) -> str:
+    """The page of a record of the task that `view` is of."""
     # Imported here: matplotlib costs 0.8 s, which training would pay at its start otherwise.
     from jaxft.analysis import plots
 
     parts = {
-        "Training": _part(sections.training, record, plots),
+        "Training": _part(sections.training, record, plots, view.curves),
         "Learning rate": _part(sections.learning_rate, record, plots),
-        "Predictions": _part(mistakes.predictions, record, plots),
-        "Mistakes": _part(mistakes.confident_mistakes, record),
+        **{heading: _part(make, record, plots) for heading, make in view.sections.items()},
         "Time": _part(sections.timing, record),
         "Configuration": _part(sections.configuration, record, defaults),
         "Environment": _part(sections.environment, record),
@@ -66,7 +68,7 @@ def render(record: Record, defaults: Mapping[str, Any] | None) -> str:
         for name in parts
     ]
     body = [
-        element("header", _part(sections.header, record), element("nav", *links)),
+        element("header", _part(sections.header, record, view), element("nav", *links)),
         *(
             element(
                 "section",

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
-from jaxft.analysis.metrics import wilson_interval
 from jaxft.analysis.page import Html, element, figure, join, table
 from jaxft.analysis.record import Record, flatten
+from jaxft.analysis.view import View
 
 _PHASES = {
     "load": ("#CC79A7", "reading model and data"),
@@ -28,7 +26,7 @@ def missing(what: str) -> Html:
     return element("p", what, attributes={"class": "none"})
 
 
-def header(record: Record) -> Html:
+def header(record: Record, view: View) -> Html:
     """Task, model and data; the result in one paragraph and a few large numbers."""
     summary = record.summary
     task = str(summary.get("task") or record.config.get("task") or "run").replace("_", " ")
@@ -44,22 +42,22 @@ def header(record: Record) -> Html:
     if not metrics:
         parts.append(missing("No evaluation yet."))
     else:
-        parts.append(element("p", _result(record, metrics), attributes={"class": "lead"}))
-        parts.append(_tiles(record, metrics))
+        parts.append(element("p", _result(record, metrics, view), attributes={"class": "lead"}))
+        parts.append(_tiles(record, metrics, view.tiles))
     rows = [("model", model), *_data_rows(record), *_parameter_rows(summary)]
     parts.append(table(["", ""], rows, kinds="tw"))
     return join(parts)
 
 
-def training(record: Record, plots: ModuleType) -> Html:
-    """Curves, with what happened on the way."""
+def training(record: Record, plots: ModuleType, metrics: Sequence[str]) -> Html:
+    """Curves, those of these metrics among them, with what happened on the way."""
     evals = record.evals["eval"]
     if not record.train and not evals:
         return missing("No metrics.jsonl, or no step in it yet.")
     summary = record.summary
-    metric = (summary.get("best_metric") or {}).get("name", "accuracy")
+    chosen = (summary.get("best_metric") or {}).get("name", metrics[0])
     events = record.events[:_MAX_EVENTS]
-    svg = plots.curves(record.train, evals, events, summary.get("best_step"), metric)
+    svg = plots.curves(record.train, evals, events, summary.get("best_step"), chosen, metrics)
     parts = [figure(svg, "Training and evaluation loss, and evaluation metrics, over steps.")]
     if events:
         items = [
@@ -176,21 +174,10 @@ def environment(record: Record) -> Html:
     return table(["", ""], rows, kinds="tc")
 
 
-def _result(record: Record, metrics: Mapping[str, Any]) -> str:
+def _result(record: Record, metrics: Mapping[str, Any], view: View) -> str:
     """The result in words."""
     summary, split = record.summary, record.split
-    confusion = record.confusion(split)
-    support = confusion.support if confusion is not None else np.zeros(1, np.int64)
-    total = metrics.get("examples") or int(support.sum())
-    which = {"test": "test", "eval": "evaluation"}[split]
-    text = f"{metrics['accuracy']:.1%} of {total:,} {which} examples are classified correctly"
-    if total:
-        low, high = wilson_interval(round(metrics["accuracy"] * total), total)
-        text += f" (95% interval {low:.1%} to {high:.1%})"
-    most = metrics.get("majority_accuracy") or int(support.max()) / max(1, total)
-    if most:
-        text += f"; always giving the most frequent label would be right for {most:.1%}"
-    text += "."
+    text = view.result(record, metrics)
     if summary.get("best_step") is not None:
         best = summary.get("best_metric") or {}
         value = f", with {best['name']} {best['value']:.4f} on the evaluation data" if best else ""
@@ -206,13 +193,7 @@ def _result(record: Record, metrics: Mapping[str, Any]) -> str:
     return text
 
 
-def _tiles(record: Record, metrics: Mapping[str, Any]) -> Html:
-    names = {
-        "accuracy": "accuracy",
-        "f1_macro": "macro F1",
-        "mcc": "Matthews correlation",
-        "loss": "loss",
-    }
+def _tiles(record: Record, metrics: Mapping[str, Any], names: Mapping[str, str]) -> Html:
     other = record.metrics("eval") if record.split == "test" else {}
     tiles = []
     for name, words in names.items():

@@ -67,9 +67,11 @@ def finish(session: Session, whole: Any, memory: Memory, last_step: int) -> None
 
 def report(directory: RunDirectory, summary: dict[str, Any] | None = None) -> Path:
     """Write report.html; `summary` in place of summary.json, which is written after it."""
+    from jaxft.analysis.mistakes import VIEW
     from jaxft.analysis.report import write_report  # imports matplotlib: 0.4 s and 40 MB
 
-    return write_report(directory.path, defaults=to_json(default_config()), summary=summary)
+    defaults = to_json(default_config())
+    return write_report(directory.path, view=VIEW, defaults=defaults, summary=summary)
 
 
 def export(

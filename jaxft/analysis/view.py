@@ -1,0 +1,31 @@
+"""What a page shows of one kind of task: the contract between the report and the task that fills it in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from jaxft.analysis.page import Html
+from jaxft.analysis.record import Record
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What the report of a task shows besides what every run has.
+
+    Attributes:
+      tiles: metric -> the words under which its number stands at the top, the foremost first.
+      result: (record, metrics of the split that is reported) -> a sentence that says how good it is.
+      sections: heading -> (record, the module of plots) -> what stands under it.
+    """
+
+    tiles: Mapping[str, str]
+    result: Callable[[Record, Mapping[str, Any]], str]
+    sections: Mapping[str, Callable[[Record, ModuleType], Html]]
+
+    @property
+    def curves(self) -> tuple[str, ...]:
+        """The metrics that are drawn over steps; the loss has a picture of its own."""
+        return tuple(name for name in self.tiles if name != "loss")
