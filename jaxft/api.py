@@ -17,40 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from jaxft.analysis.metrics import softmax
 from jaxft.config import ConfigDict, override
 from jaxft.config_check import validate
 from jaxft.data import files
-from jaxft.data.labels import unlabelled
-from jaxft.run.data import Split
+from jaxft.run.data import Split, unlabelled_split
 from jaxft.run.directory import RunDirectory
 from jaxft.run.inference import Inference, load_inference
+from jaxft.tasks.contract import Predicted
 from jaxft.terminal import config_file
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What a model says of one input.
-
-    Attributes:
-      label: name of the most probable class.
-      probabilities: by label name, in the order of the class numbers; they sum to 1.
-    """
-
-    label: str
-    probabilities: dict[str, float]
-
-    @property
-    def probability(self) -> float:
-        """Of `label`."""
-        return self.probabilities[self.label]
 
 
 class Model:
     """A fine-tuned model that takes inputs from memory. Made by `load`.
 
     Attributes:
-      labels: names by class number.
+      labels: names of its outputs, by number; () where they are numbers.
       inputs: 'text' or 'image'.
     """
 
@@ -60,12 +41,13 @@ class Model:
         self.inputs = inference.encoder.inputs
 
     def __repr__(self) -> str:
-        return f"<jaxft model: {self.inputs} -> {', '.join(self.labels[:5])}" + (
+        outputs = ", ".join(self.labels[:5]) or self._inference.config.task
+        return f"<jaxft model: {self.inputs} -> {outputs}" + (
             f", … ({len(self.labels)} labels)>" if len(self.labels) > 5 else ">"
         )
 
     def logits(self, inputs: Iterable[Any]) -> np.ndarray:
-        """Scores before the softmax.
+        """What the model's head gives for each input: of classes, the scores before the softmax.
 
         Args:
           inputs: texts; pairs of texts (tuples or lists of two); or images: paths, Pillow images, or
@@ -75,11 +57,31 @@ class Model:
           [N, C] float32, in the order of the inputs and of `labels`.
 
         Raises:
-          ValueError: an input that is none, naming its number.
+          ValueError: an input that is none, naming its number; a model without outputs of whole
+            inputs.
         """
         given = _as_list(inputs)
         if not given:
-            return np.zeros((0, len(self.labels)), np.float32)
+            return np.zeros((0, self._inference.architecture.num_labels), np.float32)
+        predicted, _ = self._predicted(given)
+        if "logits" not in predicted:
+            raise ValueError(f"a model of {self._inference.config.task} has no logits of an input")
+        return predicted["logits"]
+
+    def predict(self, inputs: Iterable[Any]) -> list[Any]:
+        """What the model says of each input; arguments as of `logits`.
+
+        Returns:
+          One object an input: of classes a `tasks.classification.Prediction` with the label and the
+          probabilities; of other tasks see the `answers` of their file in `jaxft.tasks`.
+        """
+        given = _as_list(inputs)
+        if not given:
+            return []
+        predicted, split = self._predicted(given)
+        return list(self._inference.task.answers(predicted, split.targets, self.labels))
+
+    def _predicted(self, given: Sequence[Any]) -> tuple[Predicted, Split]:
         columns = _text_columns(given) if self.inputs == "text" else {"image": _images(given)}
         expected = len(self._inference.encoder.columns)
         if expected and len(columns) != expected:
@@ -89,17 +91,8 @@ class Model:
         encoder = dataclasses.replace(self._inference.encoder, columns=tuple(columns))
         model = dataclasses.replace(self._inference, encoder=encoder)
         source = files.table("inputs", columns)
-        return model.logits(Split(source, unlabelled(len(source), self.labels)))
-
-    def predict(self, inputs: Iterable[Any]) -> list[Prediction]:
-        """The label and the probabilities of each input; arguments as of `logits`."""
-        return [
-            Prediction(
-                self.labels[int(scores.argmax())],
-                dict(zip(self.labels, map(float, softmax(scores)), strict=True)),
-            )
-            for scores in self.logits(inputs)
-        ]
+        split = unlabelled_split(source, encoder)
+        return model.predict(split), split
 
 
 def load(run_or_checkpoint: str | Path) -> Model:

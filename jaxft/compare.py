@@ -25,6 +25,7 @@ from jaxft.analysis.record import read_record
 from jaxft.config import flatten, to_json
 from jaxft.run.directory import RunDirectory
 from jaxft.run.output import Output, check_output
+from jaxft.tasks.table import TASKS
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 
@@ -47,8 +48,7 @@ def main(argv: Sequence[str]) -> int:
         )
     runs = [_read(path) for path in dict.fromkeys(paths)]
     groups = comparison.group(runs)
-    metrics = [str(runs[0].config["eval.metric"]), "accuracy", "f1_macro", "loss"]
-    metrics = list(dict.fromkeys(metrics))
+    metrics = _metrics(runs)
     _show(groups, metrics)
     if output is not None:
         with Output(output) as file:
@@ -80,6 +80,14 @@ def _read(path: str) -> comparison.Compared:
     directory = RunDirectory(path)
     config, source = directory.config(), directory.source()
     return comparison.Compared(path, read_record(path), flatten(to_json(config)), source)
+
+
+def _metrics(runs: Sequence[comparison.Compared]) -> list[str]:
+    """What is compared: the metric that chooses the best checkpoint, then those of each task."""
+    names = [str(runs[0].config["eval.metric"])]
+    for run in runs:
+        names += TASKS[run.config["task"]].compared
+    return list(dict.fromkeys(names))
 
 
 def _show(groups: Sequence[comparison.Group], metrics: Sequence[str]) -> None:

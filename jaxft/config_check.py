@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxft.config_fields import BY_NAME, FIELDS, MANY, MOST_STEPS, SECTIONS, Field, nearest
 from jaxft.config_names import no_such_field
+from jaxft.tasks.names import METRICS
 
 _DURATION = re.compile(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*(%|steps?|epochs?)?\s*")
 _GROUP_SETTINGS = ("lr", "weight_decay", "schedule", "optimizer")
@@ -208,6 +209,12 @@ def _check_together(flat: Mapping[str, Any]) -> None:
         raise ValueError(
             f"config.train.accumulate={flat['train.accumulate']} cuts a batch of "
             f"config.train.batch_size={flat['train.batch_size']} examples into more parts than it has"
+        )
+    metrics = METRICS[flat["task"]]
+    if (metric := flat["eval.metric"]) not in metrics:
+        raise ValueError(
+            f"config.eval.metric={shown(metric)} is no metric of config.task={flat['task']!r}, which "
+            f"has {', '.join(metrics)}{nearest(metric, metrics)}"
         )
     if len(flat["data.text"]) > 2:
         raise ValueError(f"config.data.text={shown(flat['data.text'])} names more than two columns")

@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from jaxft.tasks.names import METRICS
+
 # Steps are counted in 32 bits on the device.
 MOST_STEPS = 2**31 - 1
 MANY = 1_000_000
@@ -77,13 +79,12 @@ _KINDS = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list"
 }  # fmt: skip
 _DURATION: dict[str, Any] = {"kind": str, "form": "duration"}
-_TASKS = ("text_classification", "image_classification")
 _PLANS = ("none", "top_down", "bottom_up", "chain_thaw", "lp_ft", "explicit")
-_METRICS = ("accuracy", "f1_macro", "f1_micro", "mcc", "loss")
+_METRICS = tuple(dict.fromkeys(name for metrics in METRICS.values() for name in metrics))
 
 # fmt: off
 FIELDS: tuple[Field, ...] = (
-    Field("task", "text_classification", "what is learned", choices=_TASKS),
+    Field("task", "text_classification", "what is learned", choices=tuple(METRICS)),
 
     Field("model.path", "", "directory in Hugging Face format, or a hub id (the only use of the network)",
           form="place"),
@@ -192,7 +193,7 @@ FIELDS: tuple[Field, ...] = (
     Field("eval.every", "1 epochs", "time between evaluations; the last step always has one",
           1, **_DURATION),
     Field("eval.batch_size", 64, "examples", 1, MANY),
-    Field("eval.metric", "accuracy", "chooses the best checkpoint and stops early; loss is minimised",
+    Field("eval.metric", "accuracy", "of the task; chooses the best checkpoint and stops early",
           choices=_METRICS),
     Field("eval.patience", None, "stop after so many evaluations without improvement; none: never",
           1, MOST_STEPS, kind=int),

@@ -18,12 +18,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from jaxft.analysis.metrics import warnings_of
-from jaxft.data.labels import find_label_column
 from jaxft.data.sources import open_source
 from jaxft.run.data import Split, hold_out, labelled_split
 from jaxft.run.inference import Inference, column_names, load_inference, named_by_flags
 from jaxft.run.output import Output, check_output
+from jaxft.tasks.contract import Reading
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 from jaxft.terminal.tables import show_metrics
@@ -57,9 +56,9 @@ def main(argv: Sequence[str]) -> int:
         if file is not None:
             file.write((json.dumps(result.to_json(), indent=1) + "\n").encode())
     of = values.run if model.directory is None else f"{values.run}/best"
-    print(f"{spec}: {len(split.labels)} rows, model {of}")
-    show_metrics(result.to_json())
-    for warning in warnings_of(result.metrics):
+    print(f"{spec}: {len(split.targets)} rows, model {of}")
+    show_metrics(result.to_json(), model.task.headline)
+    for warning in model.task.warnings(result.metrics):
         print(f"warning: {warning}")
     return 0
 
@@ -78,10 +77,10 @@ def _split(
         raise ValueError("--data is missing: a checkpoint, unlike a run, has no data of its own")
     source = open_source(spec or c.train, data_dir=c.dir or None, delimiter=c.delimiter)
     with named_by_flags():
-        column = find_label_column(source, label or c.label)
+        column = model.task.find_column(source, label or c.label)
     model = model.reading(source, columns, column)
-    encoder = model.encoder
-    split, _ = labelled_split(source, column, encoder.columns, encoder.inputs, c, names=model.names)
+    reading = Reading(names=model.names, classes=c.classes, drop=c.on_bad_row == "drop")
+    split, _ = labelled_split(model.task, source, column, model.encoder.columns, reading)
     if spec:
         return spec, model, split
     held_out = hold_out(split, c)[1]
@@ -95,7 +94,9 @@ def _is_metrics(path: Path) -> bool:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(value, dict) and {"loss", "accuracy", "confusion"} <= set(value)
+    return (
+        isinstance(value, dict) and "loss" in value and bool({"examples", "accuracy"} & set(value))
+    )
 
 
 class _Callable(ModuleType):

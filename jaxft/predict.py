@@ -24,12 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxft.analysis.metrics import softmax
 from jaxft.config import nearest
 from jaxft.data.checks import check_inputs
-from jaxft.data.labels import unlabelled
 from jaxft.data.sources import Source, open_source
-from jaxft.run.data import Split
+from jaxft.run.data import unlabelled_split
 from jaxft.run.inference import Inference, column_names, load_inference
 from jaxft.run.labelled import FORMATS, is_labelled, settle, write_labelled
 from jaxft.run.output import Output, check_output
@@ -70,14 +68,13 @@ def main(argv: Sequence[str]) -> int:
         print(note, file=sys.stderr)
     model = model.reading(source, column_names(values.text))
     _check_rows(source, model)
-    layout = settle(source, suffix, model.names, prefix=values.prefix)
+    layout = settle(source, suffix, model.task.columns(model.names), prefix=values.prefix)
     if layout.left_out:
         columns = ", ".join(map(repr, layout.left_out))
         print(f"not in {values.output}, which cannot hold them: {columns}", file=sys.stderr)
     with Output(output) as file:
         file.reserve(layout.least_bytes)
-        logits = model.logits(Split(source, unlabelled(len(source), model.names)))
-        rows = _labelled(source, logits, model.names)
+        rows = _labelled(source, model)
         write_labelled(file, layout, rows, guard_formulas=values.safe_csv)
     print(f"{len(source)} rows -> {values.output}")
     return 0
@@ -94,22 +91,26 @@ def _check_rows(source: Source, model: Inference) -> None:
 
 
 def _labelled(
-    source: Source, logits: np.ndarray, names: Sequence[str]
-) -> Iterator[tuple[Mapping[str, Any], str, np.ndarray]]:
-    """Each row with its label and probabilities.
+    source: Source, model: Inference
+) -> Iterator[tuple[Mapping[str, Any], Sequence[Any]]]:
+    """Each row with the values of the added columns.
 
     Raises:
-      FloatingPointError: logits that are not finite, before the first row.
+      FloatingPointError: predictions that are not finite, before the first row.
     """
-    broken = np.flatnonzero(~np.isfinite(logits).all(-1))
-    if len(broken):
-        raise FloatingPointError(
-            f"{source.where(int(broken[0]))}: the model's logits are not finite "
-            f"({len(broken)} of {len(logits)} rows)"
-        )
-    for i, scores in enumerate(logits):
-        probabilities = softmax(scores)
-        yield source[i], names[int(scores.argmax())], probabilities
+    split = unlabelled_split(source, model.encoder)
+    predicted = model.predict(split)
+    for name, array in predicted.items():
+        broken = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(-1))
+        if len(broken):
+            row = int(np.searchsorted(split.targets.offsets, broken[0], side="right")) - 1
+            raise FloatingPointError(
+                f"{source.where(row)}: the model's {name} are not finite "
+                f"({len(broken)} of {len(array)})"
+            )
+    answers = model.task.answers(predicted, split.targets, model.names)
+    for row, answer in enumerate(answers):
+        yield source[row], answer.cells()
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from jaxft.run.signals import Stopped, leave, raised
 from jaxft.run.table import parameter_rows
 from jaxft.run.timing import Stopwatch
 from jaxft.run.weights import what_counts
+from jaxft.tasks.names import minimised
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 from jaxft.training.checkpoint import Checkpoints, check_resume_step
@@ -120,7 +121,8 @@ def _run(
         Checkpoints(directory.checkpoints, built.parallel, keep=config.checkpoint.keep) as saves,
         Logs(directory.path, total_steps=prepared.length.steps,
              steps_per_epoch=prepared.length.epoch, log_every=config.train.log_every,
-             tensorboard=config.log.tensorboard, enabled=lead) as logs,
+             tensorboard=config.log.tensorboard, enabled=lead, shown=prepared.task.shown,
+             minimised=minimised(config.task)) as logs,
     ):  # fmt: skip
         session = Session(built, directory, saves, logs, clock)
         _introduce(built, logs)
@@ -166,9 +168,10 @@ def _introduce(run: Run, logs: Logs) -> None:
     prepared = run.prepared
     splits = prepared.splits
     sizes = {"train": splits.train, "eval": splits.eval, "test": splits.test}
-    rows = ", ".join(f"{len(s.labels)} {name}" for name, s in sizes.items() if s is not None)
+    rows = ", ".join(f"{len(s.targets)} {name}" for name, s in sizes.items() if s is not None)
+    labels = f", {len(splits.names)} labels" if splits.names else ""
     logs.say(f"model {prepared.config.model.path}: {prepared.decisions.summary}")
-    logs.say(f"data {rows} rows, {len(splits.names)} labels; {'; '.join(splits.notes)}")
+    logs.say(f"data {rows} rows{labels}; {'; '.join(splits.notes)}")
     logs.say(
         f"{prepared.length.steps} steps, {prepared.length.epoch} an epoch; {run.parallel.summary}"
     )

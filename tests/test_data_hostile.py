@@ -16,6 +16,10 @@ from PIL import Image
 from jaxft.config import default_config, from_json, to_json
 from jaxft.data.sources import open_source
 from jaxft.run.data import hold_out, labelled_split, open_splits
+from jaxft.tasks.contract import Reading
+from jaxft.tasks.table import TASKS
+
+TEXT = TASKS["text_classification"]
 
 GOOD = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(8)]
 
@@ -202,7 +206,7 @@ def place(path: Path, content) -> str:
 def splits(inputs: str = "text", **fields):
     config = default_config()
     config.data.update(fields)
-    return open_splits(config, inputs, ())
+    return open_splits(config, TASKS[f"{inputs}_classification"], ())
 
 
 @pytest.mark.parametrize("name", CASES, ids=ascii)
@@ -285,7 +289,7 @@ def test_a_value_that_is_no_text_is_found_in_every_split(tmp_path, split):
     ):
         splits(train=train, **{split: other})
     found = splits(train=train, on_bad_row="drop", **{split: other})
-    assert getattr(found, split).labels.rows.tolist() == [0, 1, 2, 3, 5]
+    assert getattr(found, split).targets.rows.tolist() == [0, 1, 2, 3, 5]
     assert "a.jsonl: 2 rows without usable text left out (lines 5, 7)" in found.notes
     assert "a.jsonl: 1 row with an empty text, used as they are (line 6)" in found.notes
 
@@ -296,7 +300,7 @@ def test_bad_rows_of_the_training_data_are_left_out_on_request(tmp_path):
     with pytest.raises(ValueError, match=r"line 22: .*2 rows are like this \(lines 22, 24\)"):
         splits(train=path)
     found = splits(train=path, on_bad_row="drop")
-    used = sorted([*found.train.labels.rows, *found.eval.labels.rows])
+    used = sorted([*found.train.targets.rows, *found.eval.targets.rows])
     assert used == [*range(20), 21]
     assert "t.csv: 2 rows without label left out (lines 22, 24)" in found.notes
     assert "t.csv: 1 row with an empty text, used as they are (line 23)" in found.notes
@@ -314,7 +318,7 @@ def test_images_that_are_not_there_are_found_at_the_start(tmp_path):
     ):
         splits("image", train=train)
     found = splits("image", train=train, on_bad_row="drop")
-    assert len(found.train.labels) + len(found.eval.labels) == 4
+    assert len(found.train.targets) + len(found.eval.targets) == 4
     # An image folder names the file itself.
     assert found.train.source.where(0) == "t.csv, line 2"
     assert open_source(str(tmp_path / "images")).where(1) == good[1]
@@ -327,7 +331,7 @@ def test_columns_may_have_any_names(tmp_path):
     rows = "".join(f"{','.join('pqrstuvwxz')},text {i},{'ab'[i % 2]}\n" for i in range(8))
     path = place(tmp_path / "t.csv", f"{names}\n{rows}".encode())
     found = splits(train=path, eval=path, test=path)
-    assert found.columns == ("text",) and found.names == ("a", "b") and len(found.test.labels) == 8
+    assert found.columns == ("text",) and found.names == ("a", "b") and len(found.test.targets) == 8
 
 
 def test_the_label_is_no_input(tmp_path):
@@ -341,7 +345,7 @@ def test_ten_thousand_labels_do_not_hang(tmp_path):
     rows = "".join(f"text {i},name {i % 10_000}\n" for i in range(20_000))
     train = place(tmp_path / "t.csv", f"text,label\n{rows}".encode())
     found = splits(train=train)
-    assert len(found.names) == 10_000 and len(found.eval.labels) == 2000
+    assert len(found.names) == 10_000 and len(found.eval.targets) == 2000
     other = place(tmp_path / "e.csv", b"text,label\na,nam 17\n")
     with pytest.raises(ValueError, match=r"'nam 17' is unknown; .*… \(10000 in all\)$"):
         splits(train=train, eval=other)
@@ -355,18 +359,18 @@ def test_the_split_follows_its_own_seed_and_says_what_it_did(tmp_path):
     held = {}
     for name, seed, split_seed in (("one", 0, 0), ("other seed", 1, 0), ("other split", 0, 1)):
         config.train.seed, config.data.split_seed = seed, split_seed
-        found = open_splits(config, "text", ())
-        held[name] = found.eval.labels.rows.tolist()
+        found = open_splits(config, TEXT, ())
+        held[name] = found.eval.targets.rows.tolist()
     assert held["one"] == held["other seed"] != held["other split"]
     assert (
         "150 of 1500 training rows (10.0%, of each label alike; 350 of the 500" in found.notes[-1]
     )
     config.data.examples_per_class = 1
-    few = [open_splits(config, "text", ()).train.labels.rows.tolist()]
+    few = [open_splits(config, TEXT, ()).train.targets.rows.tolist()]
     config.train.seed = 5
-    few.append(open_splits(config, "text", ()).train.labels.rows.tolist())
+    few.append(open_splits(config, TEXT, ()).train.targets.rows.tolist())
     config.data.split_seed = 0
-    few.append(open_splits(config, "text", ()).train.labels.rows.tolist())
+    few.append(open_splits(config, TEXT, ()).train.targets.rows.tolist())
     assert few[0] == few[1] != few[2]
 
 
@@ -385,30 +389,30 @@ def test_the_rows_that_were_held_out_are_found_again(tmp_path):
     data.update(train=train, on_bad_row="drop", split_seed=3)
     found = splits(train=train, on_bad_row="drop", split_seed=3)
     again, _ = labelled_split(
-        open_source(train), "label", found.columns, "text", data, names=found.names
+        TEXT, open_source(train), "label", found.columns, Reading(names=found.names, drop=True)
     )
-    held = hold_out(again, data)[1].labels
-    assert held.rows.tolist() == found.eval.labels.rows.tolist() and len(held) == 4
-    assert held.ids.tolist() == found.eval.labels.ids.tolist()
+    held = hold_out(again, data)[1].targets
+    assert held.rows.tolist() == found.eval.targets.rows.tolist() and len(held) == 4
+    assert held.ids.tolist() == found.eval.targets.ids.tolist()
 
 
 def test_evaluation_data_is_read_by_the_label_column_of_the_training_data(tmp_path):
     train = place(tmp_path / "t.csv", HEADER.replace(b"label", b"topic"))
     other = place(tmp_path / "e.csv", b"text,label,topic\na,1,x\nb,2,y\n")
-    assert splits(train=train, eval=other, label="topic").eval.labels.ids.tolist() == [0, 1]
+    assert splits(train=train, eval=other, label="topic").eval.targets.ids.tolist() == [0, 1]
     train = place(tmp_path / "t.csv", HEADER.replace(b"label", b"sentiment"))
     other = place(tmp_path / "e.csv", b"text,category,sentiment\na,1,x\nb,2,y\n")
-    assert splits(train=train, eval=other).eval.labels.ids.tolist() == [0, 1]
+    assert splits(train=train, eval=other).eval.targets.ids.tolist() == [0, 1]
     # One with another usual name is found by that.
     other = place(tmp_path / "e.csv", b"text,category\na,x\nb,y\n")
-    assert splits(train=train, eval=other).eval.labels.ids.tolist() == [0, 1]
+    assert splits(train=train, eval=other).eval.targets.ids.tolist() == [0, 1]
 
 
 def test_the_labels_of_a_checkpoint_keep_their_order(tmp_path):
     config = default_config()
     config.data.train = place(tmp_path / "t.csv", HEADER)
-    plain, ordered = open_splits(config, "text", ()), open_splits(config, "text", ("y", "x"))
+    plain, ordered = open_splits(config, TEXT, ()), open_splits(config, TEXT, ("y", "x"))
     assert (plain.names, ordered.names) == (("x", "y"), ("y", "x"))
-    assert [ordered.names[i] for i in ordered.train.labels.ids] == [
-        "xyxy"[row] for row in ordered.train.labels.rows
+    assert [ordered.names[i] for i in ordered.train.targets.ids] == [
+        "xyxy"[row] for row in ordered.train.targets.rows
     ]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jaxft.data.files import table
-from jaxft.data.labels import find_label_column, read_labels, unlabelled
+from jaxft.data.labels import find_label_column, read_labels
 from jaxft.data.subsets import few_per_class, holdout
+from jaxft.data.targets import unlabelled
 
 
 def source(values, class_names=None, **columns):
@@ -205,4 +206,4 @@ def test_taking_positions_keeps_the_source_rows():
         np.array([3, 0])
     )
     assert labels.rows.tolist() == [3, 0] and labels.ids.tolist() == [1, 0]
-    assert len(unlabelled(4, ("a", "b"))) == 4
+    assert len(unlabelled(4)) == 4

@@ -18,7 +18,8 @@ ALLOWED = {
     "optim": set(),
     "data": set(),
     "models": set(),
-    "tasks": set(),
+    # What a task's targets are read from, and what its metrics and its part of a report are made of.
+    "tasks": {"data", "analysis"},
     "terminal": {"config", "config_check", "config_fields", "config_names"},
     "training": {"optim", "terminal.progress", "terminal.errors"},
     "analysis": {"training.rows"},

@@ -63,7 +63,7 @@ def no_compute(monkeypatch):
     def never(*_):
         pytest.fail("the model ran before the mistake was found")
 
-    monkeypatch.setattr(Inference, "logits", never)
+    monkeypatch.setattr(Inference, "predict", never)
 
 
 # Columns
@@ -96,7 +96,7 @@ def test_a_column_of_an_added_name_is_neither_lost_nor_replaced(
     given = jsonl(tmp_path / "in.jsonl", {"text": "fine", taken: "mine"}, {"text": "cold"})
     output = tmp_path / f"out{suffix}"
     with monkeypatch.context() as patch:
-        patch.setattr(Inference, "logits", lambda *_: pytest.fail("computed first"))
+        patch.setattr(Inference, "predict", lambda *_: pytest.fail("computed first"))
         line = refused(arguments(trained, given, output), capsys)
     assert f"has a column '{taken}' already" in line and "--prefix" in line and not output.exists()
     assert predict.main(arguments(trained, given, output, "--prefix=new_")) == 0
@@ -259,7 +259,7 @@ def test_the_output_is_open_before_the_model_runs(trained, tmp_path, capsys, mon
         seen.extend(path.name for path in tmp_path.iterdir())
         raise ValueError("no luck")
 
-    monkeypatch.setattr(Inference, "logits", fails)
+    monkeypatch.setattr(Inference, "predict", fails)
     line = refused(arguments(trained, trained / "test.csv", tmp_path / "out.csv"), capsys)
     assert "no luck" in line and len(seen) == 1 and not list(tmp_path.iterdir())
 

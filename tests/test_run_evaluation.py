@@ -11,7 +11,9 @@ from jaxft.data.files import table
 from jaxft.data.labels import Labels
 from jaxft.run.data import Split
 from jaxft.run.evaluation import Predictions, evaluate
+from jaxft.tasks.classification import Classification
 
+TEXT = Classification("text")
 ROWS = np.array([7, 2, 5, 0])
 PARALLEL = SimpleNamespace(put=lambda batch: batch, unreplicate=lambda out: out)
 
@@ -45,10 +47,10 @@ def split(reads=None):
 
 
 def test_an_evaluation_has_logits_metrics_and_confusion_in_the_order_of_the_rows():
-    result = evaluate(program, None, Batches(), PARALLEL, split())
-    assert result.logits.argmax(-1).tolist() == [1, 0, 0, 0]
+    result = evaluate(TEXT, program, None, Batches(), PARALLEL, split())
+    assert result.predicted["logits"].argmax(-1).tolist() == [1, 0, 0, 0]
     assert result.metrics["accuracy"] == 0.75 and "confusion" not in result.metrics
-    assert result.confusion.matrix().tolist() == [[2, 0], [1, 1]]
+    assert result.details["confusion"]["matrix"] == [[2, 0], [1, 1]]
     assert result.to_json()["confusion"]["matrix"] == [[2, 0], [1, 1]]
 
 
@@ -63,15 +65,15 @@ def test_the_threads_that_prepare_batches_are_those_asked_for(monkeypatch, threa
         return iter([put(batches[step]) for step in range(len(batches))])
 
     monkeypatch.setattr(evaluation, "iterate", iterate)
-    evaluate(program, None, Batches(), PARALLEL, split(), threads=threads)
+    evaluate(TEXT, program, None, Batches(), PARALLEL, split(), threads=threads)
     assert asked == [threads]
 
 
 def test_inputs_are_read_once_however_often_predictions_are_written():
     reads = []
     rows = split(reads)
-    predictions = Predictions(rows, SimpleNamespace(inputs="text", columns=("text",)))
-    result = evaluate(program, None, Batches(), PARALLEL, rows)
+    predictions = Predictions(TEXT, rows, SimpleNamespace(inputs="text", columns=("text",)))
+    result = evaluate(TEXT, program, None, Batches(), PARALLEL, rows)
     first = predictions.rows(result)
     assert predictions.rows(result) == first and reads == ROWS.tolist()
     assert [row["text"] for row in first] == [f"text {i} of many" for i in ROWS]
@@ -90,5 +92,5 @@ def test_inputs_are_read_once_however_often_predictions_are_written():
 def test_images_are_shown_by_their_file_where_they_have_one(value, shown):
     source = table("a.parquet", {"image": [value]})
     one = Split(source, Labels(("a", "b"), np.array([0]), np.array([0], np.int32)))
-    predictions = Predictions(one, SimpleNamespace(inputs="image", columns=("image",)))
+    predictions = Predictions(TEXT, one, SimpleNamespace(inputs="image", columns=("image",)))
     assert predictions._inputs == [shown]

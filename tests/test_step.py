@@ -248,7 +248,12 @@ def test_evaluation_gathers_every_row_once(setup, mode):
     params, _ = hf.read_params(setup.directory, setup.architecture, key=jax.random.key(0))
     expected = np.asarray(setup.architecture.apply(params, batch)["logits"]).reshape(-1, 3)
     program = parallel.compile_eval(
-        functools.partial(eval_step, forward=setup.architecture.apply, axis_name=parallel.axis_name)
+        functools.partial(
+            eval_step,
+            forward=setup.architecture.apply,
+            axis_name=parallel.axis_name,
+            predictions=classification.logits_of,
+        )
     )
     out = parallel.unreplicate(program(parallel.replicate(params), parallel.put(batch)))
     order = np.argsort(np.asarray(out["index"]).ravel())

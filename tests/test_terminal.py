@@ -111,7 +111,8 @@ def show_tables(stream):
     per_class = dict.fromkeys(NAMES, {"precision": 0, "recall": 0, "f1": 0, "support": 3})
     confusion = [[i * j for i in range(len(NAMES))] for j in range(len(NAMES))]
     counted = {"names": list(NAMES), "matrix": confusion}
-    show_metrics({**METRICS, "per_class": per_class, "confusion": counted}, stream=stream)
+    metrics = {**METRICS, "per_class": per_class, "confusion": counted}
+    show_metrics(metrics, tuple(METRICS), stream=stream)
     progress = Progress(1, stream=stream)
     for name in NAMES:
         progress.say(f"label {name!s}")

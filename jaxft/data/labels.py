@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxft.data.files import Source, nearest, some
+from jaxft.data.targets import Batch, places
 
 # Names under which label columns are commonly found, the likeliest first.
 LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "sentiment", "intent", "y")
@@ -27,9 +28,9 @@ _LIST = re.compile(rf"\[\s*({_ITEM}([,\s]\s*{_ITEM})*\s*,?)?\s*\]")
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """names[ids[j]] is the label of the source's row rows[j]; rows [n] int64, ids [n] int32.
+    """One class an example: names[ids[j]] is the label of the source's row rows[j]; see `Targets`.
 
-    dropped: rows of the source that were left out because they have no label, [m] int64.
+    rows [n] int64, ids [n] int32, dropped [m] int64.
     """
 
     names: tuple[str, ...]
@@ -43,6 +44,26 @@ class Labels:
     def take(self, positions: np.ndarray) -> Labels:
         """The examples at these positions (of this selection, not of the source)."""
         return Labels(self.names, self.rows[positions], self.ids[positions], self.dropped)
+
+    @property
+    def offsets(self) -> np.ndarray:
+        return np.arange(len(self) + 1)
+
+    def strata(self) -> np.ndarray:
+        return self.ids
+
+    def said_of_strata(self) -> str:
+        absent = sum(count == 0 for count in self.counts().values())
+        lacking = f"; {absent} of the {len(self.names)} labels have none there" if absent else ""
+        return f"of each label alike{lacking}"
+
+    def fill(self, slots: np.ndarray, inputs: Batch) -> Batch:
+        """'labels' int32, 'index' int32 and 'weight' float32 of the shape of slots."""
+        labels = np.where(slots >= 0, self.ids[slots], 0).astype(np.int32)
+        return {"labels": labels, **places(self.rows, slots)}
+
+    def fingerprint(self) -> bytes:
+        return self.rows.tobytes() + self.ids.tobytes()
 
     def numbered_as(self, names: Sequence[str]) -> Labels:
         """The same labels under another numbering of the same names."""
@@ -136,11 +157,6 @@ def read_labels(
     if not len(rows):
         raise ValueError(f"{source.name} has no row of the classes {_list(names)}")
     return Labels(tuple(names), rows, ids[rows], np.flatnonzero(missing))
-
-
-def unlabelled(rows: int, names: Sequence[str]) -> Labels:
-    """Labels for data that has none (prediction): every class number is 0."""
-    return Labels(tuple(names), np.arange(rows), np.zeros(rows, np.int32))
 
 
 # Values -> names

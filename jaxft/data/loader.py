@@ -22,10 +22,9 @@ from jaxft.data.batching import (
     steps_per_epoch,
 )
 from jaxft.data.images import Images
-from jaxft.data.labels import Labels
+from jaxft.data.targets import Batch, Targets
 from jaxft.data.token_cache import Tokens
 
-Batch = dict[str, np.ndarray]
 T = TypeVar("T")
 
 
@@ -40,21 +39,22 @@ class TextBatches:
     """Packed text: rows of L tokens with up to K examples each.
 
     A batch has, for R rows: input_ids, segment_ids (1..K, 0 is padding), positions (from 0 in each
-    example), token_type_ids: [R, L] int32; starts (column of an example's first token), labels,
-    index (row in the source, -1 is empty): [R, K] int32; weight (0 is empty): [R, K] float32.
+    example), token_type_ids: [R, L] int32; starts (column of an example's first token), index (row
+    in the source, -1 is empty): [R, K] int32; and what the targets fill in: with one target an
+    example, labels [R, K] and weight (0 is empty) [R, K] float32.
     """
 
     def __init__(
         self,
         tokens: Tokens,
-        labels: Labels,
+        targets: Targets,
         plan: TrainPlan | EvalPlan,
         *,
         process_index: int = 0,
         process_count: int = 1,
     ):
-        assert len(tokens) == len(labels)
-        self.tokens, self.labels, self.plan = tokens, labels, plan
+        assert len(tokens) == len(targets)
+        self.tokens, self.targets, self.plan = tokens, targets, plan
         self.process_index, self.process_count = process_index, process_count
 
     def __len__(self) -> int:
@@ -70,11 +70,12 @@ class TextBatches:
     def _fill(self, layout: Layout) -> Batch:
         rows = _own_rows(len(layout.slots), self.process_index, self.process_count)
         slots = layout.slots[rows]
-        return fill_text(self.tokens, slots, layout.length) | _examples(self.labels, slots)
+        inputs = fill_text(self.tokens, slots, layout.length)
+        return inputs | self.targets.fill(slots, inputs)
 
 
 class ImageBatches:
-    """Images: pixel_values [B, H, W, C] float32; labels, index [B] int32; weight [B] float32.
+    """Images: pixel_values [B, H, W, C] float32; index [B] int32; and what the targets fill in.
 
     steps: of the run; None is one pass in the source's order (evaluation). The batch is padded
     with zero images of weight 0 to a multiple of shards * row_multiple.
@@ -83,7 +84,7 @@ class ImageBatches:
     def __init__(
         self,
         images: Images,
-        labels: Labels,
+        targets: Targets,
         *,
         batch_size: int,
         steps: int | None,
@@ -93,15 +94,15 @@ class ImageBatches:
         process_index: int = 0,
         process_count: int = 1,
     ):
-        assert len(images) == len(labels)
-        if not len(labels):
+        assert len(images) == len(targets)
+        if not len(targets):
             raise ValueError("there are no examples to make batches of")
         if batch_size < 1:
             raise ValueError(f"the batch size must be at least 1, got {batch_size}")
-        self.images, self.labels, self.batch_size = images, labels, batch_size
+        self.images, self.targets, self.batch_size = images, targets, batch_size
         shuffle = steps is not None
-        self.order = shuffled(len(labels), seed) if shuffle else range(len(labels))
-        self.steps_per_epoch = steps_per_epoch(len(labels), batch_size)
+        self.order = shuffled(len(targets), seed) if shuffle else range(len(targets))
+        self.steps_per_epoch = steps_per_epoch(len(targets), batch_size)
         self.steps = self.steps_per_epoch if steps is None else steps
         multiple = shards * row_multiple
         self.rows = -(-batch_size // multiple) * multiple
@@ -111,19 +112,23 @@ class ImageBatches:
         return self.steps
 
     def __getitem__(self, step: int) -> Batch:
-        examples, epoch = batch_examples(self.order, len(self.labels), self.batch_size, step)
+        examples, epoch = batch_examples(self.order, len(self.targets), self.batch_size, step)
         slots = np.full(self.rows, -1, np.int64)
         slots[: len(examples)] = examples
         slots = slots[_own_rows(self.rows, self.process_index, self.process_count)]
         pixels = np.zeros((len(slots), *self.images.shape), np.float32)
         pixels[slots >= 0] = self.images.pixels(slots[slots >= 0], epoch)
-        return {"pixel_values": pixels} | _examples(self.labels, slots)
+        return self._with_targets(pixels, slots)
 
     def blank(self, steps: Iterable[int] | None = None) -> list[Batch]:
         """A batch of padding in the one shape that there is, whatever the steps."""
         slots = np.full(self.rows // self.process_count, -1, np.int64)
         pixels = np.zeros((len(slots), *self.images.shape), np.float32)
-        return [{"pixel_values": pixels} | _examples(self.labels, slots)]
+        return [self._with_targets(pixels, slots)]
+
+    def _with_targets(self, pixels: np.ndarray, slots: np.ndarray) -> Batch:
+        inputs = {"pixel_values": pixels}
+        return inputs | self.targets.fill(slots, inputs)
 
 
 def _own_rows(rows: int, process_index: int, process_count: int) -> slice:
@@ -131,16 +136,6 @@ def _own_rows(rows: int, process_index: int, process_count: int) -> slice:
         raise ValueError(f"a batch of {rows} rows cannot be divided over {process_count} processes")
     own = rows // process_count
     return slice(process_index * own, (process_index + 1) * own)
-
-
-def _examples(labels: Labels, slots: np.ndarray) -> Batch:
-    """labels, weight and index of the examples in slots (any shape); all neutral where empty."""
-    real = slots >= 0
-    return {
-        "labels": np.where(real, labels.ids[slots], 0).astype(np.int32),
-        "weight": real.astype(np.float32),
-        "index": np.where(real, labels.rows[slots], -1).astype(np.int32),
-    }
 
 
 def fill_text(tokens: Tokens, slots: np.ndarray, length: int) -> Batch:

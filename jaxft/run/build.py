@@ -25,7 +25,8 @@ from jaxft.run.evaluation import Predictions
 from jaxft.run.length import Length, run_length
 from jaxft.run.optimizer import OptimizerOf, learning_rates, numbers
 from jaxft.run.stages import Stage, Stages, abstract_params, split_for
-from jaxft.tasks import TASKS
+from jaxft.tasks.contract import Task
+from jaxft.tasks.table import TASKS
 from jaxft.training.gradient import MeanGradient
 from jaxft.training.parallel import Parallel, Programs, make_parallel
 from jaxft.training.step import Optimizer, TrainState, eval_step, hyperparameters, train_step
@@ -52,6 +53,11 @@ class Prepared:
     length: Length
     hyperparameters: dict[str, np.ndarray]
     learning_rates: np.ndarray
+
+    @property
+    def task(self) -> Task[Any]:
+        """What is learned."""
+        return TASKS[self.config.task]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +93,7 @@ def prepare(config: ConfigDict) -> Prepared:
         raise ValueError("config.model.path is empty: give a checkpoint directory or a hub id")
     directory = hf.resolve(config.model.path)
     names = class_names(directory)
-    prepared = settle(config, directory, open_splits(config, task.inputs, names))
+    prepared = settle(config, directory, open_splits(config, task, names))
     # By the headers alone: a checkpoint without weights, or with others, is refused here.
     fresh = () if config.model.scratch else hf.missing(directory, prepared.architecture)
     return dataclasses.replace(prepared, decisions=prepared.decisions.knowing(fresh))
@@ -99,7 +105,8 @@ def settle(config: ConfigDict, directory: str, splits: Splits) -> Prepared:
     names = class_names(directory)
     architecture = load_architecture(
         directory,
-        num_labels=len(splits.names),
+        num_labels=len(task.id2label(splits.names)),
+        head=task.head,
         dropout=config.model.dropout,
         new_head=bool(names) and tuple(names) != splits.names,
     )
@@ -108,7 +115,7 @@ def settle(config: ConfigDict, directory: str, splits: Splits) -> Prepared:
             f"config.task={config.task!r} needs a model of {task.inputs}, but {config.model.path} is "
             f"{architecture.family.model_type!r}, a model of {architecture.inputs}"
         )
-    length = run_length(config, len(splits.train.labels))
+    length = run_length(config, len(splits.train.targets))
     decisions = decide(config, architecture, length)
     h = numbers(config, decisions, length)
     return Prepared(
@@ -142,6 +149,7 @@ def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple
             f"nothing to train: config.optim.frozen={config.optim.frozen!r} and "
             f"freeze_below={config.optim.freeze_below} freeze every parameter, the head too"
         )
+    task = prepared.task
     encoder = make_encoder(config, prepared.directory, architecture.limits, prepared.splits, cache)
     cut = slicing(parallel, config.train.accumulate)
     train_batches = encoder.training(prepared.splits.train, config, prepared.length.steps, cut)
@@ -154,7 +162,9 @@ def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple
     first = stages[0]
     state = parallel.init(*split_for(first.frozen, params), inputs_of(prepared), first.optimizer)
     forward = functools.partial(architecture.apply, dtype=jnp.dtype(config.model.dtype))
-    evaluation = functools.partial(eval_step, forward=forward, axis_name=parallel.axis_name)
+    evaluation = functools.partial(
+        eval_step, forward=forward, predictions=task.predictions, axis_name=parallel.axis_name
+    )
     run = Run(
         prepared=prepared,
         parallel=parallel,
@@ -162,7 +172,7 @@ def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple
         train_batches=train_batches,
         eval_batches=eval_batches,
         test_batches=test_batches,
-        eval_rows=Predictions(prepared.splits.eval, encoder),
+        eval_rows=Predictions(task, prepared.splits.eval, encoder),
         stages=Stages(stages, parallel),
         eval_step=parallel.compile_eval(evaluation),
         eval_every=eval_interval(prepared),
@@ -230,9 +240,7 @@ def _step(
     return functools.partial(
         train_step,
         forward=forward,
-        loss=functools.partial(
-            TASKS[config.task].loss, label_smoothing=config.train.label_smoothing
-        ),
+        loss=functools.partial(prepared.task.loss, label_smoothing=config.train.label_smoothing),
         optimizer=optimizer,
         gradient=MeanGradient(config.train.accumulate, parallel.axis_name),
         held=path_map(lambda path, _: path in held, params) if held else None,

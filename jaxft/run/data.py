@@ -1,4 +1,4 @@
-"""From a config to batches: opens the sources, settles the labels, plans every batch of the run."""
+"""From a config to batches: opens the sources, settles the targets, plans every batch of the run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxft.config import ConfigDict
+from jaxft.config import ConfigDict, default_config, flatten
 from jaxft.data.batching import plan_evaluation, plan_training
 from jaxft.data.checks import check_inputs
 from jaxft.data.images import Augment, Images, Preprocess, find_image_column
-from jaxft.data.labels import Labels, find_column, find_label_column, read_labels
+from jaxft.data.labels import find_column
 from jaxft.data.loader import ImageBatches, TextBatches
 from jaxft.data.sources import Source, open_source
 from jaxft.data.subsets import few_per_class, holdout
+from jaxft.data.targets import Targets, unlabelled
 from jaxft.data.text import find_text_columns, load_tokenizer, tokenize
 from jaxft.models import ImageLimits, TextLimits
+from jaxft.tasks.contract import Reading, Task
 
 Batches = TextBatches | ImageBatches
 _ADVICE = " by config.data.on_bad_row='drop'"
@@ -31,14 +33,14 @@ _AUGMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Some rows of a source, with labels: what is trained on, evaluated, or predicted."""
+    """Some rows of a source, with their targets: what is trained on, evaluated, or predicted."""
 
     source: Source
-    labels: Labels
+    targets: Targets
 
     def take(self, positions: np.ndarray) -> Split:
         """These positions, in this order."""
-        return Split(self.source, self.labels.take(positions))
+        return Split(self.source, self.targets.take(positions))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Splits:
 
     Attributes:
       train, eval, test: the rows; there may be no test rows.
-      names: label names by class number.
+      names: of the model's outputs, by number; () where they are numbers.
       columns: input column names.
       notes: what was decided rather than given, one line each, for the terminal.
     """
@@ -70,46 +72,44 @@ class Slicing:
     process_count: int = 1
 
 
-def open_splits(config: ConfigDict, inputs: str, checkpoint_names: Sequence[str]) -> Splits:
+def open_splits(config: ConfigDict, task: Task[Any], checkpoint_names: Sequence[str]) -> Splits:
     """Open `config.data`'s sources, check every row of them, settle columns, labels and held-out share.
 
     Args:
       config: the run's.
-      inputs: 'text' or 'image'.
+      task: what is learned.
       checkpoint_names: label names of the checkpoint's own head; when the data has the same set,
         their order is kept, and so the head stays useful.
 
     Raises:
-      ValueError: a file, column, label or input of any split is not usable; one line.
+      ValueError: a file, column, target or input of any split is not usable; one line.
     """
+    _check_unused(config, task)
     c = config.data
     if not c.train:
         raise ValueError("config.data.train is empty: give a file, a folder or a data set name")
     source = open_source(c.train, data_dir=c.dir or None, delimiter=c.delimiter)
-    label = find_label_column(source, c.label)
-    if inputs == "text":
-        columns = find_text_columns(source, c.text, label)
-    else:
-        columns = (find_image_column(source, c.text[0] if c.text else ""),)
+    label = task.find_column(source, c.label)
+    columns = find_input_columns(task.inputs, source, c.text, label)
     if label in columns:
         raise ValueError(
             f"{source.name}: column {label!r} is the input and the label; name the one by "
             "config.data.text, the other by config.data.label"
         )
-    train, found = labelled_split(source, label, columns, inputs, c, advice=_ADVICE)
+    reading = Reading(
+        order=checkpoint_names, classes=c.classes, drop=c.on_bad_row == "drop", advice=_ADVICE
+    )
+    train, found = labelled_split(task, source, label, columns, reading)
     notes = [*source.notes, f"input {', '.join(columns)}; label {label}", *found]
-    if sorted(train.labels.names) == sorted(checkpoint_names):
-        train = Split(source, train.labels.numbered_as(checkpoint_names))
-    names = train.labels.names
+    names = train.targets.names
+    reading = dataclasses.replace(reading, names=names)
 
     def other(field: str, spec: str) -> Split:
         with _naming(f"config.{field}"):
             there = open_source(spec, data_dir=c.dir or None, delimiter=c.delimiter)
             # The column of the training data, so that both are read alike, else a usual name.
-            column = label if label in there.columns else find_label_column(there, c.label)
-            split, found = labelled_split(
-                there, column, columns, inputs, c, names=names, advice=_ADVICE
-            )
+            column = label if label in there.columns else task.find_column(there, c.label)
+            split, found = labelled_split(task, there, column, columns, reading)
         notes.extend((*there.notes, *found))
         if column != label:
             notes.append(f"{field}: label {column}")
@@ -118,67 +118,77 @@ def open_splits(config: ConfigDict, inputs: str, checkpoint_names: Sequence[str]
     if c.eval:
         held_out = other("data.eval", c.eval)
     else:
-        rows, (train, held_out) = len(train.labels), hold_out(train, c)
-        notes.append(_said_of_holdout(rows, held_out.labels))
+        rows, (train, held_out) = len(train.targets), hold_out(train, c)
+        notes.append(_said_of_holdout(rows, held_out.targets))
     test = other("data.test", c.test) if c.test else None
     if c.examples_per_class is not None:
-        train = train.take(few_per_class(train.labels.ids, c.examples_per_class, c.split_seed))
+        few = few_per_class(train.targets.strata(), c.examples_per_class, c.split_seed)
+        train = train.take(few)
     return Splits(train, held_out, test, names, tuple(columns), tuple(notes))
 
 
 def hold_out(split: Split, data: ConfigDict) -> tuple[Split, Split]:
     """(what is trained on, what is held out) by `config.data`, where it names no evaluation data."""
-    kept, held = holdout(split.labels.ids, data.eval_fraction, data.split_seed)
+    kept, held = holdout(split.targets.strata(), data.eval_fraction, data.split_seed)
     return split.take(kept), split.take(held)
 
 
-def _said_of_holdout(rows: int, held: Labels) -> str:
-    absent = sum(count == 0 for count in held.counts().values())
-    lacking = f"; {absent} of the {len(held.names)} labels have none there" if absent else ""
+def _said_of_holdout(rows: int, held: Targets) -> str:
     return (
-        f"no data.eval given: {len(held)} of {rows} training rows ({len(held) / rows:.1%}, of each "
-        f"label alike{lacking}) are held out for evaluation"
+        f"no data.eval given: {len(held)} of {rows} training rows ({len(held) / rows:.1%}, "
+        f"{held.said_of_strata()}) are held out for evaluation"
     )
 
 
+def _check_unused(config: ConfigDict, task: Task[Any]) -> None:
+    """ValueError for a field that is set and has no meaning for the task: it would change nothing."""
+    given, defaults = flatten(config), flatten(default_config())
+    for field in task.unused:
+        if given[field] != defaults[field]:
+            raise ValueError(
+                f"config.{field}={given[field]!r} has no meaning for config.task={config.task!r}; "
+                f"leave it at {defaults[field]!r}"
+            )
+
+
+def find_input_columns(
+    inputs: str, source: Source, given: Sequence[str] = (), label: str = ""
+) -> tuple[str, ...]:
+    """The columns that the model reads: as given, or found by usual names.
+
+    inputs: of the task. label: the column of the targets, which is no input.
+    """
+    if inputs == "text":
+        return find_text_columns(source, given, label)
+    return (find_image_column(source, given[0] if given else ""),)
+
+
 def labelled_split(
-    source: Source,
-    label: str,
-    columns: Sequence[str],
-    inputs: str,
-    data: ConfigDict,
-    *,
-    names: Sequence[str] | None = None,
-    advice: str = "",
+    task: Task[Any], source: Source, label: str, columns: Sequence[str], reading: Reading
 ) -> tuple[Split, tuple[str, ...]]:
-    """The rows of a source that `config.data` asks for, each with a label and a usable input.
+    """The rows of a source that are asked for, each with a target and a usable input.
 
     Args:
-      label, columns: of the label and the inputs.
-      inputs: 'text' or 'image'.
-      data: `config.data`: `classes` and `on_bad_row` are followed.
-      names: the model's labels; None: the source's own, which is the training data.
-      advice: how the user can have bad rows left out, for the messages; '' where none can.
+      label, columns: of the targets and the inputs.
+      reading: which rows, and what of one that cannot be used.
 
     Returns:
       The split, and notes on rows that are left out or whose text is empty.
 
     Raises:
-      ValueError: a column is missing, a label is missing or unknown, a text is none, a file is not
-        there: the first such row, and how many there are. With on_bad_row='drop' rows without a
-        label or a usable input are left out instead; an empty text is usable.
+      ValueError: a column is missing, a target is missing or unknown, a text is none, a file is not
+        there: the first such row, and how many there are. With `reading.drop` rows without a
+        target or a usable input are left out instead; an empty text is usable.
     """
+    inputs = task.inputs
     for column in columns:
         find_column(source, column, (), inputs, option="text")
-    drop = data.on_bad_row == "drop"
-    labels = read_labels(
-        source, label, names=names, classes=data.classes, drop_missing=drop, advice=advice
-    )
-    found = check_inputs(source, columns, labels.rows, inputs=inputs)
-    if found.faults and not drop:
-        raise ValueError(_said_of_faults(source, found.faults) + advice)
+    targets = task.read(source, label, columns, reading)
+    found = check_inputs(source, columns, targets.rows, inputs=inputs)
+    if found.faults and not reading.drop:
+        raise ValueError(_said_of_faults(source, found.faults) + reading.advice)
     faulty = np.array(list(found.faults), np.int64)
-    kept = labels.take(np.flatnonzero(~np.isin(labels.rows, faulty)))
+    kept = targets.take(np.flatnonzero(~np.isin(targets.rows, faulty)))
     if not len(kept):
         first = _first(source, found.faults)
         raise ValueError(f"{source.name}: no row has a usable {inputs}; {first}")
@@ -192,6 +202,11 @@ def labelled_split(
         if len(rows)
     )
     return Split(source, kept), notes
+
+
+def unlabelled_split(source: Source, encoder: Encoder) -> Split:
+    """All rows of a source, for prediction: no target is read."""
+    return Split(source, unlabelled(len(source)))
 
 
 def _said_of_faults(source: Source, faults: Mapping[int, str]) -> str:
@@ -246,7 +261,7 @@ class Encoder:
         assert isinstance(self.limits, TextLimits)
         return tokenize(
             split.source,
-            split.labels.rows,
+            split.targets.rows,
             self.columns,
             load_tokenizer(self.directory),
             max_length=self.max_length,
@@ -262,7 +277,12 @@ class Encoder:
             self.directory, image_size=(limits.height, limits.width), channels=limits.channels
         )
         return Images(
-            split.source, split.labels.rows, self.columns[0], preprocess, augment=augment, seed=seed
+            split.source,
+            split.targets.rows,
+            self.columns[0],
+            preprocess,
+            augment=augment,
+            seed=seed,
         )
 
     def training(self, split: Split, config: ConfigDict, steps: int, cut: Slicing) -> Batches:
@@ -272,7 +292,7 @@ class Encoder:
         if self.inputs == "image":
             images = self.images(split, _AUGMENT[config.data.augment], c.seed)
             return ImageBatches(
-                images, split.labels, batch_size=c.batch_size, steps=steps, seed=c.seed,
+                images, split.targets, batch_size=c.batch_size, steps=steps, seed=c.seed,
                 shards=cut.shards, row_multiple=cut.accumulate, **here,
             )  # fmt: skip
         tokens = self.tokens(split)
@@ -280,7 +300,7 @@ class Encoder:
             tokens.lengths, batch_size=c.batch_size, steps=steps, seed=c.seed, shards=cut.shards,
             row_multiple=cut.accumulate, pack=config.data.pack, max_shapes=config.data.max_shapes,
         )  # fmt: skip
-        return TextBatches(tokens, split.labels, plan, **here)
+        return TextBatches(tokens, split.targets, plan, **here)
 
     def evaluation(self, split: Split, config: ConfigDict, cut: Slicing) -> Batches:
         """Every example once."""
@@ -289,13 +309,19 @@ class Encoder:
         if self.inputs == "image":
             images = self.images(split, None, 0)
             return ImageBatches(
-                images, split.labels, batch_size=size, steps=None, seed=0, shards=cut.shards, **here
+                images,
+                split.targets,
+                batch_size=size,
+                steps=None,
+                seed=0,
+                shards=cut.shards,
+                **here,
             )
         tokens = self.tokens(split)
         plan = plan_evaluation(
             tokens.lengths, batch_size=size, shards=cut.shards, pack=config.data.pack
         )
-        return TextBatches(tokens, split.labels, plan, **here)
+        return TextBatches(tokens, split.targets, plan, **here)
 
 
 def make_encoder(

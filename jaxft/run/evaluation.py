@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxft.analysis.confusion import Confusion
-from jaxft.analysis.metrics import classification_metrics, confusion_of, prediction_rows, shorten
+from jaxft.analysis.metrics import shorten
 from jaxft.analysis.pictures import inline
 from jaxft.data.loader import iterate
+from jaxft.data.targets import Targets
 from jaxft.run.data import Batches, Encoder, Split
+from jaxft.tasks.contract import Predicted, Task
 from jaxft.training.parallel import Parallel, Programs
 
 
@@ -24,18 +25,17 @@ class Evaluation:
     """What one pass over a split gives.
 
     Attributes:
-      logits: [N, C] float32, in the order of the split's rows.
-      metrics: see `classification_metrics`.
-      confusion: counts of (label, predicted); apart from the metrics because of its size.
+      predicted: in the order of the split's rows.
+      metrics, details: see `Task.scores`.
     """
 
-    logits: np.ndarray
+    predicted: Predicted
     metrics: dict[str, Any]
-    confusion: Confusion
+    details: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The metrics and 'confusion' (see `Confusion.to_json`), for a file of their own."""
-        return {**self.metrics, "confusion": self.confusion.to_json()}
+        """Metrics and details, for a file of their own."""
+        return {**self.metrics, **self.details}
 
 
 def predict(
@@ -43,32 +43,38 @@ def predict(
     params: Any,
     batches: Batches,
     parallel: Parallel,
-    rows: np.ndarray,
+    targets: Targets,
     *,
     threads: int = 2,
-) -> np.ndarray:
-    """Logits [N, C] float32, one row for each of `rows` (source row numbers [N]), in their order.
+) -> dict[str, np.ndarray]:
+    """What the task brings back of every example (see `Predicted`), in the order of `targets`.
 
     `params` is the whole tree, placed as the program was compiled for. `threads` prepare batches.
-    Every process runs this and every process gets all logits.
+    Every process runs this and every process gets everything.
     """
+    rows, offsets = targets.rows, targets.offsets
     position = np.full(int(rows.max()) + 1, -1, np.int64)
     position[rows] = np.arange(len(rows))
-    logits: np.ndarray | None = None
-    seen = 0
-    for out in _outputs(program, params, batches, parallel, threads):
-        scores = np.asarray(out["logits"]).reshape(-1, out["logits"].shape[-1])
-        index = np.asarray(out["index"]).reshape(-1)
-        if logits is None:
-            logits = np.zeros((len(rows), scores.shape[-1]), np.float32)
-        real = index >= 0
-        logits[position[index[real]]] = scores[real]
-        seen += int(real.sum())
-    assert logits is not None and seen == len(rows), (seen, len(rows))
-    return logits
+    found: dict[str, np.ndarray] = {"seen": np.zeros(offsets[-1], bool)}
+    several = False
+    for arrays in _outputs(program, params, batches, parallel, threads):
+        out = {name: np.asarray(array) for name, array in arrays.items()}
+        index, item = out.pop("index"), out.pop("item", None)
+        real, several = index >= 0, item is not None
+        place = offsets[position[index[real]]] + (item[real] if item is not None else 0)
+        found["seen"][place] = True
+        for name, array in out.items():
+            # Filled in place: of many classes the logits are gigabytes, and are never there twice.
+            whole = found.setdefault(
+                name, np.zeros((offsets[-1], *array.shape[index.ndim :]), array.dtype)
+            )
+            whole[place] = array[real]
+    assert several or found["seen"].all(), (found["seen"].sum(), len(rows))
+    return found
 
 
 def evaluate(
+    task: Task[Any],
     program: Programs,
     params: Any,
     batches: Batches,
@@ -77,12 +83,9 @@ def evaluate(
     *,
     threads: int = 2,
 ) -> Evaluation:
-    """Predict a labelled split and compare with its labels. `threads` prepare batches."""
-    logits = predict(program, params, batches, parallel, split.labels.rows, threads=threads)
-    labels, names = split.labels.ids, split.labels.names
-    return Evaluation(
-        logits, classification_metrics(logits, labels, names), confusion_of(logits, labels, names)
-    )
+    """Predict a split and compare with its targets. `threads` prepare batches."""
+    predicted = predict(program, params, batches, parallel, split.targets, threads=threads)
+    return Evaluation(predicted, *task.scores(predicted, split.targets))
 
 
 class Predictions:
@@ -93,21 +96,17 @@ class Predictions:
     longer than the evaluation.
     """
 
-    def __init__(self, split: Split, encoder: Encoder):
-        self._split, self._encoder = split, encoder
+    def __init__(self, task: Task[Any], split: Split, encoder: Encoder):
+        self._task, self._split, self._encoder = task, split, encoder
 
     def rows(self, result: Evaluation) -> list[dict[str, Any]]:
-        """See `prediction_rows`."""
-        labels = self._split.labels
-        return prediction_rows(
-            result.logits, labels.ids, labels.names, index=labels.rows,
-            kind=self._encoder.inputs, inputs=self._inputs,
-        )  # fmt: skip
+        """See `Task.rows`."""
+        return self._task.rows(result.predicted, self._split.targets, self._inputs)
 
     @functools.cached_property
     def _inputs(self) -> list[str]:
         source, encoder = self._split.source, self._encoder
-        return [_shown(source[int(row)], encoder) for row in self._split.labels.rows]
+        return [_shown(source[int(row)], encoder) for row in self._split.targets.rows]
 
 
 def _shown(row: dict[str, Any], encoder: Encoder) -> str:

@@ -21,6 +21,7 @@ from jaxft.run.provenance import versions
 from jaxft.run.session import Memory, Session
 from jaxft.run.table import parameter_rows
 from jaxft.run.weights import best_weights, weights_of
+from jaxft.tasks.table import TASKS
 from jaxft.training.step import TrainState
 
 _VERSIONS = ("jaxft", "jax", "flax", "optax", "orbax-checkpoint", "transformers")
@@ -67,11 +68,10 @@ def finish(session: Session, whole: Any, memory: Memory, last_step: int) -> None
 
 def report(directory: RunDirectory, summary: dict[str, Any] | None = None) -> Path:
     """Write report.html; `summary` in place of summary.json, which is written after it."""
-    from jaxft.analysis.mistakes import VIEW
     from jaxft.analysis.report import write_report  # imports matplotlib: 0.4 s and 40 MB
 
-    defaults = to_json(default_config())
-    return write_report(directory.path, view=VIEW, defaults=defaults, summary=summary)
+    view, defaults = TASKS[directory.config().task].view, to_json(default_config())
+    return write_report(directory.path, view=view, defaults=defaults, summary=summary)
 
 
 def export(
@@ -91,7 +91,8 @@ def export(
             output,
             prepared.architecture,
             whole,
-            id2label=dict(enumerate(prepared.splits.names)),
+            id2label=prepared.task.id2label(prepared.splits.names),
+            problem_type=prepared.task.problem_type,
             source=prepared.directory,
             unchanged=() if prepared.config.model.scratch else unchanged,
         )
@@ -109,21 +110,23 @@ def _gathered(x: jax.Array) -> Any:
 def write_predictions(
     directory: RunDirectory, name: str, rows: Predictions, result: Evaluation
 ) -> None:
-    """predictions/NAME.jsonl and NAME.confusion.json: every row, and which label is taken for which."""
+    """predictions/NAME.jsonl: every row; and each detail in a file NAME.DETAIL.json."""
     directory.write_rows(f"predictions/{name}.jsonl", rows.rows(result))
-    directory.write_json(f"predictions/{name}.confusion.json", result.confusion.to_json())
+    for detail, value in result.details.items():
+        directory.write_json(f"predictions/{name}.{detail}.json", value)
 
 
 def _test(session: Session, whole: Any, batches: Batches, step: int) -> Evaluation:
-    run, split = session.run, session.run.prepared.splits.test
+    run, task = session.run, session.run.prepared.task
+    split = run.prepared.splits.test
     assert split is not None
     started = time.perf_counter()
     result = evaluate(
-        run.eval_step, whole, batches, run.parallel, split,
+        task, run.eval_step, whole, batches, run.parallel, split,
         threads=run.prepared.config.data.workers,
     )  # fmt: skip
     if session.logs.enabled:
-        write_predictions(session.directory, "test", Predictions(split, run.encoder), result)
+        write_predictions(session.directory, "test", Predictions(task, split, run.encoder), result)
         seconds = time.perf_counter() - started
         session.logs.evaluation(step, "test", result.metrics, best=False, seconds=seconds)
     return result
@@ -135,15 +138,15 @@ def _summary(
     run, clock = session.run, session.clock
     prepared, splits = run.prepared, run.prepared.splits
     plan = getattr(run.train_batches, "plan", None)
-    examples = last_step / prepared.length.epoch * len(splits.train.labels)
+    examples = last_step / prepared.length.epoch * len(splits.train.targets)
     return {
         "task": prepared.config.task,
         "model": prepared.config.model.path,
         "labels": list(splits.names),
         "data": {
-            "train": len(splits.train.labels),
-            "eval": len(splits.eval.labels),
-            "test": len(splits.test.labels) if splits.test else 0,
+            "train": len(splits.train.targets),
+            "eval": len(splits.eval.targets),
+            "test": len(splits.test.targets) if splits.test else 0,
         },
         "steps": last_step,
         "epochs": last_step / prepared.length.epoch,

@@ -14,16 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxft.config import ConfigDict, default_config, nearest
-from jaxft.data.images import find_image_column
 from jaxft.data.sources import Source
-from jaxft.data.text import find_text_columns
 from jaxft.models import Architecture, TextLimits, hf, load_architecture
 from jaxft.run.build import slicing
-from jaxft.run.data import Batches, Encoder, Split
+from jaxft.run.data import Batches, Encoder, Split, find_input_columns
 from jaxft.run.directory import RunDirectory
 from jaxft.run.evaluation import Evaluation, evaluate, predict
 from jaxft.run.provenance import fingerprint
-from jaxft.tasks import TASKS
+from jaxft.tasks.contract import Task
+from jaxft.tasks.table import TASKS
 from jaxft.training.parallel import Parallel, Programs, make_parallel
 from jaxft.training.step import eval_step
 
@@ -35,7 +34,7 @@ class Inference:
     Attributes:
       directory: the run that it is from; None for a checkpoint.
       config: of that run; the defaults for a checkpoint.
-      names: label names by class number.
+      names: of its outputs, by number; () where they are numbers.
       params: placed, replicated under pmap.
       encoder: reads rows; a checkpoint's has no columns before `reading`.
     """
@@ -48,6 +47,11 @@ class Inference:
     program: Programs
     parallel: Parallel
     encoder: Encoder
+
+    @property
+    def task(self) -> Task[Any]:
+        """What it was trained for."""
+        return TASKS[self.config.task]
 
     def reading(self, source: Source, columns: Sequence[str] = (), label: str = "") -> Inference:
         """The same model, reading these columns of `source`.
@@ -74,23 +78,20 @@ class Inference:
             )
         if not wanted:
             with named_by_flags():
-                if self.encoder.inputs == "text":
-                    wanted = find_text_columns(source, (), label)
-                else:
-                    wanted = (find_image_column(source),)
+                wanted = find_input_columns(self.encoder.inputs, source, (), label)
         return dataclasses.replace(self, encoder=dataclasses.replace(self.encoder, columns=wanted))
 
-    def logits(self, split: Split) -> np.ndarray:
-        """[N, C] float32 in the order of the split's rows; its labels are not looked at."""
+    def predict(self, split: Split) -> dict[str, np.ndarray]:
+        """See `evaluation.predict`; the split's targets are not looked at."""
         return predict(
-            self.program, self.params, self._batches(split), self.parallel, split.labels.rows,
+            self.program, self.params, self._batches(split), self.parallel, split.targets,
             threads=self.config.data.workers,
         )  # fmt: skip
 
     def evaluate(self, split: Split) -> Evaluation:
-        """Logits and metrics of a labelled split."""
+        """Predictions and metrics of a split with targets."""
         return evaluate(
-            self.program, self.params, self._batches(split), self.parallel, split,
+            self.task, self.program, self.params, self._batches(split), self.parallel, split,
             threads=self.config.data.workers,
         )  # fmt: skip
 
@@ -147,39 +148,37 @@ def _from_run(directory: RunDirectory) -> Inference:
             f"or write one now with: python -m jaxft.export --run {directory.path} "
             f"--output {directory.best}"
         )
-    source = directory.source()
+    source, task = directory.source(), TASKS[config.task]
     names, columns = source["label names"], source["columns"]
-    if not _are_texts(names, 2) or not _are_texts(columns, 1) or len(columns) > 2:
+    if not _are_texts(names, task.fewest_names) or not _are_texts(columns, 1) or len(columns) > 2:
         raise ValueError(f"{directory.path / 'source.json'} is not what jaxft wrote; restore it")
-    architecture = load_architecture(str(directory.best), num_labels=len(names))
-    if architecture.inputs != TASKS[config.task].inputs:
+    architecture = load_architecture(
+        str(directory.best), num_labels=len(task.id2label(names)), head=task.head
+    )
+    if architecture.inputs != task.inputs:
         raise ValueError(f"{directory.best} is not the model of the run: it is of another task")
     return _ready(directory.best, architecture, tuple(names), tuple(columns), config, directory)
 
 
 def _from_checkpoint(path: Path) -> Inference:
     raw = RunDirectory(path).read_json("config.json")
-    problem = raw.get("problem_type") or "single_label_classification"
-    if problem != "single_label_classification":
-        raise ValueError(f"{path}: problem_type {problem!r} is not implemented")
-    names = _label_names(path, raw.get("id2label"))
-    architecture = load_architecture(str(path), num_labels=len(names))
     config = default_config()
-    config.task = next(name for name, t in TASKS.items() if t.inputs == architecture.inputs)
-    return _ready(path, architecture, names, (), config, None)
-
-
-def _label_names(path: Path, id2label: Any) -> tuple[str, ...]:
-    """By class number; transformers writes none where there are its two default ones."""
-    if id2label is None:
-        return ("LABEL_0", "LABEL_1")
-    numbered = isinstance(id2label, dict) and len(id2label) >= 2
-    if not numbered or set(id2label) != {str(i) for i in range(len(id2label))}:
-        raise ValueError(f"{path / 'config.json'}: id2label does not name two or more classes")
-    names = tuple(str(id2label[str(i)]) for i in range(len(id2label)))
-    if len(set(names)) < len(names):
-        raise ValueError(f"{path / 'config.json'}: id2label names two classes alike")
-    return names
+    for name, task in TASKS.items():
+        if not task.recognises(raw):
+            continue
+        try:
+            names = task.names_in(raw)
+        except ValueError as error:
+            raise ValueError(f"{path / 'config.json'}: {error}") from None
+        labels = len(task.id2label(names))
+        architecture = load_architecture(str(path), num_labels=labels, head=task.head)
+        if architecture.inputs == task.inputs:
+            config.task = name
+            return _ready(path, architecture, names, (), config, None)
+    raise ValueError(
+        f"{path}: problem_type {raw.get('problem_type')!r} of {raw.get('architectures')!r:.80} is not "
+        f"implemented; there are {', '.join(TASKS)}"
+    )
 
 
 def _ready(
@@ -196,11 +195,14 @@ def _ready(
     )  # fmt: skip
     if report.initialised:
         raise ValueError(
-            f"{path} has no classifier for {len(names)} labels (it lacks "
+            f"{path} has no classifier for {architecture.num_labels} labels (it lacks "
             f"{', '.join(report.initialised)}); fine-tune it first"
         )
     forward = functools.partial(architecture.apply, dtype=jnp.dtype(config.model.dtype))
-    program = parallel.compile_eval(functools.partial(eval_step, forward=forward))
+    predictions = TASKS[config.task].predictions
+    program = parallel.compile_eval(
+        functools.partial(eval_step, forward=forward, predictions=predictions)
+    )
     limits = architecture.limits
     positions = limits.positions if isinstance(limits, TextLimits) else 0
     encoder = Encoder(str(path), limits, columns, config.data.max_length or positions, None)

@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxft.data.sources import Source
 from jaxft.run.output import Output
+from jaxft.tasks.table import TASKS
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 _ROWS = 1024  # written at a time
@@ -39,20 +40,21 @@ class Layout:
       suffix: of the file: one of FORMATS.
       kept: input column -> what its values become.
       left_out: input columns that this format cannot hold.
-      added: the model's columns: the predicted label, then a probability a label.
-      types: of every column in `kept`: 'text', 'whole', 'number', 'truth' or (JSON only) 'nested'.
+      added: the model's columns: name -> type.
+      types: of every column in `kept`: 'text', 'whole', 'number', 'truth' or 'nested': lists and
+        objects, which only .jsonl can hold; of those that are added the others have the JSON text.
       least_bytes: what the file will have at least; 0 where that is not known.
     """
 
     suffix: str
     kept: Mapping[str, Callable[[Any], Any]]
     left_out: tuple[str, ...]
-    added: tuple[str, ...]
+    added: Mapping[str, str]
     types: Mapping[str, str]
     least_bytes: int
 
 
-def settle(source: Source, suffix: str, names: Sequence[str], *, prefix: str = "") -> Layout:
+def settle(source: Source, suffix: str, columns: Mapping[str, str], *, prefix: str = "") -> Layout:
     """Decide on every column from all rows.
 
     Dates, times, decimals and paths are kept as text; class numbers as the names they stand for. A
@@ -60,13 +62,13 @@ def settle(source: Source, suffix: str, names: Sequence[str], *, prefix: str = "
 
     Args:
       suffix: one of FORMATS.
-      names: label names.
+      columns: what is added, see `Task.columns`.
       prefix: before the names of the added columns.
 
     Raises:
       ValueError: the source has a column of the name of an added one.
     """
-    added = (f"{prefix}predicted", *(f"{prefix}probability_{name}" for name in names))
+    added = {f"{prefix}{name}": kind for name, kind in columns.items()}
     taken = [name for name in added if name in source.columns]
     if taken:
         raise ValueError(
@@ -90,10 +92,10 @@ def settle(source: Source, suffix: str, names: Sequence[str], *, prefix: str = "
 
 
 def write_labelled(
-    file: Output, layout: Layout, rows: Iterable[tuple[Mapping[str, Any], str, np.ndarray]], *,
+    file: Output, layout: Layout, rows: Iterable[tuple[Mapping[str, Any], Sequence[Any]]], *,
     guard_formulas: bool = False,
 ) -> None:  # fmt: skip
-    """Write (row of the source, predicted label, probabilities [C]) one after the other.
+    """Write (row of the source, values of the added columns) one after the other.
 
     Args:
       guard_formulas: put an apostrophe before every text of a CSV file that a spreadsheet would take
@@ -116,7 +118,7 @@ def write_labelled(
 
 
 def is_labelled(path: Path) -> bool:
-    """Whether a file holds rows as `write_labelled` writes them, whatever the labels and the prefix."""
+    """Whether a file holds rows as `write_labelled` writes them, whatever the task, labels and prefix."""
     try:
         if path.suffix == ".parquet":
             import pyarrow.parquet
@@ -130,19 +132,19 @@ def is_labelled(path: Path) -> bool:
             )
     except (OSError, ValueError, RecursionError, csv.Error, StopIteration, TypeError):
         return False
-    prefixes = [name.removesuffix("predicted") for name in columns if name.endswith("predicted")]
-    return any(
-        str(name).startswith(f"{prefix}probability_") for prefix in prefixes for name in columns
-    )
+    return any(task.is_output([str(name) for name in columns]) for task in TASKS.values())
 
 
 def _merged(
-    layout: Layout, rows: Iterable[tuple[Mapping[str, Any], str, np.ndarray]]
+    layout: Layout, rows: Iterable[tuple[Mapping[str, Any], Sequence[Any]]]
 ) -> Iterator[dict[str, Any]]:
-    for row, label, probabilities in rows:
+    as_json = layout.suffix != ".jsonl"
+    for row, values in rows:
         merged = {column: convert(row[column]) for column, convert in layout.kept.items()}
-        values = [label, *(round(float(p), 6) for p in probabilities)]
-        yield {**merged, **dict(zip(layout.added, values, strict=True))}
+        for (column, kind), value in zip(layout.added.items(), values, strict=True):
+            nested = kind == "nested" and as_json
+            merged[column] = json.dumps(value, ensure_ascii=False) if nested else value
+        yield merged
 
 
 def _column_kind(values: Iterable[Any], classes: Sequence[str] | None) -> tuple[str, int]:
@@ -266,10 +268,12 @@ def _write_parquet(file: Output, layout: Layout, rows: Iterable[dict[str, Any]])
     import pyarrow as pa
     import pyarrow.parquet
 
-    arrow = {"text": pa.string(), "whole": pa.int64(), "number": pa.float64(), "truth": pa.bool_()}
-    fields = [(column, arrow[layout.types[column]]) for column in layout.kept]
-    fields += [(layout.added[0], pa.string()), *((name, pa.float64()) for name in layout.added[1:])]
-    schema = pa.schema(fields)
+    arrow = {
+        "text": pa.string(), "whole": pa.int64(), "number": pa.float64(), "truth": pa.bool_(),
+        "nested": pa.string(),
+    }  # fmt: skip
+    kinds = {**layout.types, **layout.added}
+    schema = pa.schema([(column, arrow[kinds[column]]) for column in kinds])
     writer = pyarrow.parquet.ParquetWriter(pa.PythonFile(file, mode="w"), schema)
     try:
         for chunk in _chunks(rows):

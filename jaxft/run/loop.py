@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import signal
 
-from jaxft.analysis.metrics import warnings_of
 from jaxft.data.loader import iterate
 from jaxft.optim import merge
 from jaxft.run.evaluation import evaluate
@@ -96,7 +95,7 @@ def _evaluate(session: Session, state: TrainState, memory: Memory, step: int) ->
     logs.flush()  # a loss that is not finite ends the run here, before it is evaluated
     with session.clock.time("eval"):
         result = evaluate(
-            run.eval_step, weights_of(run, state), run.eval_batches, run.parallel, split,
+            run.prepared.task, run.eval_step, weights_of(run, state), run.eval_batches, run.parallel, split,
             threads=run.prepared.config.data.workers,
         )  # fmt: skip
     last = step == run.prepared.length.steps
@@ -105,6 +104,6 @@ def _evaluate(session: Session, state: TrainState, memory: Memory, step: int) ->
     if best and logs.enabled:
         write_predictions(session.directory, "eval", run.eval_rows, result)
     logs.evaluation(step, "eval", result.metrics, best=best)
-    for warning in warnings_of(result.metrics):
+    for warning in run.prepared.task.warnings(result.metrics):
         logs.say(f"warning: {warning}")
     return memory

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 
 from jaxft.data.loader import TextBatches
 from jaxft.models import hf
@@ -32,8 +31,8 @@ def source_record(run: Run) -> dict[str, Any]:
         **model_record(run.prepared),
         "label names": list(splits.names),
         "columns": list(splits.columns),
-        "training rows": len(splits.train.labels),
-        "evaluation rows": len(splits.eval.labels),
+        "training rows": len(splits.train.targets),
+        "evaluation rows": len(splits.eval.targets),
         "training fingerprint": fingerprint(run.train_batches),
         "evaluation fingerprint": fingerprint(run.eval_batches),
         "versions": versions(),
@@ -52,10 +51,8 @@ def model_record(prepared: Prepared) -> dict[str, Any]:
 
 
 def fingerprint(batches: Batches) -> str:
-    """Of rows, labels and contents: changes when an example is added, moved, relabelled or edited."""
-    digest = hashlib.sha256()
-    digest.update(np.ascontiguousarray(batches.labels.rows).tobytes())
-    digest.update(np.ascontiguousarray(batches.labels.ids).tobytes())
+    """Of rows, targets and contents: changes when an example is added, moved, relabelled or edited."""
+    digest = hashlib.sha256(batches.targets.fingerprint())
     if isinstance(batches, TextBatches):
         digest.update(batches.tokens.fingerprint.encode())
     else:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from jaxft.data.labels import unlabelled
+from jaxft.data.targets import unlabelled
 from jaxft.models import hf
 from jaxft.run.build import Prepared, make_stages, read_params, settle
 from jaxft.run.data import Split, Splits
@@ -95,5 +95,5 @@ def _without_rows(directory: RunDirectory, record: dict[str, Any]) -> Splits:
     names, rows = record["label names"], record.get("training rows")
     if not isinstance(names, list) or not isinstance(rows, int) or rows < 1:
         raise ValueError(f"{directory.path / 'source.json'} is not what jaxft wrote; restore it")
-    train, held_out = (Split((), unlabelled(n, names)) for n in (rows, 0))  # type: ignore[arg-type]
+    train, held_out = (Split((), unlabelled(n)) for n in (rows, 0))  # type: ignore[arg-type]
     return Splits(train, held_out, None, tuple(names), tuple(record["columns"]), ())

@@ -11,6 +11,7 @@ from jaxft.run.build import Run
 from jaxft.run.directory import RunDirectory
 from jaxft.run.evaluation import Evaluation
 from jaxft.run.timing import Stopwatch
+from jaxft.tasks.names import METRICS
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.logs import Logs
 
@@ -101,7 +102,7 @@ def judge(
       last: this is the run's last step, where nothing can stop early any more.
     """
     value = float(result.metrics[config.eval.metric])
-    sign = -1.0 if config.eval.metric == "loss" else 1.0
+    sign = -1.0 if METRICS[config.task][config.eval.metric] == "min" else 1.0
     if memory.best_value is None or sign * (value - memory.best_value) > 0:
         memory = dataclasses.replace(
             memory, best_step=step, best_value=value, best_metrics=result.metrics

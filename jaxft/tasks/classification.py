@@ -1,10 +1,23 @@
-"""Single-label classification: weighted softmax cross-entropy."""
+"""Single-label classification of a text, a pair of texts or an image: weighted softmax cross-entropy."""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from jaxft.analysis import metrics as analysis
+from jaxft.analysis import mistakes
+from jaxft.analysis.metrics import softmax
+from jaxft.analysis.view import View
+from jaxft.data.files import Source
+from jaxft.data.labels import Labels, find_label_column, read_labels
+from jaxft.data.targets import Targets
+from jaxft.tasks.contract import Arrays, Predicted, Reading
 
 
 def loss(
@@ -26,3 +39,135 @@ def loss(
     targets = optax.smooth_labels(targets, label_smoothing) if label_smoothing else targets
     losses = optax.softmax_cross_entropy(logits, targets)
     return jnp.sum(losses * batch["weight"]), jnp.sum(batch["weight"])
+
+
+def logits_of(outputs: Arrays, batch: Arrays) -> Arrays:
+    """'logits' [..., C] float32 and 'index' [...]: all outputs of each example, as they are."""
+    return {"logits": outputs["logits"].astype(jnp.float32), "index": batch["index"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a model says of one input.
+
+    Attributes:
+      label: name of the most probable class.
+      probabilities: by label name, in the order of the class numbers; they sum to 1.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+
+    @property
+    def probability(self) -> float:
+        """Of `label`."""
+        return self.probabilities[self.label]
+
+    def cells(self) -> tuple[Any, ...]:
+        """The label, then each probability to six digits."""
+        return (self.label, *(round(value, 6) for value in self.probabilities.values()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """A task (see contract.py) whose predictions are 'logits' [N, C] float32."""
+
+    inputs: str
+    head: str | None = None
+    problem_type: str | None = "single_label_classification"
+    fewest_names: int = 2
+    unused: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ("loss", "accuracy", "f1_macro", "mcc")
+    headline: tuple[str, ...] = (
+        "loss", "accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_micro", "mcc",
+    )  # fmt: skip
+    compared: tuple[str, ...] = ("accuracy", "f1_macro", "loss")
+
+    @property
+    def view(self) -> View:
+        return mistakes.VIEW
+
+    def find_column(self, source: Source, given: str) -> str:
+        return find_label_column(source, given)
+
+    def read(self, source: Source, column: str, inputs: Sequence[str], reading: Reading) -> Labels:
+        labels = read_labels(
+            source, column, names=reading.names, classes=reading.classes,
+            drop_missing=reading.drop, advice=reading.advice,
+        )  # fmt: skip
+        same = sorted(labels.names) == sorted(reading.order)
+        return labels.numbered_as(reading.order) if same else labels
+
+    def loss(
+        self, outputs: Arrays, batch: Arrays, label_smoothing: float
+    ) -> tuple[jax.Array, jax.Array]:
+        return loss(outputs, batch, label_smoothing)
+
+    def predictions(self, outputs: Arrays, batch: Arrays) -> Arrays:
+        return logits_of(outputs, batch)
+
+    def scores(
+        self, predicted: Predicted, targets: Labels
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `classification_metrics`; the detail 'confusion' is what `Confusion.to_json` gives."""
+        logits, ids, names = predicted["logits"], targets.ids, targets.names
+        metrics = analysis.classification_metrics(logits, ids, names)
+        return metrics, {"confusion": analysis.confusion_of(logits, ids, names).to_json()}
+
+    def rows(
+        self, predicted: Predicted, targets: Labels, inputs: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """See `prediction_rows`."""
+        return analysis.prediction_rows(
+            predicted["logits"], targets.ids, targets.names, index=targets.rows,
+            kind=self.inputs, inputs=inputs,
+        )  # fmt: skip
+
+    def warnings(self, metrics: Mapping[str, Any]) -> list[str]:
+        return analysis.warnings_of(metrics)
+
+    def columns(self, names: Sequence[str]) -> dict[str, str]:
+        """The predicted label, then a probability a label."""
+        return {"predicted": "text", **{f"probability_{name}": "number" for name in names}}
+
+    def is_output(self, columns: Sequence[str]) -> bool:
+        prefixes = [n.removesuffix("predicted") for n in columns if n.endswith("predicted")]
+        return any(n.startswith(f"{prefix}probability_") for prefix in prefixes for n in columns)
+
+    def answers(
+        self, predicted: Predicted, targets: Targets, names: Sequence[str]
+    ) -> Iterator[Prediction]:
+        for scores in predicted["logits"]:
+            probabilities = map(float, softmax(scores))
+            yield Prediction(
+                names[int(scores.argmax())], dict(zip(names, probabilities, strict=True))
+            )
+
+    def id2label(self, names: Sequence[str]) -> dict[int, str]:
+        return dict(enumerate(names))
+
+    def recognises(self, hf_config: Mapping[str, Any]) -> bool:
+        problem = hf_config.get("problem_type") or self.problem_type
+        heads = [str(name) for name in hf_config.get("architectures") or ()]
+        return problem == self.problem_type and not any("ForToken" in name for name in heads)
+
+    def names_in(self, hf_config: Mapping[str, Any]) -> tuple[str, ...]:
+        return class_names(hf_config)
+
+
+def class_names(hf_config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of `id2label`, by class number; transformers writes none where there are its two default ones.
+
+    Raises:
+      ValueError: it does not name two or more classes, or two alike.
+    """
+    id2label = hf_config.get("id2label")
+    if id2label is None:
+        return ("LABEL_0", "LABEL_1")
+    numbered = isinstance(id2label, dict) and len(id2label) >= 2
+    if not numbered or set(id2label) != {str(i) for i in range(len(id2label))}:
+        raise ValueError("id2label does not name two or more classes")
+    names = tuple(str(id2label[str(i)]) for i in range(len(id2label)))
+    if len(set(names)) < len(names):
+        raise ValueError("id2label names two classes alike")
+    return names

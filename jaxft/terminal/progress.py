@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TextIO
 
 from rich import box
@@ -74,14 +74,16 @@ class Progress:
         self._console.print(Text("\n".join(map(plain, text.split("\n")))), soft_wrap=True)
 
     def evaluation(
-        self, title: str, values: Mapping[str, float], best: Mapping[str, float]
-    ) -> None:
+        self, title: str, values: Mapping[str, float], best: Mapping[str, float],
+        *, improved: Collection[str] = (),
+    ) -> None:  # fmt: skip
         """A table of metrics beside the best so far.
 
         Args:
           title: which split, which step.
           values: by metric name, of this evaluation.
           best: the same of all evaluations before; empty at the first.
+          improved: names of those that are better than `best`.
         """
         table = Table(box=box.SIMPLE_HEAD if self._fancy else None, pad_edge=False, show_edge=False)
         table.add_column("metric")
@@ -91,7 +93,7 @@ class Progress:
             before, change, style = "-", "-", ""
             if name in best:
                 before, change = f"{best[name]:.4f}", f"{value - best[name]:+.4f}"
-                style = "green" if is_better(name, value, best[name]) else ""
+                style = "green" if name in improved else ""
             table.add_row(plain(name), f"{value:.4f}", before, Text(change, style))
         self._console.print(Text(plain(title), "bold" if self._fancy else ""), soft_wrap=True)
         self._console.print(table)
@@ -145,8 +147,3 @@ def number(value: float) -> str:
     ('12.3', '0.512', '12,346')
     """
     return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
-
-
-def is_better(metric: str, value: float, than: float) -> bool:
-    """The loss is minimised, every other metric maximised."""
-    return value < than if metric == "loss" else value > than

@@ -10,20 +10,23 @@ from rich.table import Table
 
 from jaxft.terminal.text import plain, plain_console
 
-_HEADLINE = ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_micro", "mcc")
 # Confusion matrices beyond this many classes do not fit a line; they are in the JSON and the report.
 _WIDEST_CONFUSION = 12
 
 
-def show_metrics(metrics: Mapping[str, Any], *, stream: TextIO | None = None) -> None:
-    """Headline numbers, one row a class, and the confusion matrix of few classes.
+def show_metrics(
+    metrics: Mapping[str, Any], headline: Sequence[str], *, stream: TextIO | None = None
+) -> None:
+    """Headline numbers, one row a class where there are such, and the confusion of few classes.
 
-    `metrics` is what `Evaluation.to_json` gives.
+    Args:
+      metrics: what `Evaluation.to_json` gives.
+      headline: the metrics of the first row.
     """
     console = plain_console(stream or sys.stdout)
-    headline = Table(*_HEADLINE, box=None)
-    headline.add_row(*(f"{metrics[name]:.4f}" for name in _HEADLINE))
-    console.print(headline)
+    numbers = Table(*headline, box=None)
+    numbers.add_row(*(f"{metrics[name]:.4f}" for name in headline))
+    console.print(numbers)
     classes = Table("class", "precision", "recall", "f1", "support", box=None)
     for name, row in metrics.get("per_class", {}).items():  # not there where classes are many
         scores = (f"{row[key]:.4f}" for key in ("precision", "recall", "f1"))

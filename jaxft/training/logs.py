@@ -10,21 +10,20 @@ import collections
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxft.terminal.progress import Progress, is_better
+from jaxft.terminal.progress import Progress
 from jaxft.training.rows import Row, RowFile, check_is_file
 from jaxft.training.tensorboard import EventFile, check_is_folder
 
 # Steps handed in and not yet fetched, at most. With these the device has work queued while the host
 # does something else; each of them keeps a batch alive, so more would cost memory.
 _IN_FLIGHT = 4
-_SHOWN = ("loss", "accuracy", "f1_macro", "mcc")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +71,8 @@ class Logs:
       total_steps, steps_per_epoch: optimizer updates.
       log_every: steps between rows of training metrics.
       tensorboard: also write event files.
+      shown: the metrics that an evaluation shows on the terminal, in this order; None: all.
+      minimised: the metrics of which less is better; of all others more is.
       enabled: False on all processes but the first. They still raise on a non-finite loss, so that
         all processes end at the same step instead of waiting for each other.
 
@@ -89,8 +90,11 @@ class Logs:
         log_every: int,
         tensorboard: bool,
         enabled: bool,
+        shown: Sequence[str] | None = None,
+        minimised: Collection[str] = ("loss",),
     ):
         self.enabled = enabled
+        self._shown, self._minimised = shown, minimised
         self._directory = Path(directory)
         self._steps_per_epoch = steps_per_epoch
         self._log_every = log_every
@@ -172,7 +176,7 @@ class Logs:
         Args:
           step: updates done.
           split: 'eval' or 'test'.
-          metrics: as `classification_metrics` gives them.
+          metrics: those of the task.
           best: whether this is the best step so far; shown for 'eval'.
           seconds: what it took; None: the time since the last flush.
         """
@@ -183,11 +187,13 @@ class Logs:
         self._write({**head, **metrics, "seconds": round(seconds, 3)})
         scalars = _scalars(metrics)
         self._write_scalars(step, split, scalars)
-        shown = {name: scalars[name] for name in _SHOWN if name in scalars}
+        names = scalars if self._shown is None else self._shown
+        shown = {name: scalars[name] for name in names if name in scalars}
         before = {name: self._best[split, name] for name in shown if (split, name) in self._best}
         title = f"{split} after step {step}, epoch {self._epoch(step):.2f}"
         title += ", the best so far" if best and split == "eval" else ""
-        self._progress.evaluation(title, shown, before)
+        improved = {n for n in before if self._is_better(n, shown[n], before[n])}
+        self._progress.evaluation(title, shown, before, improved=improved)
         self._note_best(split, scalars)
 
     @property
@@ -269,8 +275,11 @@ class Logs:
     def _note_best(self, split: str, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
             known = self._best.get((split, name))
-            if known is None or is_better(name, value, known):
+            if known is None or self._is_better(name, value, known):
                 self._best[split, name] = value
+
+    def _is_better(self, name: str, value: float, than: float) -> bool:
+        return value < than if name in self._minimised else value > than
 
     def _write(self, row: Row) -> None:
         if self._rows is None:

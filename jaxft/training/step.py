@@ -21,6 +21,8 @@ from jaxft.training.gradient import Arrays, GradientFn, MeanGradient
 Forward = Callable[[Any, Arrays, jax.Array | None], Arrays]
 # (outputs, batch) -> (sum, weight)
 Loss = Callable[[Arrays, Arrays], tuple[jax.Array, jax.Array]]
+# (outputs, batch) -> what an evaluation brings back of a batch
+Predictions = Callable[[Arrays, Arrays], Arrays]
 # hyperparameters -> the transform that has them; called while the step is traced
 Optimizer = Callable[[Any], optax.GradientTransformation]
 
@@ -110,21 +112,25 @@ def train_step(
 
 
 def eval_step(
-    params: Any, batch: Arrays, *, forward: Forward, axis_name: str | None = None
+    params: Any,
+    batch: Arrays,
+    *,
+    forward: Forward,
+    predictions: Predictions,
+    axis_name: str | None = None,
 ) -> Arrays:
-    """Logits of a batch without dropout, with the row numbers they belong to.
+    """The task's predictions of a batch, without dropout.
 
     Args:
       params: the whole tree, so that one program serves every stage of unfreezing.
       batch, forward: as in `train_step`.
+      predictions: of the task; its arrays begin with the batch's first axis.
       axis_name: the mapped axis under pmap; None under jit.
 
     Returns:
-      'logits' [..., C] float32 and 'index' [...] int32 (-1 for padding), of all devices when
-      `axis_name` is given.
+      What `predictions` gives, of all devices when `axis_name` is given.
     """
-    outputs = forward(params, batch, None)
-    result = {"logits": outputs["logits"].astype(jnp.float32), "index": batch["index"]}
+    result = predictions(forward(params, batch, None), batch)
     if axis_name is not None:
         result = jax.lax.all_gather(result, axis_name, tiled=True)
     return result

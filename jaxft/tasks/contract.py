@@ -1,0 +1,165 @@
+"""What a task is: everything that depends on what is being learned, as the rest of the code asks for it.
+
+A task reads targets from a source, says what the loss of a batch is and which arrays an evaluation
+brings back, and makes of these metrics, rows, a part of the report, and the columns of predictions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import jax
+import numpy as np
+
+from jaxft.analysis.view import View
+from jaxft.data.files import Source
+from jaxft.data.targets import Targets
+
+Arrays = dict[str, jax.Array]
+# What a pass over a split brings back: arrays [E, ...] of its E predictions, by example (see
+# `Targets.offsets`). 'seen' [E] bool: whether the model could read it (a long text is cut).
+Predicted = Mapping[str, np.ndarray]
+Own = TypeVar("Own", bound=Targets)  # the targets of one kind of task
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How targets are to be read.
+
+    Attributes:
+      names: of the model's outputs; None: this is the training data, whose own they are.
+      order: names whose order is kept where the training data has the same ones.
+      classes: keep only the examples of these classes; () keeps all.
+      drop: leave out rows without a usable target rather than raise ValueError.
+      advice: how the user can ask for that, for the message of this error.
+    """
+
+    names: tuple[str, ...] | None = None
+    order: Sequence[str] = ()
+    classes: Sequence[str] = ()
+    drop: bool = False
+    advice: str = ""
+
+
+class Answer(Protocol):
+    """What a model says of one row."""
+
+    def cells(self) -> tuple[Any, ...]:
+        """Its values for the columns of `Task.columns`."""
+        ...
+
+
+class Task(Protocol[Own]):
+    """One kind of task.
+
+    Attributes:
+      inputs: 'text' or 'image': the columns, the data pipeline and the model families it works with.
+      head: kind of head (models/heads.py); None: the one with which a family classifies.
+      problem_type: of the exported config.json; None: without.
+      fewest_names: of the model's outputs.
+      unused: config fields that have no meaning here and must be at their defaults.
+      shown: metrics that the terminal shows while training; `headline`: those that `evaluate` does;
+        `compared`: those that runs are compared by.
+      view: what the report shows.
+    """
+
+    @property
+    def inputs(self) -> str: ...
+    @property
+    def head(self) -> str | None: ...
+    @property
+    def problem_type(self) -> str | None: ...
+    @property
+    def fewest_names(self) -> int: ...
+    @property
+    def unused(self) -> tuple[str, ...]: ...
+    @property
+    def shown(self) -> tuple[str, ...]: ...
+    @property
+    def headline(self) -> tuple[str, ...]: ...
+    @property
+    def compared(self) -> tuple[str, ...]: ...
+    @property
+    def view(self) -> View: ...
+
+    # From data
+
+    def find_column(self, source: Source, given: str) -> str:
+        """The column of the targets: as given, or found. ValueError: there is none."""
+        ...
+
+    def read(self, source: Source, column: str, inputs: Sequence[str], reading: Reading) -> Own:
+        """The targets in `column` of the rows that have one; `inputs` are the input columns.
+
+        Raises:
+          ValueError: a target is missing or none of the task's, naming the first row and how many.
+        """
+        ...
+
+    # While a step is traced
+
+    def loss(
+        self, outputs: Arrays, batch: Arrays, label_smoothing: float
+    ) -> tuple[jax.Array, jax.Array]:
+        """(sum of the weighted losses of a batch, sum of the weights), float32 scalars."""
+        ...
+
+    def predictions(self, outputs: Arrays, batch: Arrays) -> Arrays:
+        """What an evaluation brings back of a batch: arrays as small as the metrics allow.
+
+        'index' [...] int32 is the source's row of each prediction, -1 for none; 'item' [...] its
+        number within the example, where there are several; the others are [..., *].
+        """
+        ...
+
+    # Of a whole split
+
+    def scores(self, predicted: Predicted, targets: Own) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(metrics, details), as plain JSON; each detail has a file of its own because of its size.
+
+        Raises:
+          FloatingPointError: predictions that are not finite.
+        """
+        ...
+
+    def rows(
+        self, predicted: Predicted, targets: Own, inputs: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """Rows of predictions/*.jsonl, one an example; `inputs` [n] is what to show of each."""
+        ...
+
+    def warnings(self, metrics: Mapping[str, Any]) -> list[str]:
+        """What in the metrics is probably not meant, one line each."""
+        ...
+
+    # Of rows without targets
+
+    def columns(self, names: Sequence[str]) -> dict[str, str]:
+        """What `predict` adds: column -> 'text', 'whole', 'number' or 'nested'; 'predicted' first."""
+        ...
+
+    def is_output(self, columns: Sequence[str]) -> bool:
+        """Whether a file with these columns may be an output of `predict` for such a task."""
+        ...
+
+    def answers(
+        self, predicted: Predicted, targets: Targets, names: Sequence[str]
+    ) -> Iterator[Answer]:
+        """One an example."""
+        ...
+
+    # In a checkpoint
+
+    def id2label(self, names: Sequence[str]) -> dict[int, str]:
+        """Of the exported config.json: one entry an output of the head."""
+        ...
+
+    def recognises(self, hf_config: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint with this config.json is one of such a task, by all it says."""
+        ...
+
+    def names_in(self, hf_config: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of its outputs. ValueError: they are not usable."""
+        ...

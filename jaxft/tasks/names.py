@@ -1,0 +1,26 @@
+"""The tasks by name, with their metrics: what may be said in a config, known without importing jax."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+Direction = Literal["max", "min"]
+
+_CLASSIFICATION: Mapping[str, Direction] = {
+    "accuracy": "max",
+    "f1_macro": "max",
+    "f1_micro": "max",
+    "mcc": "max",
+    "loss": "min",
+}
+# task -> the metrics that may choose its best checkpoint, and whether more or less of each is better
+METRICS: Mapping[str, Mapping[str, Direction]] = {
+    "text_classification": _CLASSIFICATION,
+    "image_classification": _CLASSIFICATION,
+}
+
+
+def minimised(task: str) -> tuple[str, ...]:
+    """The metrics of a task of which less is better."""
+    return tuple(name for name, direction in METRICS[task].items() if direction == "min")

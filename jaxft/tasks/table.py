@@ -1,0 +1,14 @@
+"""Which task a name means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxft.tasks.classification import Classification
+from jaxft.tasks.contract import Task
+
+TASKS: Mapping[str, Task[Any]] = {
+    "text_classification": Classification("text"),
+    "image_classification": Classification("image"),
+}
