@@ -26,6 +26,7 @@ _BLUE, _ORANGE, _GREEN, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 _INK, _GREY, _PALE = "#1d2127", "#6b737d", "#c9ced4"
 _SHADES = LinearSegmentedColormap.from_list("share", ["#ffffff", "#cfe1ee", "#5a9bc5", "#0b4a78"])
 _MAX_POINTS = 600  # of one curve; more cannot be seen and makes the page heavy
+_MAX_DOTS = 1500
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: selectable, and in the font of the page
     "text.parse_math": False,  # a label name may hold dollar signs
@@ -190,6 +191,34 @@ def seeds(names: Sequence[str], values: Sequence[Sequence[float]], metric: str) 
         axes.grid(axis="x", color="#eceef0")
         axes.set_axisbelow(True)
         axes.xaxis.set_major_locator(MaxNLocator(6))
+    return svg()
+
+
+def scatter(true: np.ndarray, predicted: np.ndarray) -> str:
+    """A dot an example, of many evenly spaced ones by their true number, and the line of equality."""
+    with _figure(4.7, 4.2) as (figure, svg):
+        axes = figure.subplots()
+        order = np.argsort(true, kind="stable")
+        shown = order[np.linspace(0, len(order) - 1, min(len(order), _MAX_DOTS)).astype(int)]
+        ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
+        axes.plot(ends, ends, color=_PALE, linewidth=1.2, zorder=1)
+        axes.plot(true[shown], predicted[shown], "o", color=_BLUE, markersize=3, alpha=0.4)
+        axes.set_xlabel("true")
+        axes.set_ylabel("predicted")
+        axes.grid(color="#eceef0")
+        axes.set_axisbelow(True)
+    return svg()
+
+
+def histogram(values: np.ndarray, label: str) -> str:
+    """How many values lie where, with a line at 0."""
+    with _figure(4.7, 4.2) as (figure, svg):
+        axes = figure.subplots()
+        axes.hist(values, bins=min(40, max(5, len(values) // 8)), color=_BLUE)
+        axes.axvline(0, color=_INK, linewidth=0.8)
+        axes.set_xlabel(label)
+        axes.set_ylabel("examples")
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     return svg()
 
 

@@ -255,8 +255,8 @@ def _check_kind(source: Source, column: str, kinds: Iterable[str]) -> dict[str, 
     if broken:
         raise ValueError(
             f"{source.name}: column {column!r} holds numbers that are not whole "
-            f"({_list(broken, 3)}): regression is not supported; for classes, bin them, or write "
-            "their names in words"
+            f"({_list(broken, 3)}): to learn numbers of texts set config.task='text_regression'; for "
+            "classes, bin them, or write their names in words"
         )
     return whole
 

@@ -18,6 +18,14 @@ _CLASSIFICATION: Mapping[str, Direction] = {
 METRICS: Mapping[str, Mapping[str, Direction]] = {
     "text_classification": _CLASSIFICATION,
     "image_classification": _CLASSIFICATION,
+    "text_regression": {
+        "loss": "min",
+        "rmse": "min",
+        "mae": "min",
+        "pearson": "max",
+        "spearman": "max",
+        "r2": "max",
+    },
 }
 
 

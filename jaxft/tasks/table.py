@@ -7,8 +7,10 @@ from typing import Any
 
 from jaxft.tasks.classification import Classification
 from jaxft.tasks.contract import Task
+from jaxft.tasks.regression import Regression
 
 TASKS: Mapping[str, Task[Any]] = {
     "text_classification": Classification("text"),
     "image_classification": Classification("image"),
+    "text_regression": Regression("text"),
 }
