@@ -20,9 +20,9 @@ import numpy as np
 from jaxft.config import ConfigDict, override
 from jaxft.config_check import validate
 from jaxft.data import files
-from jaxft.run.data import Split, unlabelled_split
 from jaxft.run.directory import RunDirectory
 from jaxft.run.inference import Inference, load_inference
+from jaxft.run.split import Split, unlabelled_split
 from jaxft.tasks.contract import Predicted
 from jaxft.terminal import config_file
 
@@ -91,7 +91,7 @@ class Model:
         encoder = dataclasses.replace(self._inference.encoder, columns=tuple(columns))
         model = dataclasses.replace(self._inference, encoder=encoder)
         source = files.table("inputs", columns)
-        split = unlabelled_split(source, encoder)
+        split = unlabelled_split(source)
         return model.predict(split), split
 
 

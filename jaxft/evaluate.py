@@ -19,9 +19,9 @@ from types import ModuleType
 from typing import Any
 
 from jaxft.data.sources import open_source
-from jaxft.run.data import Split, hold_out, labelled_split
 from jaxft.run.inference import Inference, column_names, load_inference, named_by_flags
 from jaxft.run.output import Output, check_output
+from jaxft.run.split import Split, hold_out, labelled_split
 from jaxft.tasks.contract import Reading
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse

@@ -27,10 +27,10 @@ import numpy as np
 from jaxft.config import nearest
 from jaxft.data.checks import check_inputs
 from jaxft.data.sources import Source, open_source
-from jaxft.run.data import unlabelled_split
 from jaxft.run.inference import Inference, column_names, load_inference
 from jaxft.run.labelled import FORMATS, is_labelled, settle, write_labelled
 from jaxft.run.output import Output, check_output
+from jaxft.run.split import unlabelled_split
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 
@@ -98,7 +98,7 @@ def _labelled(
     Raises:
       FloatingPointError: predictions that are not finite, before the first row.
     """
-    split = unlabelled_split(source, model.encoder)
+    split = unlabelled_split(source)
     predicted = model.predict(split)
     for name, array in predicted.items():
         broken = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(-1))

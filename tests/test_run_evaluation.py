@@ -9,8 +9,8 @@ import pytest
 
 from jaxft.data.files import table
 from jaxft.data.labels import Labels
-from jaxft.run.data import Split
 from jaxft.run.evaluation import Predictions, evaluate
+from jaxft.run.split import Split
 from jaxft.tasks.classification import Classification
 
 TEXT = Classification("text")

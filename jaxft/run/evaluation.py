@@ -15,7 +15,8 @@ from jaxft.analysis.metrics import shorten
 from jaxft.analysis.pictures import inline
 from jaxft.data.loader import iterate
 from jaxft.data.targets import Targets
-from jaxft.run.data import Batches, Encoder, Split
+from jaxft.run.data import Batches, Encoder
+from jaxft.run.split import Split
 from jaxft.tasks.contract import Predicted, Task
 from jaxft.training.parallel import Parallel, Programs
 
