@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 import jaxft
 from jaxft import api, config
+from jaxft.run.directory import RunDirectory
 from jaxft.training.logs import Logs
 
 
@@ -141,7 +142,7 @@ def test_evaluate_gives_the_metrics(trained, capsys):
 
 
 def config_of(run: Path) -> config.ConfigDict:
-    return config.from_json(json.loads((run / "config.json").read_text()))
+    return RunDirectory(run).config()
 
 
 def test_a_finished_run_is_only_read(trained):

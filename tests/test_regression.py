@@ -156,13 +156,13 @@ def test_predict_writes_a_number(world, tmp_path, suffix):
     if suffix == ".parquet":
         import pyarrow.parquet
 
-        column = pyarrow.parquet.read_table(output)["predicted"].to_pylist()
+        column = pyarrow.parquet.read_table(output)["predicted_value"].to_pylist()
     elif suffix == ".csv":
         column = [
-            float(row["predicted"]) for row in csv.DictReader(output.read_text().splitlines())
+            float(row["predicted_value"]) for row in csv.DictReader(output.read_text().splitlines())
         ]
     else:
-        column = [json.loads(line)["predicted"] for line in output.read_text().splitlines()]
+        column = [json.loads(line)["predicted_value"] for line in output.read_text().splitlines()]
     rows = [json.loads(x) for x in (folder / "run/predictions/test.jsonl").read_text().splitlines()]
     np.testing.assert_allclose(column, [row["predicted"] for row in rows], atol=1e-5)
 

@@ -100,10 +100,11 @@ class Regression:
         return analysis.warnings_of(metrics)
 
     def columns(self, names: Sequence[str]) -> dict[str, str]:
-        return {"predicted": "number"}
+        return {"predicted_value": "number"}
 
     def is_output(self, columns: Sequence[str]) -> bool:
-        return bool(columns) and columns[-1].endswith("predicted")
+        # A name of its own: many a file of somebody else has a column 'predicted'.
+        return bool(columns) and columns[-1].endswith("predicted_value")
 
     def answers(
         self, predicted: Predicted, targets: Targets, names: Sequence[str]
