@@ -19,10 +19,12 @@ from typing import Any
 
 import jax
 
-from jaxft.run.build import Run, build, devices, prepare
+from jaxft.run.build import Run, build
 from jaxft.run.directory import RunDirectory
 from jaxft.run.loop import run_loop
+from jaxft.run.prepared import prepare
 from jaxft.run.session import Memory, Session
+from jaxft.run.steps import devices
 from jaxft.run.timing import Stopwatch
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse

@@ -11,8 +11,12 @@ A mistake is a ValueError with the line that the command would print.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,9 +24,12 @@ import numpy as np
 from jaxft.config import ConfigDict, override
 from jaxft.config_check import validate
 from jaxft.data import files
+from jaxft.run import processes
 from jaxft.run.directory import RunDirectory
 from jaxft.run.inference import Inference, load_inference
+from jaxft.run.lifecycle import carry_out
 from jaxft.run.split import Split, unlabelled_split
+from jaxft.run.timing import Stopwatch
 from jaxft.tasks.contract import Predicted
 from jaxft.terminal import config_file
 
@@ -133,6 +140,37 @@ class Trained:
         return load(self.directory)
 
 
+def train(
+    config: ConfigDict | str | Path,
+    workdir: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+) -> Trained:
+    """Start or continue the run in `workdir`; a finished one is only read.
+
+    Args:
+      config: a config, or the path of a config file (`FILE` or `FILE:arg`).
+      workdir: directory of the run; created, or continued if it holds this run.
+      overrides: values by field, dotted or nested: {'optim.lr': 1e-4}.
+
+    Raises:
+      ValueError: what the command would say in one line.
+      OSError: `workdir` cannot be written, or another process holds it.
+      FloatingPointError: a loss that is not finite.
+      KeyboardInterrupt: Ctrl-C, after saving: the same call continues. Any other signal that
+        stops a run is raised again, too, when all is saved.
+    """
+    clock, resolved = Stopwatch(), make_config(config, overrides)
+    directory = RunDirectory(Path(workdir).expanduser())
+    with ExitStack() as held:
+        if processes.is_lead():
+            held.enter_context(directory.claimed())
+        status = carry_out(resolved, directory, clock)
+    if status:
+        signal.raise_signal(status - 128)
+        raise InterruptedError(f"stopped by a signal; the same call continues {directory.path}")
+    return read_result(directory)
+
+
 def read_result(directory: RunDirectory) -> Trained:
     """The result of the finished run in a directory."""
     summary = directory.read_json("summary.json")
@@ -198,3 +236,9 @@ def _images(given: Sequence[Any]) -> list[Any]:
         if isinstance(entry, str | Path) and not Path(entry).expanduser().is_file():
             raise ValueError(f"input {number}: there is no file {str(entry)!r}")
     return [str(Path(x).expanduser()) if isinstance(x, str | Path) else x for x in given]
+
+
+def make_callable(module: str, function: Callable[..., Any]) -> None:
+    """Let the module of a command be called: `jaxft.train` is both, whoever imports it first."""
+    own = {"__call__": staticmethod(function), "__doc__": function.__doc__}
+    sys.modules[module].__class__ = type("Command", (ModuleType,), own)

@@ -31,6 +31,7 @@ class Field:
       optional: may be None.
       choices: the only texts allowed.
       also: values allowed besides those of `kind` between the bounds.
+      compiled: another value needs another compiled training step; where not, it is an input.
       needs: (other field, the values it may have), where this field is not at its default.
       form: what a text or the entries of a list are: 'duration', 'path' (of this machine), 'place'
         (a path, a hub id or another data set name), 'column', 'pattern', 'pairs' (checked one by one).
@@ -46,6 +47,7 @@ class Field:
     optional: bool = False
     choices: tuple[str, ...] = ()
     also: tuple[Any, ...] = ()
+    compiled: bool = False
     needs: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     form: str = ""
 
@@ -84,16 +86,16 @@ _METRICS = tuple(dict.fromkeys(name for metrics in METRICS.values() for name in 
 
 # fmt: off
 FIELDS: tuple[Field, ...] = (
-    Field("task", "text_classification", "what is learned", choices=tuple(METRICS)),
+    Field("task", "text_classification", "what is learned", choices=tuple(METRICS), compiled=True),
 
     Field("model.path", "", "directory in Hugging Face format, or a hub id (the only use of the network)",
           form="place"),
     Field("model.scratch", False, "true: take the architecture only and initialise every parameter"),
-    Field("model.dropout", None, "none keeps the checkpoint's own rates", 0, 0.99, kind=float),
+    Field("model.dropout", None, "none keeps the checkpoint's own rates", 0, 0.99, kind=float, compiled=True),
     Field("model.dtype", "float32", "compute type; bfloat16 halves activations, parameters stay float32",
-          choices=("float32", "bfloat16")),
+          choices=("float32", "bfloat16"), compiled=True),
     Field("model.remat", False,
-          "recompute each block in the backward pass: less memory, about 30 % slower"),
+          "recompute each block in the backward pass: less memory, about 30 % slower", compiled=True),
 
     Field("data.train", "", "FILE.csv|.tsv|.jsonl|.parquet, image folder, saved dataset, hf:…, tfds:…",
           form="place"),
@@ -129,8 +131,10 @@ FIELDS: tuple[Field, ...] = (
     Field("train.epochs", 3.0, "length of the run; or give train.steps", 1e-9, MANY, optional=True),
     Field("train.steps", None, "length of the run in optimizer updates", 1, MOST_STEPS, kind=int),
     Field("train.seed", 0, "data order, dropout, the new head", 0, MOST_STEPS),
-    Field("train.accumulate", 1, "microbatches of one update: less memory, the same result", 1, MANY),
-    Field("train.label_smoothing", 0.0, "share of the target spread over all classes", 0, 0.99),
+    Field("train.accumulate", 1, "microbatches of one update: less memory, the same result", 1, MANY,
+          compiled=True),
+    Field("train.label_smoothing", 0.0, "share of the target spread over all classes", 0, 0.99,
+          compiled=True),
     Field("train.log_every", 10, "steps between logged training metrics", 1, MOST_STEPS),
     Field("train.compile_cache", "~/.cache/jaxft", "compiled programs, reused by later runs; empty: none",
           form="path"),
@@ -138,9 +142,9 @@ FIELDS: tuple[Field, ...] = (
     Field("optim.lr", 5e-5,
           "peak learning rate of the head; layer_decay and lr_mult scale it per parameter", 0, 10),
     Field("optim.optimizer", "adamw", "sgd has momentum b1; lion wants about a tenth of adamw's lr",
-          choices=("adamw", "sgd", "lion")),
+          choices=("adamw", "sgd", "lion"), compiled=True),
     Field("optim.schedule", "linear", "after warm-up: linear or cosine to end_lr, or constant",
-          choices=("linear", "cosine", "constant")),
+          choices=("linear", "cosine", "constant"), compiled=True),
     Field("optim.warmup", "10%", "how long the rate rises from 0 to lr", **_DURATION),
     Field("optim.end_lr", 0.0, "share of lr at the last step", 0, 1),
     Field("optim.weight_decay", 0.01,
@@ -165,7 +169,7 @@ FIELDS: tuple[Field, ...] = (
           "wins; what a group does not name is the run's own", form="pairs",
           needs=(("optim.unfreeze", ("none",)), ("optim.decay_towards", ("zero",)))),
     Field("optim.decay_towards", "zero", "pretrained is L2-SP: one more copy of what is trained",
-          choices=("zero", "pretrained")),
+          choices=("zero", "pretrained"), compiled=True),
     Field("optim.unfreeze", "none", "plan of gradual unfreezing; lp_ft is the head first, then all",
           choices=_PLANS),
     Field("optim.unfreeze_every", None,
@@ -180,10 +184,11 @@ FIELDS: tuple[Field, ...] = (
           "with schedule 'constant': weights are averaged instead; uses b1",
           needs=(("optim.schedule", ("constant",)), ("optim.average", ("none",)),
                  ("optim.unfreeze", ("none",)), ("optim.groups", ((),)),
-                 ("optim.optimizer", ("adamw", "sgd")))),
+                 ("optim.optimizer", ("adamw", "sgd"))), compiled=True),
     Field("optim.average", "none",
           "the weights that count: as they are; their moving average (ema, one more copy of what is "
-          "trained); the mean of those since average_from (swa)", choices=("none", "ema", "swa")),
+          "trained); the mean of those since average_from (swa)", choices=("none", "ema", "swa"),
+          compiled=True),
     Field("optim.average_decay", 0.999, "of ema: the last 1 / (1 - decay) steps count, or a tenth of all",
           0, 0.9999999),
     Field("optim.average_from", "75%", "of swa: time from the start", **_DURATION),
@@ -200,10 +205,11 @@ FIELDS: tuple[Field, ...] = (
     Field("eval.min_delta", 0.0, "what counts as an improvement of the metric", 0, MANY),
 
     Field("parallel.mode", "auto", "jit: one device; shard: jit over a mesh; pmap; auto: jit or shard",
-          choices=("auto", "jit", "shard", "pmap")),
-    Field("parallel.data", -1, "devices along the batch; -1: all that are left", 1, MANY, also=(-1,)),
-    Field("parallel.fsdp", 1, "devices that share the parameters and the batch", 1, MANY),
-    Field("parallel.tensor", 1, "devices that share each matrix product", 1, MANY),
+          choices=("auto", "jit", "shard", "pmap"), compiled=True),
+    Field("parallel.data", -1, "devices along the batch; -1: all that are left", 1, MANY, also=(-1,),
+          compiled=True),
+    Field("parallel.fsdp", 1, "devices that share the parameters and the batch", 1, MANY, compiled=True),
+    Field("parallel.tensor", 1, "devices that share each matrix product", 1, MANY, compiled=True),
 
     Field("checkpoint.every_steps", 500, "steps between saves; also at every evaluation and on SIGTERM",
           1, MOST_STEPS),

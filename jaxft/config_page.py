@@ -34,7 +34,9 @@ def _row(field: Field) -> str:
     needs = "; ".join(
         f"needs `{other}` {' or '.join(map(_shown, allowed))}" for other, allowed in field.needs
     )
-    meaning = field.help + (f". {needs[0].upper()}{needs[1:]}" if needs else "")
+    notes = [needs] if needs else []
+    notes += ["another value compiles another step"] * field.compiled
+    meaning = ". ".join([field.help, *(f"{note[0].upper()}{note[1:]}" for note in notes)])
     may_be = "a duration" if field.form == "duration" else field.allowed()
     may_be += " (or none)" * (field.form == "duration" and field.optional)
     cells = (f"`{field.name}`", _shown(field.default), may_be, meaning)

@@ -14,7 +14,7 @@ if __name__ == "__main__":  # before jax is imported, which Ctrl-C may interrupt
 import sys
 from collections.abc import Sequence
 
-from jaxft.run.build import findings, prepare
+from jaxft.run.prepared import findings, prepare
 from jaxft.run.table import parameter_rows
 from jaxft.run.weights import what_counts
 from jaxft.terminal.errors import run_command

@@ -23,7 +23,7 @@ ALLOWED = {
     "terminal": {"config", "config_check", "config_fields", "config_names"},
     "training": {"optim", "terminal.progress", "terminal.errors"},
     "analysis": {"training.rows"},
-    "run": {"config", *PARTS},
+    "run": {"config", "config_fields", *PARTS},
 }
 
 

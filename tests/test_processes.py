@@ -393,7 +393,9 @@ def test_one_process_agrees_with_itself():
 
 BUILD = """
 import sys
-from jaxft.run.build import build, devices, prepare
+from jaxft.run.build import build
+from jaxft.run.prepared import prepare
+from jaxft.run.steps import devices
 from jaxft.terminal.flags import parse
 
 _, config = parse(["build", *sys.argv[1:]], (), with_config=True)

@@ -12,11 +12,11 @@ from jax.experimental import multihost_utils
 
 from jaxft.config import default_config, to_json
 from jaxft.models import hf
-from jaxft.run.build import Prepared
 from jaxft.run.compilation import release_free_memory
 from jaxft.run.data import Batches
 from jaxft.run.directory import RunDirectory
 from jaxft.run.evaluation import Evaluation, Predictions, evaluate
+from jaxft.run.prepared import Prepared
 from jaxft.run.provenance import versions
 from jaxft.run.session import Memory, Session
 from jaxft.run.table import parameter_rows
@@ -52,9 +52,9 @@ def finish(session: Session, whole: Any, memory: Memory, last_step: int) -> None
         export(prepared, run.parallel.unreplicate(whole), str(session.directory.best),
                unchanged=never_trained, lead=logs.enabled)  # fmt: skip
     tested = None
-    if run.test_batches is not None:
+    if run.shared.test_batches is not None:
         with clock.time("eval"):
-            tested = _test(session, whole, run.test_batches, best)
+            tested = _test(session, whole, run.shared.test_batches, best)
     if not logs.enabled:
         return
     rows = parameter_rows(prepared, never_trained)
@@ -122,11 +122,13 @@ def _test(session: Session, whole: Any, batches: Batches, step: int) -> Evaluati
     assert split is not None
     started = time.perf_counter()
     result = evaluate(
-        task, run.eval_step, whole, batches, run.parallel, split,
+        task, run.shared.eval_step, whole, batches, run.parallel, split,
         threads=run.prepared.config.data.workers,
     )  # fmt: skip
     if session.logs.enabled:
-        write_predictions(session.directory, "test", Predictions(task, split, run.encoder), result)
+        write_predictions(
+            session.directory, "test", Predictions(task, split, run.shared.encoder), result
+        )
         seconds = time.perf_counter() - started
         session.logs.evaluation(step, "test", result.metrics, best=False, seconds=seconds)
     return result

@@ -16,12 +16,12 @@ import numpy as np
 from jaxft.config import ConfigDict, default_config, nearest
 from jaxft.data.sources import Source
 from jaxft.models import Architecture, TextLimits, hf, load_architecture
-from jaxft.run.build import slicing
 from jaxft.run.data import Batches, Encoder
 from jaxft.run.directory import RunDirectory
 from jaxft.run.evaluation import Evaluation, evaluate, predict
 from jaxft.run.provenance import fingerprint
 from jaxft.run.split import Split, find_input_columns
+from jaxft.run.steps import slicing
 from jaxft.tasks.contract import Task
 from jaxft.tasks.table import TASKS
 from jaxft.training.parallel import Parallel, Programs, make_parallel

@@ -95,14 +95,14 @@ def _evaluate(session: Session, state: TrainState, memory: Memory, step: int) ->
     logs.flush()  # a loss that is not finite ends the run here, before it is evaluated
     with session.clock.time("eval"):
         result = evaluate(
-            run.prepared.task, run.eval_step, weights_of(run, state), run.eval_batches, run.parallel, split,
-            threads=run.prepared.config.data.workers,
+            run.prepared.task, run.shared.eval_step, weights_of(run, state),
+            run.shared.eval_batches, run.parallel, split, threads=run.prepared.config.data.workers,
         )  # fmt: skip
     last = step == run.prepared.length.steps
     memory = judge(memory, step, result, run.prepared.config, last=last)
     best = memory.best_step == step
     if best and logs.enabled:
-        write_predictions(session.directory, "eval", run.eval_rows, result)
+        write_predictions(session.directory, "eval", run.shared.eval_rows, result)
     logs.evaluation(step, "eval", result.metrics, best=best)
     for warning in run.prepared.task.warnings(result.metrics):
         logs.say(f"warning: {warning}")

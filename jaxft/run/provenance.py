@@ -17,7 +17,8 @@ from jaxft.models import hf
 from jaxft.run.data import Batches
 
 if TYPE_CHECKING:  # which imports far more than a reader of source.json needs
-    from jaxft.run.build import Prepared, Run
+    from jaxft.run.build import Run
+    from jaxft.run.prepared import Prepared
 
 # Keys of a record that a run may be continued under other values of, with a word.
 _NOTED = ("versions", "device kind")
@@ -34,7 +35,7 @@ def source_record(run: Run) -> dict[str, Any]:
         "training rows": len(splits.train.targets),
         "evaluation rows": len(splits.eval.targets),
         "training fingerprint": fingerprint(run.train_batches),
-        "evaluation fingerprint": fingerprint(run.eval_batches),
+        "evaluation fingerprint": fingerprint(run.shared.eval_batches),
         "versions": versions(),
         "device kind": jax.devices()[0].device_kind,
     }

@@ -12,13 +12,15 @@ from typing import Any, TypeVar
 
 from jaxft.data.targets import unlabelled
 from jaxft.models import hf
-from jaxft.run.build import Prepared, make_stages, read_params, settle
+from jaxft.run.build import read_params
 from jaxft.run.data import Splits
 from jaxft.run.directory import RunDirectory
+from jaxft.run.prepared import Prepared, settle
 from jaxft.run.provenance import model_record
 from jaxft.run.session import Memory
 from jaxft.run.split import Split
 from jaxft.run.stages import Stages
+from jaxft.run.steps import make_stages
 from jaxft.training.parallel import Parallel, make_parallel
 from jaxft.training.reader import CheckpointGone, CheckpointReader
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from jaxft.config import ConfigDict
@@ -11,7 +13,7 @@ from jaxft.run.build import Run
 from jaxft.run.directory import RunDirectory
 from jaxft.run.evaluation import Evaluation
 from jaxft.run.timing import Stopwatch
-from jaxft.tasks.names import METRICS
+from jaxft.tasks.names import METRICS, minimised
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.logs import Logs
 
@@ -25,6 +27,22 @@ class Session:
     checkpoints: Checkpoints
     logs: Logs
     clock: Stopwatch
+
+
+@contextlib.contextmanager
+def opened(
+    run: Run, directory: RunDirectory, clock: Stopwatch, *, lead: bool = True
+) -> Iterator[Session]:
+    """A session with its checkpoints and logs, closed at the end. `lead`: this process writes logs."""
+    prepared, config = run.prepared, run.prepared.config
+    with (
+        Checkpoints(directory.checkpoints, run.parallel, keep=config.checkpoint.keep) as saves,
+        Logs(directory.path, total_steps=prepared.length.steps,
+             steps_per_epoch=prepared.length.epoch, log_every=config.train.log_every,
+             tensorboard=config.log.tensorboard, enabled=lead, shown=prepared.task.shown,
+             minimised=minimised(config.task)) as logs,
+    ):  # fmt: skip
+        yield Session(run, directory, saves, logs, clock)
 
 
 @dataclasses.dataclass(frozen=True)

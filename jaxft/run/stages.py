@@ -66,6 +66,11 @@ class Stages:
     def __len__(self) -> int:
         return len(self._stages)
 
+    @property
+    def programs(self) -> list[Programs]:
+        """One a stage."""
+        return [stage.program for stage in self._stages]
+
     def index(self, step: int) -> int:
         """Number of the stage that update `step` (0 is the first) belongs to."""
         return sum(stage.start <= step for stage in self._stages) - 1

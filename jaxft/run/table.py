@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from jaxft.run.build import Prepared
+from jaxft.run.prepared import Prepared
 
 
 def parameter_rows(

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from jaxft import optim
 from jaxft.config import ConfigDict
-from jaxft.run.build import Prepared, inputs_of, read_params
+from jaxft.run.build import read_params
 from jaxft.run.ideas import IDEAS
+from jaxft.run.prepared import Prepared
 from jaxft.run.stages import Stages, split_for
 from jaxft.training.parallel import Parallel
 from jaxft.training.reader import CheckpointReader
@@ -89,7 +90,7 @@ def best_weights(run: Origin, checkpoints: CheckpointReader, step: int, source: 
     params, frozen = split_for(stage.frozen, source)
     config = run.prepared.config.optim
     if any(idea.slots for idea in IDEAS if idea.asked(config)):
-        empty = parallel.init(params, frozen, inputs_of(run.prepared), stage.optimizer)
+        empty = parallel.init(params, frozen, run.prepared.inputs(), stage.optimizer)
         state, _ = checkpoints.restore(step, empty)
     else:  # without the slots, which weigh twice as much as the parameters
         params, frozen = parallel.replicate((params, frozen))

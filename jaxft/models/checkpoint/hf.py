@@ -82,7 +82,7 @@ def read_params(
         found = Match({}, ReadReport(initialised=tuple(leaves)))
     else:
         found = match(directory, architecture)
-    values = _initialise(architecture, found.report.initialised, key, places)
+    values = initialise(architecture, found.report.initialised, key, shardings)
     for path, (name, entry) in found.sources.items():
         stored, shape = architecture.stored[path], leaves[path].shape
         values[path] = _read_leaf(entry, name, stored, shape, places[path])
@@ -230,17 +230,19 @@ def _nearest_directory(path: str) -> str:
     return f"; did you mean {os.path.join(parent, close[0])!r}?" if close else ""
 
 
-def _initialise(
-    architecture: Architecture, paths: Collection[str], key: jax.Array, places: dict[str, Any]
+def initialise(
+    architecture: Architecture, paths: Collection[str], key: jax.Array, shardings: Params | None
 ) -> dict[str, jax.Array]:
-    """The leaves at `paths`, initialised where they belong; jit drops all that is not returned."""
+    """The leaves at `paths`, newly initialised where they belong, as `read_params` does it."""
     if not paths:
         return {}
+    places = dict.fromkeys(paths) if shardings is None else flatten(shardings)
 
     def chosen(key: jax.Array) -> dict[str, jax.Array]:
         values = flatten(architecture.init(key))
         return {path: values[path] for path in paths}
 
+    # jit drops all that is not returned.
     return jax.jit(chosen, out_shardings={path: places[path] for path in paths})(key)
 
 
