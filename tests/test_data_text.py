@@ -94,6 +94,27 @@ def test_tokens_equal_the_auto_tokenizer(folder, columns, max_length):
     assert tokens.lengths.tolist() == list(map(len, expected["input_ids"]))
 
 
+@pytest.mark.parametrize("max_length", [5, 16, 64])
+def test_pairs_of_roberta_have_separators_and_no_types(tmp_path, max_length):
+    """<s> a </s></s> b </s>"""
+    from transformers import AutoTokenizer, RobertaTokenizer
+
+    special = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate((*special, *alphabet))}
+    RobertaTokenizer(vocab=vocabulary, merges=[]).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    expected = tokenizer(TEXTS, OTHERS, truncation=True, max_length=max_length)["input_ids"]
+    tokens = run(str(tmp_path), TEXTS, OTHERS, max_length=max_length)
+    assert split(tokens) == expected
+    separators = [np.flatnonzero(np.array(row) == vocabulary["</s>"]) for row in expected]
+    assert all(len(at) == 3 and at[1] == at[0] + 1 for at in separators)
+    assert tokens.second.tolist() == tokens.lengths.tolist()
+    with pytest.raises(ValueError, match="at least 5 tokens, got 4"):
+        run(str(tmp_path), TEXTS, OTHERS, max_length=4)
+
+
 @pytest.mark.parametrize("case", ["flags differ", "flags missing", "cased", "vocab only"])
 def test_the_auto_tokenizer_decides_where_the_files_disagree(tmp_path, case):
     from transformers import AutoTokenizer

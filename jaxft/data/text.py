@@ -87,8 +87,13 @@ def tokenize(
     Sets the tokenizer's truncation. Raises ValueError for a row without text (naming it) and for
     tokens >= vocab_size.
     """
-    if max_length < 4:  # a pair needs [CLS] [SEP] [SEP] and a word; less is silently not truncated
-        raise ValueError(f"the longest text must be allowed at least 4 tokens, got {max_length}")
+    # What the tokenizer adds (to a pair of BERT's 3, of RoBERTa's 4) and a word: less is silently
+    # not truncated, or holds no text.
+    least = max(4, tokenizer.num_special_tokens_to_add(len(columns) == 2) + 1)
+    if max_length < least:
+        raise ValueError(
+            f"the longest text must be allowed at least {least} tokens, got {max_length}"
+        )
     texts = _texts(source, rows, columns)
     failure = "the checkpoint's tokenizer cannot cut texts"
     attempt(lambda: tokenizer.enable_truncation(max_length), failure)

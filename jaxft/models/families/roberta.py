@@ -1,0 +1,162 @@
+"""RoBERTa (Liu et al., 2019, arXiv:1907.11692) with a head for sequences or tokens, on packed rows.
+
+BERT's encoder, but positions count from `pad_token_id` + 1 on, and pairs of texts are told apart by
+the tokens between them, `<s> a </s></s> b </s>`. Attributes are named as in HF's classes.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxft.models.checkpoint import config_json
+from jaxft.models.family import Carry, Family, Head, Outputs, TextLimits
+from jaxft.models.heads import Classifier, every_token, first_token
+from jaxft.models.layers import encoder, modules, ops
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What changes the logits or their initial values in HF's RobertaConfig, with its defaults."""
+
+    vocab_size: int = 50265
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None  # None: hidden_dropout_prob
+    max_position_embeddings: int = 512  # rows of the table, the first of which no token has
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 1
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
+        """Raises ValueError for every key with a value that is not implemented or not possible."""
+        only = {"position_embedding_type": "absolute"}
+        rules = {"pad_token_id": config_json.whole(10**7, least=0)}
+        return config_json.fields(cls, raw, only=only, rules=rules, check=_sizes_fit)
+
+    @property
+    def first_position(self) -> int:
+        """The row of the position table that an example's first token has."""
+        return self.pad_token_id + 1
+
+
+def _sizes_fit(config: Config) -> list[str]:
+    wrong = config_json.heads_fit(config)
+    if config.first_position >= config.max_position_embeddings:
+        wrong.append(
+            f"max_position_embeddings {config.max_position_embeddings} leaves no position after "
+            f"pad_token_id {config.pad_token_id}"
+        )
+    return wrong
+
+
+class Roberta(nnx.Module):
+    """The carry holds hidden [R, L, D] and the batch's segment_ids."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.embeddings = encoder.Embeddings(config, rngs=rngs)
+        self.encoder = encoder.Encoder(config, rngs=rngs)
+        self.first_position = config.first_position
+
+    def stem(self, batch: Mapping[str, jax.Array], seed: ops.Seed) -> Carry:
+        shifted = {**batch, "positions": batch["positions"] + self.first_position}
+        return {"hidden": self.embeddings(shifted, seed), "segment_ids": batch["segment_ids"]}
+
+    @property
+    def blocks(self) -> nnx.List:
+        return self.encoder.layer
+
+    def finish(self, hidden: jax.Array) -> jax.Array:
+        return hidden
+
+
+class TwoLayers(nnx.Module):
+    """A dense layer with tanh, and the linear map to labels; dropout before each."""
+
+    def __init__(self, config: Config, num_labels: int, *, rngs: nnx.Rngs):
+        width, std = config.hidden_size, config.initializer_range
+        self.dense = modules.Linear(width, width, std=std, rngs=rngs)
+        self.out_proj = modules.Linear(width, num_labels, std=std, rngs=rngs)
+        self.rate = _head_rate(config)
+
+    def __call__(self, first: jax.Array, seed: ops.Seed) -> jax.Array:
+        dense_seed, out_seed = ops.split(seed, 2)
+        hidden = jnp.tanh(self.dense(ops.dropout(first, self.rate, dense_seed)))
+        return self.out_proj(ops.dropout(hidden, self.rate, out_seed))
+
+
+class SequenceClassifier(nnx.Module):
+    def __init__(self, config: Config, num_labels: int, rngs: nnx.Rngs):
+        self.classifier = TwoLayers(config, num_labels, rngs=rngs)
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed) -> Outputs:
+        """[R, K, D] of each example's first token -> logits [R, K, C]."""
+        return {"logits": self.classifier(hidden, seed)}
+
+
+def _head_rate(config: Config) -> float:
+    given = config.classifier_dropout
+    return config.hidden_dropout_prob if given is None else given
+
+
+def _token_classifier(config: Config, num_labels: int, rngs: nnx.Rngs) -> Classifier:
+    width, std = config.hidden_size, config.initializer_range
+    return Classifier(width, num_labels, rate=_head_rate(config), std=std, rngs=rngs)
+
+
+def _limits(config: Config) -> TextLimits:
+    positions = config.max_position_embeddings - config.first_position
+    return TextLimits(config.vocab_size, positions, pairs=True)
+
+
+def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
+    top = config.num_hidden_layers + 1
+    return (
+        (r"roberta/embeddings/.*", 0),
+        *((rf"roberta/encoder/layer/{depth - 1}/.*", depth) for depth in range(1, top)),
+        (r"classifier/.*", top),
+    )
+
+
+FAMILY = Family(
+    model_type="roberta",
+    config=Config,
+    dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    limits=_limits,
+    base="roberta",
+    backbone=lambda config, kind, rngs: Roberta(config, rngs=rngs),
+    heads={
+        "sequence": Head(
+            "RobertaForSequenceClassification",
+            SequenceClassifier,
+            first_token,
+            classifier="classifier/out_proj",
+            unused=(r"classifier\.(weight|bias)",),
+        ),
+        "token": Head(
+            "RobertaForTokenClassification",
+            _token_classifier,
+            every_token,
+            unused=(r"classifier\.(dense|out_proj)\..*",),
+        ),
+    },
+    depth_rules=_depth_rules,
+    tensor_rules=lambda config: modules.ENCODER_TENSOR_RULES,
+    # RobertaModel's pooler, which no head here stands on; a buffer that old versions saved.
+    other_heads=(
+        r"lm_head\..*",
+        r"qa_outputs\..*",
+        r"(roberta\.)?pooler\..*",
+        r"(roberta\.)?embeddings\.position_ids",
+    ),
+)
