@@ -241,7 +241,8 @@ def test_logits_equal_pytorch(family, all_positions, tmp):
 def test_all_positions_are_those_of_pytorchs_last_block(family, tmp):
     model, architecture, params = checkpoint(family, tmp)
     ours, theirs = batches(family)
-    last = [module for module in model.modules() if type(module).__name__.endswith("Layer")][-1]
+    kinds = ("Layer", "Block")
+    last = [module for module in model.modules() if type(module).__name__.endswith(kinds)][-1]
     seen = []
     hook = last.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs))
     model(**theirs)
@@ -501,6 +502,26 @@ def test_packed_rows_give_the_logits_of_rows_of_their_own(family, tmp):
         logits = our_logits(architecture, params, batch, all_positions=all_positions)
         assert len(logits) == 4  # the last slot is empty
         np.testing.assert_allclose(logits[:3], alone[[2, 0, 1]], atol=1e-5)
+
+
+@text_family
+def test_every_token_sees_what_its_family_lets_it_see(family, tmp):
+    _, architecture, params = checkpoint(family, tmp)
+    batch = {
+        name: array[:1] for name, array in batches(family)[0].items()
+    }  # one example, no padding
+    stem = architecture.prefix(params, batch, 0)
+
+    def hidden_of(token, hidden):
+        outputs = architecture.suffix(params, {**stem, "hidden": hidden}, 0, all_positions=True)
+        return outputs["hidden"][0, token].sum()
+
+    gradient = compiled(jax.grad(hidden_of, argnums=1))
+    tokens = stem["hidden"].shape[1]
+    seen = [np.abs(gradient(token, stem["hidden"])[0]).max(-1) > 0 for token in range(tokens)]
+    everything = np.ones((tokens, tokens), bool)
+    expected = np.tril(everything) if architecture.family.causal else everything
+    np.testing.assert_array_equal(seen, expected)
 
 
 @text_family

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import types
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import optax
 import pytest
 import torch
 
-from jaxft.models import hf
+from jaxft.models import heads, hf
 from jaxft.models.checkpoint import names
 from tests.test_models import (
     FAMILY_ROWS,
@@ -133,6 +134,17 @@ def test_a_head_of_another_kind_is_never_taken_for_its_own(family, tmp, tmp_path
         top = architecture.num_blocks + 1
         assert set(report.initialised) == {p for p, d in architecture.depths.items() if d == top}
         assert any(name.startswith("classifier.") for name in report.dropped)
+
+
+@pytest.mark.parametrize("pad, expected", [(None, [[3, 5], [4, 0]]), (0, [[2, 4], [0, 0]])])
+def test_the_last_token_of_each_example_is_none_of_padding(pad, expected):
+    batch = {
+        "input_ids": np.array([[7, 0, 7, 0, 7, 0, 0], [0, 0, 0, 0, 0, 9, 9]], np.int32),
+        "segment_ids": np.array([[1, 1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 0, 0]], np.int32),
+        "starts": np.array([[0, 4], [0, 0]], np.int32),  # the last slot is empty
+    }
+    found = heads.last_token(types.SimpleNamespace(pad_token_id=pad), batch)
+    np.testing.assert_array_equal(found, np.array(expected, np.int32), strict=True)
 
 
 def test_a_head_that_a_family_lacks_is_refused_in_one_line(tmp_path):

@@ -161,6 +161,7 @@ class Family(Generic[C]):
             head L + 1.
         tensor_rules: ordered (path pattern, PartitionSpec over 'tensor').
         stored: `(path, number of axes, config) ->` how a parameter lies in a checkpoint.
+        causal: a token sees itself and those before it, none after it.
         other_heads: patterns of tensors of heads that are not here, and of buffers.
         aliases: (pattern, replacement) for names that other versions of transformers write.
     """
@@ -175,5 +176,6 @@ class Family(Generic[C]):
     depth_rules: Callable[[C], tuple[tuple[str, int], ...]]
     tensor_rules: Callable[[C], tuple[tuple[str, PartitionSpec], ...]]
     stored: Callable[[str, int, C], Stored] = stored_by_leaf
+    causal: bool = False
     other_heads: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()

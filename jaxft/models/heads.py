@@ -20,6 +20,20 @@ def first_token(config: Any, batch: Batch) -> jax.Array:
     return jnp.zeros((len(batch["pixel_values"]), 1), jnp.int32)
 
 
+def last_token(config: Any, batch: Batch) -> jax.Array:
+    """[R, K]: the last token of each example of a text row that is not `config.pad_token_id`.
+
+    So HF's classes for causal models choose it, also where an example ends in such tokens of its own;
+    of an example that has no others it is the first. None: no token is left out.
+    """
+    ids, segments, starts = batch["input_ids"], batch["segment_ids"], batch["starts"]
+    columns = jnp.arange(ids.shape[1], dtype=starts.dtype)
+    own = segments[:, None, :] == 1 + jnp.arange(starts.shape[1])[:, None]  # [R, K, L]
+    if config.pad_token_id is not None:
+        own &= (ids != config.pad_token_id)[:, None, :]
+    return jnp.where(own, columns, starts[:, :, None]).max(-1)
+
+
 def every_token(config: Any, batch: Batch) -> None:
     """None: the head has an output for each token of a row."""
 
