@@ -115,6 +115,19 @@ def test_pairs_of_roberta_have_separators_and_no_types(tmp_path, max_length):
         run(str(tmp_path), TEXTS, OTHERS, max_length=4)
 
 
+def test_a_text_without_a_token_is_named(tmp_path):
+    """BERT's tokenizer adds tokens of its own to an empty text, GPT-2's none."""
+    from transformers import GPT2Tokenizer
+
+    vocabulary = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    vocabulary["<|endoftext|>"] = len(vocabulary)
+    GPT2Tokenizer(vocab=vocabulary, merges=[]).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    assert run(str(tmp_path), ["ab", "c"]).lengths.tolist() == [2, 1]
+    with pytest.raises(ValueError, match="a.csv, row 2: the tokenizer makes no token .* 2 such"):
+        run(str(tmp_path), ["ab", "", ""])
+
+
 @pytest.mark.parametrize("case", ["flags differ", "flags missing", "cased", "vocab only"])
 def test_the_auto_tokenizer_decides_where_the_files_disagree(tmp_path, case):
     from transformers import AutoTokenizer

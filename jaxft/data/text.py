@@ -84,8 +84,8 @@ def tokenize(
     cache_dir: made if missing; None keeps nothing. The file's name is a hash of the texts
       themselves, the tokenizer and max_length; a damaged file is made anew.
 
-    Sets the tokenizer's truncation. Raises ValueError for a row without text (naming it) and for
-    tokens >= vocab_size.
+    Sets the tokenizer's truncation. Raises ValueError for a row without text or without a token
+    (naming it) and for tokens >= vocab_size.
     """
     # What the tokenizer adds (to a pair of BERT's 3, of RoBERTa's 4) and a word: less is silently
     # not truncated, or holds no text.
@@ -105,6 +105,11 @@ def tokenize(
             token_cache.save(path, tokens)
             # The mapped file replaces the copy in memory.
             tokens = replace(token_cache.load(path, len(rows)) or tokens, cached=False)
+    if (empty := np.flatnonzero(tokens.lengths == 0)).size:
+        raise ValueError(
+            f"{source.where(int(rows[empty[0]]))}: the tokenizer makes no token of its text, and it adds "
+            f"none of its own; {len(empty)} such in all: leave them out"
+        )
     if tokens.largest >= vocab_size:
         word = tokenizer.id_to_token(tokens.largest)
         raise ValueError(
