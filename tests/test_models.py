@@ -94,6 +94,11 @@ def roberta_tokenizer() -> Any:
     return transformers.RobertaTokenizer(vocab=vocabulary(*special), merges=[])
 
 
+def gpt2_tokenizer() -> Any:
+    tokens = vocabulary("<|endoftext|>")
+    return transformers.GPT2Tokenizer(vocab=tokens, merges=[], pad_token="<|endoftext|>")
+
+
 FAMILY_ROWS = {
     "bert": Row(
         transformers.BertForSequenceClassification,
@@ -128,6 +133,36 @@ FAMILY_ROWS = {
             "classifier/out_proj/bias": 13,
         },
         roberta_tokenizer,
+    ),
+    "gpt2": Row(
+        transformers.GPT2ForSequenceClassification,
+        None,
+        transformers.GPT2Model,
+        transformers.GPT2Config(
+            vocab_size=50,
+            n_positions=16,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_inner=48,
+            initializer_range=0.2,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            pad_token_id=0,
+            bos_token_id=0,
+            eos_token_id=0,
+            num_labels=LABELS,
+        ),  # fmt: skip
+        functools.partial(text_batch, types=1),
+        {
+            "transformer/wpe/embedding": 0,
+            "transformer/h/0/attn/c_attn/kernel": 1,
+            "transformer/h/11/mlp/c_proj/bias": 12,
+            "transformer/ln_f/scale": 12,
+            "score/kernel": 13,
+        },
+        gpt2_tokenizer,
     ),
     "vit": Row(
         transformers.ViTForImageClassification,
