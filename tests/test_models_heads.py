@@ -10,7 +10,9 @@ import numpy as np
 import optax
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from jaxft import models
 from jaxft.models import heads, hf
 from jaxft.models.checkpoint import names
 from tests.test_models import (
@@ -145,6 +147,24 @@ def test_the_last_token_of_each_example_is_none_of_padding(pad, expected):
     }
     found = heads.last_token(types.SimpleNamespace(pad_token_id=pad), batch)
     np.testing.assert_array_equal(found, np.array(expected, np.int32), strict=True)
+
+
+def test_a_language_model_of_gpt2_gives_its_backbone(tmp_path):
+    """As the first files on the hub have it: without prefix, with the masks of attention."""
+    found = torch_model("gpt2", "base").state_dict()
+    FAMILY_ROWS["gpt2"].config.save_pretrained(tmp_path)
+    masks = {
+        f"h.{block}.attn.{name}": torch.ones(1, 1, 16, 16)
+        for block in range(2)
+        for name in ("bias", "masked_bias")
+    }
+    others = {**masks, "lm_head.weight": torch.zeros(50, 32)}
+    save_file({**found, **others}, tmp_path / "model.safetensors")
+    architecture, params, report = load(tmp_path)
+    assert set(report.dropped) == set(others) and report.initialised == ("score/kernel",)
+    body = {f"transformer.{name}": tensor for name, tensor in found.items()}
+    for path, leaf in in_our_layout(architecture, body).items():
+        np.testing.assert_array_equal(models.flatten(params)[path], leaf)
 
 
 def test_a_head_that_a_family_lacks_is_refused_in_one_line(tmp_path):
