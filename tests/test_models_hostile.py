@@ -132,7 +132,7 @@ FIELDS: list[tuple[str, str, Any, str]] = [
     ("bert", "layer_norm_eps", -1e-5, "layer_norm_eps -1e-05 must be"),
     ("bert", "initializer_range", float("inf"), "initializer_range inf must be"),
     ("bert", "initializer_range", 10**400, "initializer_range 1000"),
-    ("bert", "model_type", ["bert"], "model_type ['bert'] is not implemented; known are bert, vit"),
+    ("bert", "model_type", ["bert"], "model_type ['bert'] is not implemented; known are bert, "),
     ("bert", "model_type", None, "model_type None is not implemented"),
     ("bert", "model_type", {"bert": 1}, "model_type {'bert': 1} is not implemented"),
     ("bert", "model_type", "BERT", "did you mean 'bert'?"),
