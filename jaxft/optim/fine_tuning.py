@@ -54,7 +54,7 @@ def fine_tuning_optimizer(
     >>> round(float(updates['head']['kernel'][0, 0]), 5), float(updates['body']['kernel'][0, 0])
     (-0.00101, 0.0)
 
-    The trees below hold one value a parameter path and may be of any container, also a flat
+    The trees below hold one value for each parameter path, in any container, also a flat
     `{path: value}`, or functions `params -> tree`, which are called with what `init` and `update`
     are given. The transform serves the full tree and its trainable part (None elsewhere, see
     `partition.split`) alike. Differentiate the trainable part: that alone guarantees that frozen

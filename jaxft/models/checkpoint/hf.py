@@ -197,7 +197,7 @@ def fingerprint(directory: str) -> str:
 
 def _snapshot(hub_id: str) -> str:
     """The hub's newest snapshot or, where it cannot be asked, the one in its local cache."""
-    # 0.4 s to import; who has a directory must not pay for it.
+    # Takes 0.4 s to import, and a local directory does not need it.
     import huggingface_hub
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
