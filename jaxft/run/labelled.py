@@ -26,6 +26,7 @@ from jaxft.tasks.table import TASKS
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 _ROWS = 1024  # written at a time
+_LINE = 1 << 26  # characters of a line that is looked at
 # A spreadsheet takes a cell that begins so for a formula (OWASP, "CSV Injection").
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _AS_TEXT = (str, Path, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
@@ -120,19 +121,30 @@ def write_labelled(
 def is_labelled(path: Path) -> bool:
     """Whether a file holds rows as `write_labelled` writes them, whatever the task, labels and prefix."""
     try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet
-
-            columns = pyarrow.parquet.read_schema(path).names
-        else:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                start = file.readline(1 << 26)
-            columns = (
-                next(csv.reader([start])) if path.suffix == ".csv" else list(json.loads(start))
-            )
+        first = _first_row(path)
     except (OSError, ValueError, RecursionError, csv.Error, StopIteration, TypeError):
         return False
-    return any(task.is_output([str(name) for name in columns]) for task in TASKS.values())
+    return any(task.is_output(first) for task in TASKS.values())
+
+
+def _first_row(path: Path) -> dict[str, Any]:
+    """Column -> value of the first row; the values of CSV files are texts."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetFile(path) as file:
+            batch = next(file.iter_batches(batch_size=1))
+            return dict(zip(batch.schema.names, (c[0].as_py() for c in batch.columns), strict=True))
+    with path.open(encoding="utf-8-sig", newline="") as text:
+        if path.suffix == ".jsonl":
+            return {
+                str(key): value for key, value in dict(json.loads(text.readline(_LINE))).items()
+            }
+        header = next(csv.reader([text.readline(_LINE)]))
+        try:
+            return dict(zip(header, next(csv.reader(text)), strict=False))
+        except csv.Error:  # a field that is longer than the reader takes: the names are known
+            return dict.fromkeys(header)
 
 
 def _merged(

@@ -130,9 +130,9 @@ class Classification:
         """The predicted label, then a probability a label."""
         return {"predicted": "text", **{f"probability_{name}": "number" for name in names}}
 
-    def is_output(self, columns: Sequence[str]) -> bool:
-        prefixes = [n.removesuffix("predicted") for n in columns if n.endswith("predicted")]
-        return any(n.startswith(f"{prefix}probability_") for prefix in prefixes for n in columns)
+    def is_output(self, row: Mapping[str, Any]) -> bool:
+        prefixes = [name.removesuffix("predicted") for name in row if name.endswith("predicted")]
+        return any(name.startswith(f"{p}probability_") for p in prefixes for name in row)
 
     def answers(
         self, predicted: Predicted, targets: Targets, names: Sequence[str]

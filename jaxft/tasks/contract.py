@@ -55,7 +55,8 @@ class Task(Protocol[Own]):
     """One kind of task.
 
     Attributes:
-      inputs: 'text' or 'image': the columns, the data pipeline and the model families it works with.
+      inputs: 'text', 'words' or 'image': the columns, the data pipeline and the model families it
+        works with.
       head: kind of head (models/heads.py); None: the one with which a family classifies.
       problem_type: of the exported config.json; None: without.
       fewest_names: of the model's outputs.
@@ -140,8 +141,11 @@ class Task(Protocol[Own]):
         """What `predict` adds: column -> 'text', 'whole', 'number' or 'nested'; 'predicted' first."""
         ...
 
-    def is_output(self, columns: Sequence[str]) -> bool:
-        """Whether a file with these columns may be an output of `predict` for such a task."""
+    def is_output(self, row: Mapping[str, Any]) -> bool:
+        """Whether a file with this first row is an output of `predict` for such a task.
+
+        Only such a file is written over. Its columns are in order; of CSV its values are texts.
+        """
         ...
 
     def answers(

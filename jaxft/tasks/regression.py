@@ -6,6 +6,7 @@ Numbers are not standardised, as transformers does not, so an exported model pre
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -102,9 +103,14 @@ class Regression:
     def columns(self, names: Sequence[str]) -> dict[str, str]:
         return {"predicted_value": "number"}
 
-    def is_output(self, columns: Sequence[str]) -> bool:
-        # A name of its own: many a file of somebody else has a column 'predicted'.
-        return bool(columns) and columns[-1].endswith("predicted_value")
+    def is_output(self, row: Mapping[str, Any]) -> bool:
+        """Its last column is 'predicted_value', which hardly anybody else has, and holds a number."""
+        if not row or not list(row)[-1].endswith("predicted_value"):
+            return False
+        try:
+            return math.isfinite(float(list(row.values())[-1]))
+        except (TypeError, ValueError):
+            return False
 
     def answers(
         self, predicted: Predicted, targets: Targets, names: Sequence[str]
