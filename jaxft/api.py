@@ -24,6 +24,7 @@ import numpy as np
 from jaxft.config import ConfigDict, override
 from jaxft.config_check import validate
 from jaxft.data import files
+from jaxft.data.words import words_fault, words_of
 from jaxft.run import processes
 from jaxft.run.directory import RunDirectory
 from jaxft.run.inference import Inference, load_inference
@@ -39,7 +40,7 @@ class Model:
 
     Attributes:
       labels: names of its outputs, by number; () where they are numbers.
-      inputs: 'text' or 'image'.
+      inputs: 'text', 'words' or 'image'.
     """
 
     def __init__(self, inference: Inference):
@@ -57,7 +58,8 @@ class Model:
         """What the model's head gives for each input: of classes, the scores before the softmax.
 
         Args:
-          inputs: texts; pairs of texts (tuples or lists of two); or images: paths, Pillow images, or
+          inputs: texts; pairs of texts (tuples or lists of two); words (a list of them each, or a text
+            that is cut at white space); or images: paths, Pillow images, or
             uint8 arrays [H, W] or [H, W, C].
 
         Returns:
@@ -89,7 +91,7 @@ class Model:
         return list(self._inference.task.answers(predicted, split.targets, self.labels))
 
     def _predicted(self, given: Sequence[Any]) -> tuple[Predicted, Split]:
-        columns = _text_columns(given) if self.inputs == "text" else {"image": _images(given)}
+        columns = _columns(self.inputs, given)
         expected = len(self._inference.encoder.columns)
         if expected and len(columns) != expected:
             what = "pairs of texts" if expected == 2 else "single texts"
@@ -98,7 +100,7 @@ class Model:
         encoder = dataclasses.replace(self._inference.encoder, columns=tuple(columns))
         model = dataclasses.replace(self._inference, encoder=encoder)
         source = files.table("inputs", columns)
-        split = unlabelled_split(source)
+        split = unlabelled_split(source, self.inputs, encoder.columns)
         return model.predict(split), split
 
 
@@ -210,6 +212,18 @@ def _as_list(inputs: Iterable[Any]) -> list[Any]:
     if single or (isinstance(inputs, np.ndarray) and inputs.ndim in (2, 3)):
         raise ValueError(f"give a list of inputs, not one {type(inputs).__name__}: [it]")
     return list(inputs)
+
+
+def _columns(inputs: str, given: Sequence[Any]) -> Mapping[str, list[Any]]:
+    """The inputs of a model as columns of a table."""
+    if inputs == "text":
+        return _text_columns(given)
+    if inputs == "image":
+        return {"image": _images(given)}
+    for number, entry in enumerate(given, start=1):
+        if fault := words_fault(entry):
+            raise ValueError(f"input {number} {fault}")
+    return {"tokens": [words_of(entry) for entry in given]}
 
 
 def _text_columns(given: Sequence[Any]) -> dict[str, list[str]]:

@@ -98,7 +98,7 @@ def _labelled(
     Raises:
       FloatingPointError: predictions that are not finite, before the first row.
     """
-    split = unlabelled_split(source)
+    split = unlabelled_split(source, model.encoder.inputs, model.encoder.columns)
     predicted = model.predict(split)
     for name, array in predicted.items():
         broken = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(-1))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxft.data.files import Source
+from jaxft.data.words import words_fault
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +32,13 @@ def check_inputs(
     """Looks at the input of each of `rows` [n], which are at least one.
 
     inputs: 'text': every value must be a text (or a number, which is taken as one), valid Unicode;
-      nothing is tokenised. 'image': where the column holds paths, each is a regular file; images in
-      memory are looked at when they are decoded.
+      nothing is tokenised. 'words': a list of texts, or a text. 'image': where the column holds paths,
+      each is a regular file; images in memory are looked at when they are decoded.
     """
     faults: dict[int, str] = {}
     empty: set[int] = set()
     for column in columns:
-        fault_of = text_fault
+        fault_of = words_fault if inputs == "words" else text_fault
         if inputs == "image":
             first = source[int(rows[0])][column]
             # Paths that were listed from a folder a moment ago are there; other values are images.
@@ -50,7 +51,9 @@ def check_inputs(
             fault = fault_of(value)
             if fault:
                 faults.setdefault(row, f"column {column!r} {fault}")
-            elif isinstance(value, str | bytes) and not value.strip():
+            elif (isinstance(value, str | bytes) and not value.strip()) or (
+                isinstance(value, list | tuple) and not value
+            ):
                 empty.add(row)
     return Inputs(dict(sorted(faults.items())), np.array(sorted(empty - set(faults)), np.int64))
 

@@ -27,7 +27,8 @@ class Source:
     """Random access to the rows of a dataset as dicts of Python values.
 
     `class_names` holds, for a column of class numbers, the names they stand for (from TFDS,
-    Hugging Face and image folders; empty for plain files).
+    Hugging Face and image folders; empty for plain files), `item_names` the same for a column of
+    lists of them.
     """
 
     name: str  # for messages: file name, or dataset name and split
@@ -39,6 +40,7 @@ class Source:
     lines: Sequence[int] = ()  # the line of each row in its file, where rows have lines
     paths: Sequence[str] = ()  # the file of each row, where rows are files
     notes: tuple[str, ...] = ()  # what was found rather than given, one line each
+    item_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.count

@@ -39,7 +39,8 @@ class TextBatches:
     """Packed text: rows of L tokens with up to K examples each.
 
     A batch has, for R rows: input_ids, segment_ids (1..K, 0 is padding), positions (from 0 in each
-    example), token_type_ids: [R, L] int32; starts (column of an example's first token), index (row
+    example), token_type_ids and, where texts come as words, words (the number in its example of the
+    word that a token begins, else -1): [R, L] int32; starts (column of an example's first token), index (row
     in the source, -1 is empty): [R, K] int32; and what the targets fill in: with one target an
     example, labels [R, K] and weight (0 is empty) [R, K] float32.
     """
@@ -59,6 +60,14 @@ class TextBatches:
 
     def __len__(self) -> int:
         return len(self.plan)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the texts is not read, for the terminal."""
+        if not self.tokens.cut:
+            return ()
+        longest = int(self.tokens.lengths.max())
+        return (f"{self.tokens.cut} words beyond {longest} tokens of their text are not read",)
 
     def __getitem__(self, step: int) -> Batch:
         return self._fill(self.plan.layout(step))
@@ -111,6 +120,11 @@ class ImageBatches:
     def __len__(self) -> int:
         return self.steps
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing of an image is left out."""
+        return ()
+
     def __getitem__(self, step: int) -> Batch:
         examples, epoch = batch_examples(self.order, len(self.targets), self.batch_size, step)
         slots = np.full(self.rows, -1, np.int64)
@@ -154,13 +168,16 @@ def fill_text(tokens: Tokens, slots: np.ndarray, length: int) -> Batch:
         flat[target] = values
         return flat.reshape(len(slots), length)
 
-    return {
+    inputs = {
         "input_ids": scatter(tokens.ids[source]),
         "segment_ids": scatter(np.repeat(slot + 1, size)),
         "positions": scatter(position),
         "token_type_ids": scatter(position >= np.repeat(tokens.second[example], size)),
         "starts": np.where(slots >= 0, starts, 0).astype(np.int32),
     }
+    if tokens.words is not None:
+        inputs["words"] = scatter(tokens.words[source] + 1) - 1
+    return inputs
 
 
 def iterate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,8 @@ def read_parquet(path: Path) -> Source:
             name: _python(data.column(name)[row], f"{path.name}, row {row + 1}") for name in names
         },
         read_column=column,
-        class_names=_class_names(data.schema.metadata or {}, names),
+        class_names=_class_names(data.schema.metadata or {}, names, of=_itself),
+        item_names=_class_names(data.schema.metadata or {}, names, of=_items),
     )
 
 
@@ -69,9 +70,12 @@ def _python(value: Any, where: str) -> Any:
 
 
 def _class_names(
-    metadata: Mapping[bytes, bytes], columns: Collection[str]
+    metadata: Mapping[bytes, bytes], columns: Collection[str], *, of: Callable[[Any], Any]
 ) -> dict[str, tuple[str, ...]]:
-    """The names of `ClassLabel` features, of columns that exist; {} where there are no such."""
+    """The names of features that are a `ClassLabel`, of columns that exist; {} where none is.
+
+    of: gives the part of a feature that is looked at.
+    """
     try:
         stored = json.loads(metadata.get(b"huggingface", b"{}"))
     except (ValueError, RecursionError):  # not JSON, not UTF-8
@@ -79,8 +83,19 @@ def _class_names(
     for key in ("info", "features"):
         stored = stored.get(key) if isinstance(stored, dict) else None
     features = stored.items() if isinstance(stored, dict) else ()
-    found = {column: _names(feature) for column, feature in features if column in columns}
+    found = {column: _names(of(feature)) for column, feature in features if column in columns}
     return {column: names for column, names in found.items() if names}
+
+
+def _itself(feature: Any) -> Any:
+    return feature
+
+
+def _items(feature: Any) -> Any:
+    """What the lists of a column hold; written in three ways by three versions of datasets."""
+    if isinstance(feature, list):
+        return feature[0] if len(feature) == 1 else None
+    return feature.get("feature") if isinstance(feature, dict) else None
 
 
 def _names(feature: Any) -> tuple[str, ...]:

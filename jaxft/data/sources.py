@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxft.data import files
+from jaxft.data import conll, files
 from jaxft.data.delimited import read_delimited
 from jaxft.data.files import Source
 from jaxft.data.parquet import read_parquet
 
 __all__ = ["Source", "open_source"]
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
 KINDS = (
     "a file *" + ", *".join(SUFFIXES) + "; a folder of class folders of images; a folder saved by "
     "datasets.save_to_disk (FOLDER or FOLDER:SPLIT); tfds:NAME:SPLIT; hf:NAME:SPLIT; "
@@ -86,6 +87,8 @@ def _open_file(path: Path, delimiter: str, labelled: bool) -> Source:
         return files.read_jsonl(path)
     if suffix == ".parquet":
         return read_parquet(path)
+    if suffix in conll.SUFFIXES:
+        return conll.read_conll(path)
     if suffix in files.IMAGE_SUFFIXES and not labelled:
         return files.read_images(path.name, [str(path)])
     if suffix in files.IMAGE_SUFFIXES:
@@ -165,12 +168,20 @@ def _from_datasets(data: Any, name: str) -> Source:
         count=len(data),
         read_row=lambda row: data[int(row)],
         read_column=lambda column: data[column][:],
-        class_names={
-            key: tuple(feature.names)
-            for key, feature in data.features.items()
-            if type(feature).__name__ == "ClassLabel"
-        },
+        class_names=_class_names(data.features),
+        item_names=_class_names(
+            {key: getattr(feature, "feature", None) for key, feature in data.features.items()}
+        ),
     )
+
+
+def _class_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Of those that are classes."""
+    return {
+        key: tuple(feature.names)
+        for key, feature in features.items()
+        if type(feature).__name__ == "ClassLabel"
+    }
 
 
 # TFDS, read without tensorflow

@@ -6,6 +6,7 @@ Each kind of task has its own (`Labels` in labels.py for classes); the pipeline 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -62,19 +63,24 @@ class Targets(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Unlabelled:
-    """Rows without targets, to be predicted. See `Targets`."""
+    """Rows without targets, to be predicted. See `Targets`.
+
+    words: of each example, where the inputs are words.
+    """
 
     rows: np.ndarray
     offsets: np.ndarray
     names: tuple[str, ...] = ()
     dropped: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    words: Sequence[Sequence[str]] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, positions: np.ndarray) -> Unlabelled:
         counts = np.diff(self.offsets)[positions]
-        return Unlabelled(self.rows[positions], offsets_of(counts), self.names, self.dropped)
+        words = [self.words[position] for position in positions] if self.words else ()
+        return Unlabelled(self.rows[positions], offsets_of(counts), words=words)
 
     def strata(self) -> np.ndarray:
         return np.zeros(len(self), np.int64)
@@ -89,9 +95,15 @@ class Unlabelled:
         return self.rows.tobytes()
 
 
-def unlabelled(rows: int, counts: np.ndarray | None = None) -> Unlabelled:
-    """The first `rows` rows of a source; counts [rows]: predictions of each, None for one each."""
-    return Unlabelled(np.arange(rows), offsets_of(np.ones(rows) if counts is None else counts))
+def unlabelled(rows: int) -> Unlabelled:
+    """The first `rows` rows of a source, each predicted as a whole."""
+    return Unlabelled(np.arange(rows), np.arange(rows + 1))
+
+
+def unlabelled_words(words: Sequence[Sequence[str]]) -> Unlabelled:
+    """All rows of a source, with these words each; every word is predicted."""
+    counts = np.array([len(own) for own in words], np.int64)
+    return Unlabelled(np.arange(len(words)), offsets_of(counts), words=words)
 
 
 def offsets_of(counts: np.ndarray) -> np.ndarray:

@@ -87,16 +87,8 @@ def tokenize(
     Sets the tokenizer's truncation. Raises ValueError for a row without text or without a token
     (naming it) and for tokens >= vocab_size.
     """
-    # What the tokenizer adds (to a pair of BERT's 3, of RoBERTa's 4) and a word: less is silently
-    # not truncated, or holds no text.
-    least = max(4, tokenizer.num_special_tokens_to_add(len(columns) == 2) + 1)
-    if max_length < least:
-        raise ValueError(
-            f"the longest text must be allowed at least {least} tokens, got {max_length}"
-        )
+    set_truncation(tokenizer, max_length, pairs=len(columns) == 2)
     texts = _texts(source, rows, columns)
-    failure = "the checkpoint's tokenizer cannot cut texts"
-    attempt(lambda: tokenizer.enable_truncation(max_length), failure)
     path = Path(cache_dir) / f"{_key(texts, tokenizer)}.npy" if cache_dir else None
     tokens = token_cache.load(path, len(rows)) if path else None
     if tokens is None:
@@ -110,13 +102,33 @@ def tokenize(
             f"{source.where(int(rows[empty[0]]))}: the tokenizer makes no token of its text, and it adds "
             f"none of its own; {len(empty)} such in all: leave them out"
         )
+    check_vocabulary(tokens, tokenizer, vocab_size)
+    return tokens
+
+
+def set_truncation(
+    tokenizer: tokenizers.Tokenizer, max_length: int, *, pairs: bool = False
+) -> None:
+    """Longer texts are cut. ValueError: the length is too small, or the tokenizer cannot cut."""
+    # What the tokenizer adds (to a pair of BERT's 3, of RoBERTa's 4) and a word: less is silently
+    # not truncated, or holds no text.
+    least = max(4, tokenizer.num_special_tokens_to_add(pairs) + 1)
+    if max_length < least:
+        raise ValueError(
+            f"the longest text must be allowed at least {least} tokens, got {max_length}"
+        )
+    failure = "the checkpoint's tokenizer cannot cut texts"
+    attempt(lambda: tokenizer.enable_truncation(max_length), failure)
+
+
+def check_vocabulary(tokens: Tokens, tokenizer: tokenizers.Tokenizer, vocab_size: int) -> None:
+    """ValueError for tokens >= vocab_size, the model's."""
     if tokens.largest >= vocab_size:
         word = tokenizer.id_to_token(tokens.largest)
         raise ValueError(
             f"the tokenizer gives token {tokens.largest} ({word!r}), but the "
             f"model's vocabulary has {vocab_size}: the tokenizer belongs to another model"
         )
-    return tokens
 
 
 def _texts(source: Source, rows: np.ndarray, columns: Sequence[str]) -> list[list[str]]:
@@ -132,11 +144,11 @@ def _column(source: Source, rows: list[int], column: str) -> list[str]:
             texts[position] = _text(value, f"{source.where(rows[position])}: column {column!r}")
     for start in range(0, len(texts), CHUNK):
         chunk = texts[start : start + CHUNK]
-        if _lone_surrogate("".join(chunk)):
-            position = start + next(i for i, text in enumerate(chunk) if _lone_surrogate(text))
+        if lone_surrogate("".join(chunk)):
+            position = start + next(i for i, text in enumerate(chunk) if lone_surrogate(text))
             raise ValueError(
                 f"{source.where(rows[position])}: column {column!r} holds "
-                f"{_lone_surrogate(texts[position])!a}, half of a pair of surrogates, which is no "
+                f"{lone_surrogate(texts[position])!a}, half of a pair of surrogates, which is no "
                 "character; remove or replace it"
             )
     return texts
@@ -154,7 +166,7 @@ def _text(value: Any, where: str) -> str:
     return str(value)
 
 
-def _lone_surrogate(text: str) -> str:
+def lone_surrogate(text: str) -> str:
     """The first character that UTF-8 cannot write; '' if there is none."""
     try:
         text.encode("utf-8")

@@ -44,6 +44,9 @@ class Tokens:
     cached: read from the disk rather than made now.
     fingerprint: of all of the above, in hexadecimal; from the header where it is cached.
     largest: the largest id, -1 of no tokens.
+    words [total] int32: the number in its example of the word that a token begins, -1 for one that
+      begins none; None where texts are not given as words (words.py).
+    cut: words that were left out because their example is too long.
     """
 
     ids: np.ndarray
@@ -52,6 +55,8 @@ class Tokens:
     cached: bool
     fingerprint: str = ""
     largest: int = -1
+    words: np.ndarray | None = None
+    cut: int = 0
 
     def __len__(self) -> int:
         return len(self.second)

@@ -84,7 +84,14 @@ def share(
       cache: directory of tokenised text; None: not kept.
     """
     config, splits = prepared.config, prepared.splits
-    encoder = make_encoder(config, prepared.directory, prepared.architecture.limits, splits, cache)
+    encoder = make_encoder(
+        config,
+        prepared.task.inputs,
+        prepared.directory,
+        prepared.architecture.limits,
+        splits,
+        cache,
+    )
     cut = slicing(parallel)
     return Shared(
         parallel=parallel,

@@ -15,6 +15,7 @@ from jaxft.data.sources import open_source
 from jaxft.data.subsets import few_per_class
 from jaxft.data.targets import Targets
 from jaxft.data.text import load_tokenizer, tokenize
+from jaxft.data.words import tokenize_words
 from jaxft.models import ImageLimits, TextLimits
 from jaxft.run.split import Split, find_input_columns, hold_out, labelled_split
 from jaxft.tasks.contract import Reading, Task
@@ -144,6 +145,7 @@ class Encoder:
     """Turns splits into batches by what the checkpoint's inputs are.
 
     Attributes:
+      inputs: of the task: 'text', 'words' or 'image'.
       directory: the checkpoint's, for tokenizer or preprocessor files.
       limits: which inputs the model can take.
       columns: input columns.
@@ -151,29 +153,26 @@ class Encoder:
       cache: directory of tokenised text; None: not kept.
     """
 
+    inputs: str
     directory: str
     limits: TextLimits | ImageLimits
     columns: tuple[str, ...]
     max_length: int
     cache: str | None
 
-    @property
-    def inputs(self) -> str:
-        """'text' or 'image'."""
-        return "text" if isinstance(self.limits, TextLimits) else "image"
-
     def tokens(self, split: Split) -> Any:
-        """Token ids of a text split."""
+        """Token ids of a split of texts or words."""
         assert isinstance(self.limits, TextLimits)
+        source, rows, tokenizer = split.source, split.targets.rows, load_tokenizer(self.directory)
+        if self.inputs == "words":
+            return tokenize_words(
+                source, rows, self.columns[0], tokenizer, max_length=self.max_length,
+                vocab_size=self.limits.vocabulary, cache_dir=self.cache,
+            )  # fmt: skip
         return tokenize(
-            split.source,
-            split.targets.rows,
-            self.columns,
-            load_tokenizer(self.directory),
-            max_length=self.max_length,
-            vocab_size=self.limits.vocabulary,
-            cache_dir=self.cache,
-        )
+            source, rows, self.columns, tokenizer, max_length=self.max_length,
+            vocab_size=self.limits.vocabulary, cache_dir=self.cache,
+        )  # fmt: skip
 
     def images(self, split: Split, augment: Augment | None, seed: int) -> Images:
         """Decoded images of an image split."""
@@ -231,8 +230,8 @@ class Encoder:
 
 
 def make_encoder(
-    config: ConfigDict, directory: str, limits: TextLimits | ImageLimits, splits: Splits,
-    cache: str | None,
+    config: ConfigDict, inputs: str, directory: str, limits: TextLimits | ImageLimits,
+    splits: Splits, cache: str | None,
 ) -> Encoder:  # fmt: skip
     """The encoder of a run.
 
@@ -253,4 +252,4 @@ def make_encoder(
                 f"{directory} has no token type for a second text, so it cannot tell two texts apart; "
                 f"give one text column in config.data.text, not {', '.join(splits.columns)}"
             )
-    return Encoder(directory, limits, splits.columns, length, cache)
+    return Encoder(inputs, directory, limits, splits.columns, length, cache)

@@ -15,6 +15,7 @@ from jaxft.analysis.metrics import shorten
 from jaxft.analysis.pictures import inline
 from jaxft.data.loader import iterate
 from jaxft.data.targets import Targets
+from jaxft.data.words import words_of
 from jaxft.run.data import Batches, Encoder
 from jaxft.run.split import Split
 from jaxft.tasks.contract import Predicted, Task
@@ -114,6 +115,8 @@ def _shown(row: dict[str, Any], encoder: Encoder) -> str:
     """What a reader of the report sees of an example: its text, or its image (a path, or inline)."""
     if encoder.inputs == "text":
         return shorten(" | ".join(str(row[c]) for c in encoder.columns))
+    if encoder.inputs == "words":
+        return shorten(" ".join(words_of(row[encoder.columns[0]])))
     image = row[encoder.columns[0]]
     if isinstance(image, dict):  # an undecoded image of a Hugging Face data set
         image = image.get("path") or b""

@@ -20,7 +20,7 @@ from jaxft.run.data import Batches, Encoder
 from jaxft.run.directory import RunDirectory
 from jaxft.run.evaluation import Evaluation, evaluate, predict
 from jaxft.run.provenance import fingerprint
-from jaxft.run.split import Split, find_input_columns
+from jaxft.run.split import Split, find_input_columns, model_inputs
 from jaxft.run.steps import slicing
 from jaxft.tasks.contract import Task
 from jaxft.tasks.table import TASKS
@@ -156,7 +156,7 @@ def _from_run(directory: RunDirectory) -> Inference:
     architecture = load_architecture(
         str(directory.best), num_labels=len(task.id2label(names)), head=task.head
     )
-    if architecture.inputs != task.inputs:
+    if architecture.inputs != model_inputs(task.inputs):
         raise ValueError(f"{directory.best} is not the model of the run: it is of another task")
     return _ready(directory.best, architecture, tuple(names), tuple(columns), config, directory)
 
@@ -173,7 +173,7 @@ def _from_checkpoint(path: Path) -> Inference:
             raise ValueError(f"{path / 'config.json'}: {error}") from None
         labels = len(task.id2label(names))
         architecture = load_architecture(str(path), num_labels=labels, head=task.head)
-        if architecture.inputs == task.inputs:
+        if architecture.inputs == model_inputs(task.inputs):
             config.task = name
             return _ready(path, architecture, names, (), config, None)
     raise ValueError(
@@ -206,7 +206,10 @@ def _ready(
     )
     limits = architecture.limits
     positions = limits.positions if isinstance(limits, TextLimits) else 0
-    encoder = Encoder(str(path), limits, columns, config.data.max_length or positions, None)
+    encoder = Encoder(
+        TASKS[config.task].inputs, str(path), limits, columns,
+        config.data.max_length or positions, None,
+    )  # fmt: skip
     return Inference(directory, config, architecture, names, params, program, parallel, encoder)
 
 

@@ -142,6 +142,11 @@ def _introduce(run: Run, logs: Logs) -> None:
     logs.say(
         f"{prepared.length.steps} steps, {prepared.length.epoch} an epoch; {run.parallel.summary}"
     )
+    shared = run.shared
+    batches = {"train": run.train_batches, "eval": shared.eval_batches, "test": shared.test_batches}
+    for name, of_split in batches.items():
+        for note in () if of_split is None else of_split.notes:
+            logs.say(f"{name}: {note}")
     if counts := what_counts(prepared.config):
         logs.say(counts)
     if run.initialised:

@@ -16,6 +16,7 @@ from jaxft.run.decide import decide
 from jaxft.run.decisions import Decisions
 from jaxft.run.length import Length, run_length
 from jaxft.run.optimizer import OptimizerOf, learning_rates, numbers
+from jaxft.run.split import model_inputs
 from jaxft.tasks.contract import Task
 from jaxft.tasks.table import TASKS
 from jaxft.training.step import hyperparameters
@@ -100,10 +101,10 @@ def settle(config: ConfigDict, directory: str, splits: Splits) -> Prepared:
         dropout=config.model.dropout,
         new_head=bool(names) and tuple(names) != splits.names,
     )
-    if architecture.inputs != task.inputs:
+    if architecture.inputs != model_inputs(task.inputs):
         raise ValueError(
-            f"config.task={config.task!r} needs a model of {task.inputs}, but {config.model.path} is "
-            f"{architecture.family.model_type!r}, a model of {architecture.inputs}"
+            f"config.task={config.task!r} needs a model of {model_inputs(task.inputs)}, but "
+            f"{config.model.path} is {architecture.family.model_type!r}, a model of {architecture.inputs}"
         )
     return _settled(config, directory, architecture, splits)
 

@@ -39,7 +39,8 @@ def opened(
         Checkpoints(directory.checkpoints, run.parallel, keep=config.checkpoint.keep) as saves,
         Logs(directory.path, total_steps=prepared.length.steps,
              steps_per_epoch=prepared.length.epoch, log_every=config.train.log_every,
-             tensorboard=config.log.tensorboard, enabled=lead, shown=prepared.task.shown,
+             tensorboard=config.log.tensorboard, enabled=lead,
+             epoch_examples=len(prepared.splits.train.targets), shown=prepared.task.shown,
              minimised=minimised(config.task)) as logs,
     ):  # fmt: skip
         yield Session(run, directory, saves, logs, clock)

@@ -14,8 +14,9 @@ from jaxft.data.images import find_image_column
 from jaxft.data.labels import find_column
 from jaxft.data.sources import Source
 from jaxft.data.subsets import holdout
-from jaxft.data.targets import Targets, unlabelled
+from jaxft.data.targets import Targets, unlabelled, unlabelled_words
 from jaxft.data.text import find_text_columns
+from jaxft.data.words import find_words_column, words_of
 from jaxft.tasks.contract import Reading, Task
 
 
@@ -38,6 +39,8 @@ def find_input_columns(
 
     inputs: of the task. label: the column of the targets, which is no input.
     """
+    if inputs == "words":
+        return find_words_column(source, given)
     if inputs == "text":
         return find_text_columns(source, given, label)
     return (find_image_column(source, given[0] if given else ""),)
@@ -84,8 +87,15 @@ def labelled_split(
     return Split(source, kept), notes
 
 
-def unlabelled_split(source: Source) -> Split:
-    """All rows of a source, for prediction: no target is read."""
+def model_inputs(inputs: str) -> str:
+    """The inputs of the model families ('text' or 'image') that a task with these inputs works with."""
+    return "text" if inputs == "words" else inputs
+
+
+def unlabelled_split(source: Source, inputs: str, columns: Sequence[str]) -> Split:
+    """All rows of a source, for prediction: no target is read. `inputs` are those of the task."""
+    if inputs == "words":
+        return Split(source, unlabelled_words([words_of(v) for v in source.column(columns[0])]))
     return Split(source, unlabelled(len(source)))
 
 

@@ -71,6 +71,7 @@ class Logs:
       total_steps, steps_per_epoch: optimizer updates.
       log_every: steps between rows of training metrics.
       tensorboard: also write event files.
+      epoch_examples: of an epoch, to tell examples a second; None: the weights of the loss are examples.
       shown: the metrics that an evaluation shows on the terminal, in this order; None: all.
       minimised: the metrics of which less is better; of all others more is.
       enabled: False on all processes but the first. They still raise on a non-finite loss, so that
@@ -90,11 +91,13 @@ class Logs:
         log_every: int,
         tensorboard: bool,
         enabled: bool,
+        epoch_examples: int | None = None,
         shown: Sequence[str] | None = None,
         minimised: Collection[str] = ("loss",),
     ):
         self.enabled = enabled
         self._shown, self._minimised = shown, minimised
+        self._epoch_examples = epoch_examples
         self._directory = Path(directory)
         self._steps_per_epoch = steps_per_epoch
         self._log_every = log_every
@@ -255,12 +258,15 @@ class Logs:
         now = time.perf_counter()
         elapsed = max(now - self._clock, 1e-9)
         self._window, self._clock, self._seconds = _Window(), now, self._seconds + elapsed
+        examples = window.weight
+        if self._epoch_examples is not None:
+            examples = window.steps * self._epoch_examples / self._steps_per_epoch
         values = {
             "epoch": self._epoch(last.number),
             "loss": window.loss / max(window.weight, 1e-9),
             "learning_rate": last.learning_rate,
             "grad_norm": window.grad_norm / window.steps,
-            "examples_per_second": round(window.weight / elapsed, 2),
+            "examples_per_second": round(examples / elapsed, 2),
         }
         if window.tokens:
             values["tokens_per_second"] = round(window.tokens / elapsed, 1)
