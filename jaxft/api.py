@@ -24,12 +24,13 @@ import numpy as np
 from jaxft.config import ConfigDict, override
 from jaxft.config_check import validate
 from jaxft.data import files
+from jaxft.data.targets import Unlabelled
 from jaxft.data.words import words_fault, words_of
 from jaxft.run import processes
 from jaxft.run.directory import RunDirectory
 from jaxft.run.inference import Inference, load_inference
 from jaxft.run.lifecycle import carry_out
-from jaxft.run.split import Split, unlabelled_split
+from jaxft.run.split import Split, unlabelled_rows
 from jaxft.run.timing import Stopwatch
 from jaxft.tasks.contract import Predicted
 from jaxft.terminal import config_file
@@ -87,10 +88,10 @@ class Model:
         given = _as_list(inputs)
         if not given:
             return []
-        predicted, split = self._predicted(given)
-        return list(self._inference.task.answers(predicted, split.targets, self.labels))
+        predicted, rows = self._predicted(given)
+        return list(self._inference.task.answers(predicted, rows, self.labels))
 
-    def _predicted(self, given: Sequence[Any]) -> tuple[Predicted, Split]:
+    def _predicted(self, given: Sequence[Any]) -> tuple[Predicted, Unlabelled]:
         columns = _columns(self.inputs, given)
         expected = len(self._inference.encoder.columns)
         if expected and len(columns) != expected:
@@ -100,8 +101,8 @@ class Model:
         encoder = dataclasses.replace(self._inference.encoder, columns=tuple(columns))
         model = dataclasses.replace(self._inference, encoder=encoder)
         source = files.table("inputs", columns)
-        split = unlabelled_split(source, self.inputs, encoder.columns)
-        return model.predict(split), split
+        rows = unlabelled_rows(source, self.inputs, encoder.columns)
+        return model.predict(Split(source, rows)), rows
 
 
 def load(run_or_checkpoint: str | Path) -> Model:

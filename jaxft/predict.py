@@ -30,7 +30,7 @@ from jaxft.data.sources import Source, open_source
 from jaxft.run.inference import Inference, column_names, load_inference
 from jaxft.run.labelled import FORMATS, is_labelled, settle, write_labelled
 from jaxft.run.output import Output, check_output
-from jaxft.run.split import unlabelled_split
+from jaxft.run.split import Split, unlabelled_rows
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 
@@ -98,17 +98,17 @@ def _labelled(
     Raises:
       FloatingPointError: predictions that are not finite, before the first row.
     """
-    split = unlabelled_split(source, model.encoder.inputs, model.encoder.columns)
-    predicted = model.predict(split)
+    given = unlabelled_rows(source, model.encoder.inputs, model.encoder.columns)
+    predicted = model.predict(Split(source, given))
     for name, array in predicted.items():
         broken = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(-1))
         if len(broken):
-            row = int(np.searchsorted(split.targets.offsets, broken[0], side="right")) - 1
+            row = int(np.searchsorted(given.offsets, broken[0], side="right")) - 1
             raise FloatingPointError(
                 f"{source.where(row)}: the model's {name} are not finite "
                 f"({len(broken)} of {len(array)})"
             )
-    answers = model.task.answers(predicted, split.targets, model.names)
+    answers = model.task.answers(predicted, given, model.names)
     for row, answer in enumerate(answers):
         yield source[row], answer.cells()
 

@@ -14,7 +14,7 @@ from jaxft.data.images import find_image_column
 from jaxft.data.labels import find_column
 from jaxft.data.sources import Source
 from jaxft.data.subsets import holdout
-from jaxft.data.targets import Targets, unlabelled, unlabelled_words
+from jaxft.data.targets import Targets, Unlabelled, unlabelled, unlabelled_words
 from jaxft.data.text import find_text_columns
 from jaxft.data.words import find_words_column, words_of
 from jaxft.tasks.contract import Reading, Task
@@ -92,11 +92,11 @@ def model_inputs(inputs: str) -> str:
     return "text" if inputs == "words" else inputs
 
 
-def unlabelled_split(source: Source, inputs: str, columns: Sequence[str]) -> Split:
+def unlabelled_rows(source: Source, inputs: str, columns: Sequence[str]) -> Unlabelled:
     """All rows of a source, for prediction: no target is read. `inputs` are those of the task."""
     if inputs == "words":
-        return Split(source, unlabelled_words([words_of(v) for v in source.column(columns[0])]))
-    return Split(source, unlabelled(len(source)))
+        return unlabelled_words([words_of(value) for value in source.column(columns[0])])
+    return unlabelled(len(source))
 
 
 def hold_out(split: Split, data: ConfigDict) -> tuple[Split, Split]:

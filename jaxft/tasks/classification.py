@@ -16,7 +16,7 @@ from jaxft.analysis.metrics import softmax
 from jaxft.analysis.view import View
 from jaxft.data.files import Source
 from jaxft.data.labels import Labels, find_label_column, read_labels
-from jaxft.data.targets import Targets
+from jaxft.data.targets import Unlabelled
 from jaxft.tasks.contract import Arrays, Predicted, Reading
 
 
@@ -135,7 +135,7 @@ class Classification:
         return any(name.startswith(f"{p}probability_") for p in prefixes for name in row)
 
     def answers(
-        self, predicted: Predicted, targets: Targets, names: Sequence[str]
+        self, predicted: Predicted, given: Unlabelled, names: Sequence[str]
     ) -> Iterator[Prediction]:
         for scores in predicted["logits"]:
             probabilities = map(float, softmax(scores))

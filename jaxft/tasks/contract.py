@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxft.analysis.view import View
 from jaxft.data.files import Source
-from jaxft.data.targets import Targets
+from jaxft.data.targets import Targets, Unlabelled
 
 Arrays = dict[str, jax.Array]
 # What a pass over a split brings back: arrays [E, ...] of its E predictions, by example (see
@@ -149,9 +149,9 @@ class Task(Protocol[Own]):
         ...
 
     def answers(
-        self, predicted: Predicted, targets: Targets, names: Sequence[str]
+        self, predicted: Predicted, given: Unlabelled, names: Sequence[str]
     ) -> Iterator[Answer]:
-        """One an example."""
+        """One a row that was given."""
         ...
 
     # In a checkpoint

@@ -19,7 +19,7 @@ from jaxft.analysis.metrics import shorten
 from jaxft.analysis.view import View
 from jaxft.data.files import Source
 from jaxft.data.numbers import Numbers, find_number_column, read_numbers
-from jaxft.data.targets import Targets
+from jaxft.data.targets import Unlabelled
 from jaxft.tasks.contract import Arrays, Predicted, Reading
 
 
@@ -113,7 +113,7 @@ class Regression:
             return False
 
     def answers(
-        self, predicted: Predicted, targets: Targets, names: Sequence[str]
+        self, predicted: Predicted, given: Unlabelled, names: Sequence[str]
     ) -> Iterator[Estimate]:
         return map(Estimate, predicted["logits"][:, 0].tolist())
 
