@@ -26,6 +26,14 @@ METRICS: Mapping[str, Mapping[str, Direction]] = {
         "spearman": "max",
         "r2": "max",
     },
+    "token_classification": {
+        "f1": "max",
+        "f1_macro": "max",
+        "precision": "max",
+        "recall": "max",
+        "accuracy": "max",
+        "loss": "min",
+    },
 }
 
 

@@ -8,9 +8,11 @@ from typing import Any
 from jaxft.tasks.classification import Classification
 from jaxft.tasks.contract import Task
 from jaxft.tasks.regression import Regression
+from jaxft.tasks.token_classification import TokenClassification
 
 TASKS: Mapping[str, Task[Any]] = {
     "text_classification": Classification("text"),
     "image_classification": Classification("image"),
     "text_regression": Regression("text"),
+    "token_classification": TokenClassification(),
 }

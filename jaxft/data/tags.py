@@ -1,0 +1,214 @@
+"""Tags of words as targets: the column they are in, their names and numbers, what is no tag."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxft.data.files import Source, nearest, some
+from jaxft.data.labels import find_column
+from jaxft.data.targets import Batch, offsets_of, places
+from jaxft.data.words import words_of
+
+# Names under which columns of tags are commonly found, the likeliest first.
+TAG_COLUMNS = ("tags", "ner_tags", "ner", "labels", "pos_tags", "pos", "upos", "label")
+OUTSIDE = "O"
+# BIO (IOB1, IOB2), BILOU and BIOES: where in its entity a word is, and of which type that is.
+_TAG = re.compile(r"([BILUES])-(.+)", re.DOTALL)
+_ORDER = "BILESU"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tags:
+    """A tag a word: names[ids[offsets[j] + w]] is that of word w of the source's row rows[j].
+
+    rows [n] int64, offsets [n + 1] int64, ids [offsets[n]] int32, dropped [m] int64. words [n]: the
+    words of each example. See `Targets`.
+    """
+
+    names: tuple[str, ...]
+    rows: np.ndarray
+    offsets: np.ndarray
+    ids: np.ndarray
+    words: Sequence[Sequence[str]]
+    dropped: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, positions: np.ndarray) -> Tags:
+        positions = np.asarray(positions, np.int64)
+        counts = np.diff(self.offsets)[positions]
+        offsets = offsets_of(counts)
+        # One entry a word: where it was is where its example began, and its number in it.
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+        ids = self.ids[np.repeat(self.offsets[positions], counts) + within]
+        words = [self.words[position] for position in positions]
+        return Tags(self.names, self.rows[positions], offsets, ids, words, self.dropped)
+
+    def numbered_as(self, names: Sequence[str]) -> Tags:
+        """The same tags under another numbering of the same names."""
+        number = {name: i for i, name in enumerate(names)}
+        renumber = np.array([number[name] for name in self.names], np.int32)
+        return dataclasses.replace(self, names=tuple(names), ids=renumber[self.ids])
+
+    def strata(self) -> np.ndarray:
+        """Of each example the rarest of its types, so that rare ones, too, are in both parts."""
+        types = [type_of(name) for name in self.names]
+        number = {name: i for i, name in enumerate(dict.fromkeys(types))}
+        of_tag = np.array([number[name] for name in types])
+        of_word, example = of_tag[self.ids], np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        rarity = np.argsort(np.argsort(np.bincount(of_word, minlength=len(number)), kind="stable"))
+        strata = np.full(len(self), len(number))  # what an example without words keeps
+        np.minimum.at(strata, example, rarity[of_word])
+        return strata
+
+    def said_of_strata(self) -> str:
+        return "of those with each tag alike"
+
+    def fill(self, slots: np.ndarray, inputs: Batch) -> Batch:
+        """'labels' int32 and 'weight' float32 [R, L]: the first token of each word counts."""
+        words = inputs["words"]
+        slot = np.maximum(inputs["segment_ids"] - 1, 0)
+        example = np.take_along_axis(slots, slot, axis=1)
+        counts = words >= 0
+        labels = np.zeros(words.shape, np.int32)
+        labels[counts] = self.ids[self.offsets[example[counts]] + words[counts]]
+        index = places(self.rows, slots)["index"]
+        return {"labels": labels, "weight": counts.astype(np.float32), "index": index}
+
+    def fingerprint(self) -> bytes:
+        return self.rows.tobytes() + self.offsets.tobytes() + self.ids.tobytes()
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """('B', 'person') of 'B-person'; ('', 'O') of what is no part of an entity.
+
+    >>> split_tag("I-creative-work"), split_tag("NOUN")
+    (('I', 'creative-work'), ('', 'NOUN'))
+    """
+    match = _TAG.fullmatch(name)
+    return (match[1], match[2]) if match else ("", name)
+
+
+def type_of(name: str) -> str:
+    """'person' of 'B-person'; a tag without a prefix is its own type."""
+    return split_tag(name)[1]
+
+
+def find_tag_column(source: Source, given: str = "") -> str:
+    """The column of the tags: as given, or the only one whose lists have names, or a usual name."""
+    if not given and len(source.item_names) == 1:
+        return next(iter(source.item_names))
+    return find_column(source, given, TAG_COLUMNS, "tag", option="label")
+
+
+def read_tags(
+    source: Source,
+    column: str,
+    words: str,
+    *,
+    names: Sequence[str] | None = None,
+    drop_bad: bool = False,
+    advice: str = "",
+) -> Tags:
+    """Reads a tag for each word of the column `words`: a list of names or of class numbers, or a text.
+
+    names: those of the model; None (this is the training data) takes the source's class names or,
+      for plain files, the tags that occur, 'O' first, then by type, completed by the prefixes that
+      occur with any type (B-x is given I-x even where x has one word each time).
+    drop_bad: leave out rows whose tags are missing or not as many as their words, rather than raise.
+    advice: how the user can ask for that, for the message of this error.
+
+    Raises ValueError: a row without tags, or with another number of them than words (the first such
+    row, and how many); a tag that is none of the names.
+    """
+    item_names = source.item_names.get(column)
+    given, sentences = source.column(column), [_words(value) for value in source.column(words)]
+    tags = [_tags_of(value, item_names) for value in given]
+    faults = {
+        row: fault
+        for row, (own, of) in enumerate(zip(tags, sentences, strict=True))
+        if (fault := _fault(own, of, given[row], column))
+    }
+    rows = np.array([row for row in range(len(tags)) if row not in faults], np.int64)
+    if faults and not (drop_bad and len(rows)):
+        raise ValueError(_said_of(source, faults) + advice)
+    kept = [own for row in rows.tolist() if (own := tags[row]) is not None]
+    if names is None:
+        names = item_names or complete({tag for own in kept for tag in own})
+        if len(names) < 2:
+            raise ValueError(
+                f"{source.name}: column {column!r} holds one tag only ({some(names)}); there is nothing "
+                "to learn"
+            )
+    number = {name: i for i, name in enumerate(names)}
+    ids = np.array([number.get(tag, -1) for own in kept for tag in own], np.int32)
+    offsets = offsets_of(np.array([len(own) for own in kept], np.int64))
+    if (ids < 0).any():
+        raise ValueError(_unknown(source, rows, offsets, ids, kept, names))
+    dropped = np.array(list(faults), np.int64)
+    own_words = [sentences[row] or () for row in rows.tolist()]
+    return Tags(tuple(names), rows, offsets, ids, own_words, dropped)
+
+
+def complete(found: set[str]) -> list[str]:
+    """The tags that a model is to know, in order, where these occur.
+
+    >>> complete({"B-b", "O", "B-a", "I-a"})
+    ['O', 'B-a', 'I-a', 'B-b', 'I-b']
+    """
+    parts = [split_tag(name) for name in found]
+    prefixes = sorted({prefix for prefix, _ in parts if prefix}, key=_ORDER.index)
+    types = sorted({kind for prefix, kind in parts if prefix})
+    plain = sorted(kind for prefix, kind in parts if not prefix and kind != OUTSIDE)
+    entities = [f"{prefix}-{kind}" for kind in types for prefix in prefixes]
+    outside = [OUTSIDE] if OUTSIDE in found or entities else []
+    return [*outside, *plain, *entities]
+
+
+def _words(value: Any) -> list[str] | None:
+    """The words of a row; None where it has none, which is said when the inputs are looked at."""
+    return words_of(value) if isinstance(value, str | list | tuple | np.ndarray) else None
+
+
+def _tags_of(value: Any, names: Sequence[str] | None) -> list[str] | None:
+    """The names of a row's tags; None where it has none."""
+    if not isinstance(value, str | list | tuple | np.ndarray):
+        return None
+    found: list[Any] = words_of(value)
+    if names is not None and all(isinstance(tag, int) for tag in found):
+        return [names[tag] if 0 <= tag < len(names) else str(tag) for tag in found]
+    return [str(tag).strip() for tag in found] if None not in found else None
+
+
+def _fault(tags: list[str] | None, words: list[str] | None, value: Any, column: str) -> str:
+    if tags is None:
+        return f"column {column!r} has no tags ({value!r:.40})"
+    if words is not None and len(tags) != len(words):
+        return f"column {column!r} has {len(tags)} tags for {len(words)} words"
+    return f"column {column!r} has an empty tag" if "" in tags else ""
+
+
+def _said_of(source: Source, faults: dict[int, str]) -> str:
+    first, fault = next(iter(faults.items()))
+    more = f"; {len(faults)} rows are like this ({source.numbered(list(faults))})"
+    return f"{source.where(first)}: {fault}{more if len(faults) > 1 else ''}: mend them, or leave them out"
+
+
+def _unknown(
+    source: Source, rows: np.ndarray, offsets: np.ndarray, ids: np.ndarray,
+    tags: list[list[str]], names: Sequence[str],
+) -> str:  # fmt: skip
+    strange = np.flatnonzero(ids < 0)
+    example = int(np.searchsorted(offsets, strange[0], side="right")) - 1
+    tag = tags[example][int(strange[0] - offsets[example])]
+    more = f" ({len(strange)} words have unknown tags)" if len(strange) > 1 else ""
+    return (
+        f"{source.where(int(rows[example]))}: the tag {tag!r} is unknown{more}; the model's tags are "
+        f"{some(names, 20)}{nearest(tag, names)}"
+    )
