@@ -49,6 +49,17 @@ def test_the_first_token_of_each_word_is_known():
     assert tokens.lengths.tolist() == [9, 2, 3, 16] and tokens.second.tolist() == [9, 2, 3, 16]
 
 
+def test_words_of_a_byte_level_tokenizer_begin_with_a_space():
+    ids = {piece: i for i, piece in enumerate(["a", "b", "Ġ", "Ġa", "Ġb"])}
+    made = Tokenizer(models.BPE(ids, [("Ġ", "a"), ("Ġ", "b")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens = tokenize_words(
+        table("t.jsonl", {"tokens": [["ab", "b"]]}), np.arange(1), "tokens", made, max_length=8,
+        vocab_size=5, cache_dir=None,
+    )  # fmt: skip
+    assert tokens.ids.tolist() == [3, 1, 4] and tokens.words.tolist() == [0, -1, 1]
+
+
 def test_what_is_cut_is_counted():
     # 14 tokens besides [CLS] and [SEP]: 'a-b' takes three and 'paul' two, so six words have a token.
     assert tokens_of().cut == 18 - 6

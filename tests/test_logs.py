@@ -271,3 +271,16 @@ def test_logging_and_metrics_import_nothing_heavy():
     code += f"print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
+
+
+def test_the_speed_counts_examples_where_the_loss_counts_something_else(tmp_path):
+    rows = {}
+    for name, changes in {"as weighted": {}, "of 80 an epoch": {"epoch_examples": 80}}.items():
+        (tmp_path / name).mkdir()
+        with make(tmp_path / name, **changes) as logs:
+            for step in range(1, 6):
+                logs.train(step, step_metrics(1.0, weight=100.0), 1e-3)
+        row = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])
+        rows[name] = row["examples_per_second"] * row["seconds"]
+    assert rows["as weighted"] == pytest.approx(500, rel=0.01)
+    assert rows["of 80 an epoch"] == pytest.approx(40, rel=0.01)

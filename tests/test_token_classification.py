@@ -271,6 +271,28 @@ def test_packed_rows_give_the_loss_of_single_ones(world):
     assert [entry.tags for entry in found] == [row["predicted"] for row in rows]
 
 
+@pytest.fixture(scope="module")
+def on_one_device(world, tmp_path_factory):
+    return short_run(world, tmp_path_factory.mktemp("jit"), "jit")
+
+
+def short_run(world, workdir, mode):
+    folder, _ = world
+    overrides = {
+        "model.path": str(folder / "bert"), "data.train": str(folder / "train.conll"),
+        "train.compile_cache": "", "train.steps": 3, "parallel.mode": mode, "optim.lr": 1e-2,
+        "log.tensorboard": False, "data.max_shapes": 1, "train.accumulate": 2,
+    }  # fmt: skip
+    return train(ROOT / "configs/token_classification.py", workdir / "run", overrides).eval
+
+
+@pytest.mark.parametrize("mode", ["pmap", "shard"])
+def test_several_devices_give_what_one_gives(world, on_one_device, tmp_path, mode):
+    found = short_run(world, tmp_path, mode)
+    assert found["loss"] == pytest.approx(on_one_device["loss"], rel=1e-4)
+    assert found["words"] == on_one_device["words"]
+
+
 def test_what_is_cut_is_said_and_counts_as_missed(world, tmp_path, capsys):
     folder, _ = world
     overrides = {

@@ -71,6 +71,7 @@ def tokenize_words(
     begins, and `Tokens.cut` how many words lie beyond max_length.
     """
     set_truncation(tokenizer, max_length)
+    _separate(tokenizer)
     values = source.column(column)
     sentences = [words_of(values[row]) for row in rows.tolist()]
     key = _key(sentences, tokenizer)
@@ -89,6 +90,16 @@ def tokenize_words(
         ids, words=words.ids, fingerprint=ids.fingerprint + words.fingerprint,
         cut=_cut(sentences, words, max_length),
     )  # fmt: skip
+
+
+def _separate(tokenizer: tokenizers.Tokenizer) -> None:
+    """A byte-level tokenizer takes a word for the rest of another unless a space stands before it."""
+    before = tokenizer.pre_tokenizer
+    if isinstance(before, tokenizers.pre_tokenizers.ByteLevel):
+        # As transformers asks of such a tokenizer before it takes words.
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+            add_prefix_space=True, use_regex=before.use_regex
+        )
 
 
 def _encode_all(
