@@ -129,8 +129,8 @@ def main() -> None:
     kind, model_class, collator = KINDS[args.task]
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     tokenizer.model_max_length = min(tokenizer.model_max_length, 512)
-    train = kind(args.train, tokenizer, [])
-    test = kind(args.test, tokenizer, train.names)
+    train: Any = kind(args.train, tokenizer, [])
+    test: Any = kind(args.test, tokenizer, train.names)
     found: dict[str, list[dict[str, float]]] = {"jaxft": [], "Trainer": []}
     for seed in range(args.seeds):
         with tempfile.TemporaryDirectory() as folder:
