@@ -30,6 +30,7 @@ from jaxft.run import processes
 from jaxft.run.directory import RunDirectory
 from jaxft.run.inference import Inference, load_inference
 from jaxft.run.lifecycle import carry_out
+from jaxft.run.measure import measure
 from jaxft.run.split import Split, unlabelled_rows
 from jaxft.run.timing import Stopwatch
 from jaxft.tasks.contract import Predicted
@@ -172,6 +173,32 @@ def train(
         signal.raise_signal(status - 128)
         raise InterruptedError(f"stopped by a signal; the same call continues {directory.path}")
     return read_result(directory)
+
+
+def evaluate(
+    run: str | Path,
+    data: str | Path | None = None,
+    *,
+    text: Sequence[str] = (),
+    label: str = "",
+) -> dict[str, Any]:
+    """Metrics of a finished run, or of a checkpoint, on labelled data.
+
+    Args:
+      run: run directory, or a checkpoint with a classifier.
+      data: as `--data`; None: the run's own test data, else its evaluation data.
+      text: input columns; empty: the run's own, else found by their usual names.
+      label: label column; '' likewise.
+
+    Returns:
+      What `--output` writes: see `jaxft.run.evaluation.Evaluation`.
+
+    Raises:
+      ValueError: what the command would say in one line.
+    """
+    model = load_inference(Path(run).expanduser())
+    columns = (text,) if isinstance(text, str) else tuple(text)
+    return measure(model, str(data or ""), columns, label).result.to_json()
 
 
 def read_result(directory: RunDirectory) -> Trained:

@@ -89,27 +89,31 @@ class Inference:
             threads=self.config.data.workers,
         )  # fmt: skip
 
-    def evaluate(self, split: Split) -> Evaluation:
-        """Predictions and metrics of a split with targets."""
-        return evaluate(
-            self.task, self.program, self.params, self._batches(split), self.parallel, split,
-            threads=self.config.data.workers,
-        )  # fmt: skip
+    def evaluate(self, split: Split, *, held_out: bool = False) -> Evaluation:
+        """Predictions and metrics of a split with targets.
 
-    def check_held_out(self, split: Split) -> None:
-        """That these are the rows which the run has not trained on, recomputed from its source.
+        Args:
+          held_out: these are to be the rows that the run has not trained on, found again in its source.
 
         Raises:
           ValueError: they have changed since, so that some may be rows it has trained on.
         """
+        batches = self._batches(split)
+        if held_out:
+            self._check_held_out(batches)
+        return evaluate(
+            self.task, self.program, self.params, batches, self.parallel, split,
+            threads=self.config.data.workers,
+        )  # fmt: skip
+
+    def _check_held_out(self, batches: Batches) -> None:
         assert self.directory is not None
         if "evaluation fingerprint" not in self.directory.source():
             raise ValueError(
                 f"{self.directory.path} is of an earlier version of jaxft, which held out other rows: "
                 "give --data with rows that it has not trained on"
             )
-        found = {"evaluation fingerprint": fingerprint(self._batches(split))}
-        self.directory.check_source(found)
+        self.directory.check_source({"evaluation fingerprint": fingerprint(batches)})
 
     def _batches(self, split: Split) -> Batches:
         return self.encoder.evaluation(split, self.config, slicing(self.parallel))
