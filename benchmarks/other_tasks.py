@@ -73,13 +73,13 @@ class Words(torch.utils.data.Dataset):
     def __getitem__(self, i: int) -> dict[str, Any]:
         return {**{k: v[i] for k, v in self.encoded.items()}, "labels": self.labels[i]}
 
-    def score(self, logits: list[np.ndarray]) -> dict[str, float]:
-        """Entity F1 of logits [T, C] a sentence."""
+    def score(self, logits: list[np.ndarray], names: dict[int, str]) -> dict[str, float]:
+        """Entity F1 of logits [T, C] a sentence; `names` are the model's own, each side orders them."""
         found = []
         for row, scores in enumerate(logits):
             chosen = scores.argmax(-1)
             kept = [i for i, label in enumerate(self.labels[row]) if label >= 0]
-            tags = [self.names[chosen[i]] for i in kept]
+            tags = [names[int(chosen[i])] for i in kept]
             found.append(tags + ["O"] * (len(self.tags[row]) - len(tags)))  # cut words have none
         return {"f1": float(f1_score(self.tags, found))}
 
@@ -101,7 +101,7 @@ class Numbers(torch.utils.data.Dataset):
     def __getitem__(self, i: int) -> dict[str, Any]:
         return {**{k: v[i] for k, v in self.encoded.items()}, "labels": self.labels[i]}
 
-    def score(self, logits: list[np.ndarray]) -> dict[str, float]:
+    def score(self, logits: list[np.ndarray], names: dict[int, str]) -> dict[str, float]:
         """Pearson correlation and root mean squared error of logits [1] a text."""
         given, true = np.concatenate(logits), np.array(self.labels)
         return {
@@ -139,7 +139,7 @@ def main() -> None:
                 with _quiet():
                     run(args, seed, folder, train, model_class, collator(tokenizer))
                     model = model_class.from_pretrained(f"{folder}/{side}/best").eval()
-                scores = test.score(_logits(model, test, tokenizer))
+                scores = test.score(_logits(model, test, tokenizer), model.config.id2label)
                 found[side].append(scores)
                 print(
                     f"  {side} seed {seed}: {scores}, {time.process_time() - start:.0f} CPU s",
@@ -167,7 +167,8 @@ def _jaxft(args, seed: int, folder: str, train, model_class, collator) -> None:
 def _trainer(args, seed: int, folder: str, train, model_class, collator) -> None:
     torch.manual_seed(seed)
     own = {} if args.task == "token_classification" else {"problem_type": "regression"}
-    model = model_class.from_pretrained(args.model, num_labels=len(train.names), **own)
+    id2label = dict(enumerate(train.names))
+    model = model_class.from_pretrained(args.model, id2label=id2label, **own)
     options = TrainingArguments(
         output_dir=f"{folder}/Trainer", per_device_train_batch_size=args.batch_size,
         num_train_epochs=args.epochs, learning_rate=args.lr, warmup_steps=0.1,
