@@ -1,10 +1,10 @@
 """Label new rows: `python -m jaxft.predict --run DIR --input FILE --output FILE`.
 
-The output has the input's columns, then `predicted` and one probability a label (`probability_NAME`),
-and is written in the format of its name: .csv, .jsonl or .parquet. Dates and decimals are kept as
-text, class numbers as class names. Columns of lists or objects are kept in .jsonl only, images and
-bytes nowhere; what is left out is said. An input that has a column of one of the added names is
-refused: `--prefix new_` calls them `new_predicted`, `new_probability_NAME`.
+The output has the input's columns, then those of the task, `predicted` first (of classes also one
+probability a label, `probability_NAME`), and is written in the format of its name: .csv, .jsonl or
+.parquet. Dates and decimals are kept as text, class numbers as class names. Columns of lists or objects
+are kept in .jsonl only, images and bytes nowhere; what is left out is said. An input that has a column of
+one of the added names is refused: `--prefix new_` calls them `new_predicted`, `new_probability_NAME`.
 
 Texts that a spreadsheet would run as a formula (they begin with = + - @, a tab or a line end) are
 written as they are, unless `--safe_csv` puts an apostrophe before them (OWASP, "CSV Injection").
@@ -108,6 +108,12 @@ def _labelled(
                 f"{source.where(row)}: the model's {name} are not finite "
                 f"({len(broken)} of {len(array)})"
             )
+    if unread := int((~predicted["seen"]).sum()):
+        print(
+            f"{unread} of {len(predicted['seen'])} words were not read: their text is longer than "
+            f"{model.encoder.max_length} tokens, or the tokenizer has none for them",
+            file=sys.stderr,
+        )
     answers = model.task.answers(predicted, given, model.names)
     for row, answer in enumerate(answers):
         yield source[row], answer.cells()

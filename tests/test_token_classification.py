@@ -308,3 +308,6 @@ def test_what_is_cut_is_said_and_counts_as_missed(world, tmp_path, capsys):
     cut = sum(max(0, len(row["words"]) - 4) for row in rows)
     assert result.eval["unread_words"] == cut > 0
     assert all(set(row["predicted"][4:]) <= {"O"} for row in rows)
+    given = f"--input={folder}/test.conll"
+    predict.main(["predict", f"--run={tmp_path}/run", given, f"--output={tmp_path}/out.jsonl"])
+    assert "words were not read: their text is longer than 6 tokens" in capsys.readouterr().err

@@ -67,10 +67,9 @@ def predict(
         found["seen"][place] = True
         for name, array in out.items():
             # Filled in place: of many classes the logits are gigabytes, and are never there twice.
-            whole = found.setdefault(
-                name, np.zeros((offsets[-1], *array.shape[index.ndim :]), array.dtype)
-            )
-            whole[place] = array[real]
+            if name not in found:
+                found[name] = np.zeros((offsets[-1], *array.shape[index.ndim :]), array.dtype)
+            found[name][place] = array[real]
     assert several or found["seen"].all(), (found["seen"].sum(), len(rows))
     return found
 
