@@ -96,6 +96,11 @@ FIELDS: tuple[Field, ...] = (
           choices=("float32", "bfloat16"), compiled=True),
     Field("model.remat", False,
           "recompute each block in the backward pass: less memory, about 30 % slower", compiled=True),
+    Field("model.batch_stats", "frozen",
+          "of batch norms: frozen keeps the checkpoint's; train takes each batch's and moves the kept",
+          choices=("frozen", "train"), compiled=True,
+          needs=(("optim.average", ("none",)), ("optim.wise_ft", (None,)),
+                 ("optim.schedule_free", (False,)))),
 
     Field("data.train", "", "FILE.csv|.tsv|.jsonl|.parquet, image folder, saved dataset, hf:…, tfds:…",
           form="place"),

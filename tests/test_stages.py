@@ -114,8 +114,8 @@ def test_stages_equal_the_gated_single_program(world):
     prepared = run.prepared
     optimizer = OptimizerOf(prepared.config, prepared.decisions)
     whole = jax.tree.map(np.asarray, optim.merge(state.params, state.frozen))
-    parts = split_for(frozenset(), jax.tree.map(jax.numpy.asarray, whole))
-    single = run.parallel.init(*parts, jax.tree.map(np.asarray, state.hparams), optimizer)
+    params, frozen, _ = split_for(frozenset(), frozenset(), jax.tree.map(jax.numpy.asarray, whole))
+    single = run.parallel.init(params, frozen, jax.tree.map(np.asarray, state.hparams), optimizer)
     step = run.parallel.compile_train(
         functools.partial(train_step, forward=prepared.architecture.apply, loss=classification.loss,
                           optimizer=optimizer), single)  # fmt: skip

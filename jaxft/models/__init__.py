@@ -11,6 +11,7 @@ from jaxft.models.checkpoint.config_json import class_names
 from jaxft.models.checkpoint.names import ReadReport
 from jaxft.models.families import FAMILIES
 from jaxft.models.family import ImageLimits, TextLimits
+from jaxft.models.layers.batch_norm import move_statistics
 from jaxft.models.tree import Params, flatten
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "flatten",
     "hf",
     "load_architecture",
+    "move_statistics",
 ]

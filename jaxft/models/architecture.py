@@ -29,6 +29,7 @@ from jaxft.models.family import (
     TextLimits,
 )
 from jaxft.models.layers import ops
+from jaxft.models.layers.batch_norm import Sample, sample_of
 from jaxft.models.tree import Params, flatten
 
 
@@ -45,9 +46,11 @@ class Architecture:
     num_blocks: int
     backbone_graph: nnx.GraphDef
     head_graph: nnx.GraphDef
-    abstract: Params  # ShapeDtypeStruct leaves
-    stored: dict[str, Stored]  # parameter path -> how it lies in a checkpoint
+    abstract: Params  # the parameters, as ShapeDtypeStruct leaves
+    whole: Params  # the parameters and, where there are such, batch statistics beside them
+    stored: dict[str, Stored]  # path in `whole` -> how it lies in a checkpoint
     depths: dict[str, int]  # parameter path -> stem 0, blocks 1.., head num_blocks + 1
+    statistics: dict[str, int]  # path of a batch statistic -> the same
     tensor_rules: tuple[tuple[str, PartitionSpec], ...]  # (path pattern, spec over 'tensor')
     new_head: bool  # the checkpoint's own classifier is for other labels: initialise one
 
@@ -66,9 +69,9 @@ class Architecture:
         return self.family.heads[self.head].reads(self.config, batch)
 
     def init(self, key: jax.Array) -> Params:
-        """Every parameter, newly initialised. Under jit, leaves that are not used cost nothing."""
+        """All of `whole`, newly initialised. Under jit, leaves that are not used cost nothing."""
         parts = _make(self.family, self.config, self.head, self.num_labels, nnx.Rngs(key))
-        return _params(self.family, *map(nnx.state, parts))
+        return _tree(self.family, *map(nnx.state, parts))
 
     def apply(
         self,
@@ -80,27 +83,44 @@ class Architecture:
         all_positions: bool = False,
         remat: bool = False,
         dtype: jax.typing.DTypeLike = jnp.float32,
+        batch_stats: bool = False,
+        axis_name: str | None = None,
     ) -> Outputs:
         """The forward pass.
 
         Returns fp32 'logits': [R, K, C] for the K examples of each packed text row, [R, L, C] for
-        its tokens (head 'token'), [B, C] for images.
+        its tokens (head 'token'), [B, C] for images. With `batch_stats` also 'moments' of norms above
+        `frozen_blocks`, for `move_statistics`.
 
         The last block's queries, output and feed-forward are computed only for the tokens that the
         head reads, its keys and values for all: the same logits for 2/12 of that block's products.
 
         Args:
+            params: in the structure of `whole`.
             key: drives dropout, with a seed of its own for each depth; None turns it off.
             frozen_blocks: depths up to this one (0: stem only, -1: none) are a fixed feature
-                extractor: no dropout, and no rematerialisation, as nothing there is differentiated.
+                extractor: no dropout, batch norms with the kept statistics, and no
+                rematerialisation, as nothing there is differentiated.
             all_positions: run the last block, too, for every token, and return its output as
                 'hidden' [B, T, D] in `dtype` (with dropout: under another mask than without).
             remat: recompute each other block in the backward pass, not keeping its activations. For
                 accelerators: XLA:CPU drops the barriers it rests on, and only the FLOPs grow.
             dtype: of the blocks' activations and matrix products; stem, norms, softmax and head
                 stay in fp32.
+            batch_stats: batch norms take the statistics of this batch, of its examples whose
+                'weight' [B], if it has one, is not 0.
+            axis_name: the mapped axis under pmap, over which those are taken too.
         """
-        carry = self.prefix(params, batch, 0, key, frozen_blocks=frozen_blocks, dtype=dtype)
+        carry = self.prefix(
+            params,
+            batch,
+            0,
+            key,
+            frozen_blocks=frozen_blocks,
+            dtype=dtype,
+            batch_stats=batch_stats,
+            axis_name=axis_name,
+        )
         return self.suffix(
             params,
             carry,
@@ -122,6 +142,8 @@ class Architecture:
         all_positions: bool = False,
         remat: bool = False,
         dtype: jax.typing.DTypeLike = jnp.float32,
+        batch_stats: bool = False,
+        axis_name: str | None = None,
     ) -> Carry:
         """The stem and the first `upto` blocks: what `suffix` goes on from. Arguments as `apply`.
 
@@ -133,10 +155,13 @@ class Architecture:
         """
         self._check_depth("upto", upto)
         backbone, _ = self.modules(params)
-        carry = backbone.stem(batch, _seed(key, 0, frozen_blocks))
+        sample = sample_of(batch, axis_name) if batch_stats else None
+        carry = backbone.stem(batch, _context(0, key, frozen_blocks, None, sample))
         carry["hidden"] = carry["hidden"].astype(dtype)
         if (reads := self.reads(batch)) is not None:
             carry["reads"] = reads
+        if sample is not None:
+            carry["sample"] = sample
         depths = range(1, upto + 1)
         return self._through(backbone, carry, depths, key, frozen_blocks, all_positions, remat)
 
@@ -165,7 +190,8 @@ class Architecture:
         read = ops.take(hidden, carry.get("reads")) if all_positions else hidden
         finished = backbone.finish(read.astype(jnp.float32))
         outputs = head(finished, _seed(key, self.num_blocks + 1, frozen_blocks))
-        return {**outputs, "hidden": hidden} if all_positions else outputs
+        kept = {"moments": carry["moments"]} if "moments" in carry else {}
+        return {**outputs, **kept, **({"hidden": hidden} if all_positions else {})}
 
     def _through(
         self,
@@ -177,14 +203,17 @@ class Architecture:
         all_positions: bool,
         remat: bool,
     ) -> Carry:
+        moments, sample = carry.get("moments", {}), carry.get("sample")
+        carry = {name: value for name, value in carry.items() if name != "moments"}
         for depth in depths:
             block = backbone.blocks[depth - 1]
             rerun = remat and depth > frozen_blocks
             run: Any = jax.checkpoint(block.__call__) if rerun else block
             narrow = depth == self.num_blocks and not all_positions
             reads = carry.get("reads") if narrow else None
-            carry, _ = run(carry, Context(_seed(key, depth, frozen_blocks), reads))
-        return carry
+            carry, kept = run(carry, _context(depth, key, frozen_blocks, reads, sample))
+            moments = {**moments, **kept.get("moments", {})}
+        return {**carry, "moments": moments} if moments else carry
 
     def _check_depth(self, name: str, depth: int) -> None:
         if not 0 <= depth <= self.num_blocks:
@@ -193,7 +222,7 @@ class Architecture:
             )
 
     def modules(self, params: Params) -> tuple[Backbone, HeadModule]:
-        """The modules with these parameters in them."""
+        """The modules with these parameters and statistics in them."""
         base = self.family.base
         rest = {name: tree for name, tree in params.items() if name != base}
         return nnx.merge(self.backbone_graph, params[base]), nnx.merge(self.head_graph, rest)
@@ -236,8 +265,10 @@ def load_architecture(
     backbone, top = nnx.eval_shape(lambda: _make(family, config, kind, num_labels, keys))
     backbone_graph, backbone_state = nnx.split(backbone)
     head_graph, head_state = nnx.split(top)
-    abstract = _params(family, backbone_state, head_state)
-    leaves, rules = flatten(abstract), family.depth_rules(config)
+    whole = _tree(family, backbone_state, head_state)
+    abstract = _tree(family, nnx.state(backbone, nnx.Param), head_state)
+    leaves, rules, parameters = flatten(whole), family.depth_rules(config), flatten(abstract)
+    depths = {path: _depth(path, rules) for path in leaves}
     others = {one.architecture for key, one in family.heads.items() if key != kind}
     return Architecture(
         family=family,
@@ -250,8 +281,10 @@ def load_architecture(
         backbone_graph=backbone_graph,
         head_graph=head_graph,
         abstract=abstract,
+        whole=whole,
         stored={path: family.stored(path, leaf.ndim, config) for path, leaf in leaves.items()},
-        depths={path: _depth(path, rules) for path in leaves},
+        depths={path: depths[path] for path in parameters},
+        statistics={path: depth for path, depth in depths.items() if path not in parameters},
         tensor_rules=family.tensor_rules(config),
         new_head=new_head or not others.isdisjoint(_texts(raw.get("architectures"))),
     )
@@ -260,6 +293,18 @@ def load_architecture(
 def _seed(key: jax.Array | None, depth: int, frozen_blocks: int) -> ops.Seed:
     """Of the dropout at one depth; frozen depths have none."""
     return None if key is None or depth <= frozen_blocks else ops.seed_of(key, depth)
+
+
+def _context(
+    depth: int,
+    key: jax.Array | None,
+    frozen_blocks: int,
+    reads: jax.Array | None,
+    sample: Sample | None,
+) -> Context:
+    """At one depth; a frozen one has no dropout and the statistics that are kept."""
+    own = sample if depth > frozen_blocks else None
+    return Context(_seed(key, depth, frozen_blocks), reads, own)
 
 
 def _family(directory: str, model_type: Any) -> Family[Any]:
@@ -280,7 +325,7 @@ def _make(
     return backbone, family.heads[kind].module(config, num_labels, rngs)
 
 
-def _params(family: Family[Any], backbone: Any, head: Any) -> Params:
+def _tree(family: Family[Any], backbone: Any, head: Any) -> Params:
     """The tree of HF's model: the backbone under its name, the head's modules beside it."""
     return {family.base: nnx.to_pure_dict(backbone), **nnx.to_pure_dict(head)}
 

@@ -7,36 +7,48 @@ the whole path, and of ordered rules the first that matches decides.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypedDict, TypeVar
 
 import jax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxft.models.layers import ops
+from jaxft.models.layers.batch_norm import Moments, Sample
 
 Batch = Mapping[str, jax.Array]
 # 'hidden' [B, T, D] in the compute dtype, what else the blocks need, and 'reads': the positions
-# [B, K] that the head reads, where it does not read all.
-Carry = dict[str, jax.Array]
-Outputs = dict[str, jax.Array]
-# What a block leaves beside the carry, by name.
-Kept = dict[str, jax.Array]
+# [B, K] that the head reads, where it does not read all, 'moments' that a stem leaves,
+# and the 'sample' of its batch norms.
+Carry = dict[str, Any]
+Outputs = dict[str, Any]
+
+
+class Kept(TypedDict, total=False):
+    """What a block leaves beside the carry.
+
+    Attributes:
+        moments: of each of its batch norms that were given a sample, by the norm's path.
+    """
+
+    moments: dict[str, Moments]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a block is given besides the carry.
+    """What a stem is given besides the batch, and a block besides the carry.
 
     Attributes:
         seed: of the dropout at its depth; None: no dropout.
         reads: positions [B, K] of the tokens of which alone 'hidden' is asked, as [B, K, D], though
             all are looked at; None: of every token.
+        sample: the examples over which batch norms take their statistics; None: the kept ones.
     """
 
     seed: ops.Seed = None
     reads: jax.Array | None = None
+    sample: Sample | None = None
 
 
 class Config(Protocol):
@@ -48,15 +60,15 @@ class Config(Protocol):
 
 
 class Block(Protocol):
-    """One depth. It leaves {} in every family so far."""
+    """One depth. It leaves {} where it has no state."""
 
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]: ...
 
 
 class Backbone(Protocol):
-    """What all heads of a family stand on; its attributes are named as HF's. No dropout without seed."""
+    """What all heads of a family stand on; its attributes are named as HF's."""
 
-    def stem(self, batch: Batch, seed: ops.Seed) -> Carry: ...
+    def stem(self, batch: Batch, context: Context) -> Carry: ...
 
     @property
     def blocks(self) -> Sequence[Block]: ...
@@ -111,17 +123,17 @@ class TextLimits:
 
 @dataclasses.dataclass(frozen=True)
 class ImageLimits:
-    """What images a model takes: no others."""
+    """What images a model takes: no others. A height and width of None: any."""
 
-    height: int
-    width: int
+    height: int | None
+    width: int | None
     channels: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """How a parameter lies in a checkpoint: its tensor's name, and that tensor's axes in the
-    parameter's order."""
+    """How a parameter or statistic lies in a checkpoint: its tensor's name, and that tensor's axes
+    in the parameter's order."""
 
     name: str
     axes: tuple[int, ...]
@@ -157,10 +169,10 @@ class Family(Generic[C]):
         base: name of the backbone in HF's models with a head, which files of the base model leave out.
         backbone: `(config, kind of head, rngs)`.
         heads: by kind ('sequence', 'token', 'image'), the classification head first.
-        depth_rules: ordered (path pattern, depth), covering every parameter: stem 0, blocks 1..L,
-            head L + 1.
+        depth_rules: ordered (path pattern, depth), covering every parameter and statistic: stem 0,
+            blocks 1..L, head L + 1.
         tensor_rules: ordered (path pattern, PartitionSpec over 'tensor').
-        stored: `(path, number of axes, config) ->` how a parameter lies in a checkpoint.
+        stored: `(path, number of axes, config) ->` how a parameter or statistic lies in a checkpoint.
         causal: a token sees itself and those before it, none after it.
         other_heads: patterns of tensors of heads that are not here, and of buffers.
         aliases: (pattern, replacement) for names that other versions of transformers write.

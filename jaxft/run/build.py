@@ -17,7 +17,7 @@ from jaxft.optim import path_map
 from jaxft.run.data import Batches, Encoder, make_encoder
 from jaxft.run.evaluation import Predictions
 from jaxft.run.prepared import Prepared
-from jaxft.run.stages import Stages, split_for
+from jaxft.run.stages import Stages
 from jaxft.run.steps import evaluation_step, make_stages, slicing, structure
 from jaxft.training.parallel import Parallel, Programs
 from jaxft.training.step import TrainState
@@ -124,8 +124,7 @@ def begin(
     if like is not None and structure(like.prepared) == structure(prepared):
         programs = like.stages.programs
     stages = make_stages(prepared, parallel, shared.initialised, programs)
-    first = stages[0]
-    state = parallel.init(*split_for(first.frozen, params), prepared.inputs(), first.optimizer)
+    state = stages[0].begin(params, prepared.inputs(), parallel)
     every = max(1, prepared.length.of(config, "eval.every"))
     return Run(prepared, shared, batches, Stages(stages, parallel), every), state
 
@@ -141,13 +140,13 @@ def check_trains(prepared: Prepared) -> None:
 
 
 def read_params(prepared: Prepared, parallel: Parallel) -> tuple[Any, ReadReport]:
-    """The whole tree of parameters as the run begins with, placed, and what was not in the source."""
+    """The model's tree as the run begins with it, placed, and what was not in the source."""
     config, architecture = prepared.config, prepared.architecture
     return hf.read_params(
         prepared.directory,
         architecture,
         key=_head_key(prepared),
-        shardings=parallel.param_shardings(architecture.abstract, architecture.tensor_rules),
+        shardings=parallel.param_shardings(architecture.whole, architecture.tensor_rules),
         scratch=config.model.scratch,
     )
 
@@ -155,7 +154,7 @@ def read_params(prepared: Prepared, parallel: Parallel) -> tuple[Any, ReadReport
 def own_copy(prepared: Prepared, shared: Shared, params: Any) -> Any:
     """A copy of shared weights for one trial; what no checkpoint holds is drawn by the trial's seed."""
     architecture, parallel = prepared.architecture, shared.parallel
-    places = parallel.param_shardings(architecture.abstract, architecture.tensor_rules)
+    places = parallel.param_shardings(architecture.whole, architecture.tensor_rules)
     drawn = hf.initialise(architecture, shared.initialised, _head_key(prepared), places)
     return path_map(lambda path, x: drawn[path] if path in drawn else jnp.copy(x), params)
 

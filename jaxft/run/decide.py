@@ -66,6 +66,21 @@ def frozen_blocks(architecture: Architecture, still: Collection[str]) -> int:
     return min(lowest - 1, blocks)
 
 
+def moving_statistics(
+    config: ConfigDict, architecture: Architecture, decisions: Decisions, stage: int
+) -> frozenset[str]:
+    """Paths of the batch statistics that have moved by the end of a stage.
+
+    With `model.batch_stats='train'` they are those above the depth up to which everything was frozen:
+    what lies below is a fixed feature extractor.
+    """
+    if config.model.batch_stats != "train":
+        return frozenset()
+    still = (decisions.frozen_in(n) | decisions.held_in(n) for n in range(stage + 1))
+    lowest = min(frozen_blocks(architecture, paths) for paths in still)
+    return frozenset(path for path, depth in architecture.statistics.items() if depth > lowest)
+
+
 def _rules(rules: Any, tree: Any, field: str, *, default: Any) -> Any:
     """`match_rules`, naming the config field whose pattern is wrong."""
     try:
@@ -86,6 +101,11 @@ def _warnings(config: ConfigDict, architecture: Architecture, frozen: set[str]) 
         yield "every parameter is frozen: there is nothing to train"
     elif head <= frozen:
         yield "the head is frozen: a newly initialised one will stay random"
+    if architecture.statistics and config.model.scratch and config.model.batch_stats == "frozen":
+        yield (
+            "model.scratch with model.batch_stats='frozen': batch norms keep the mean 0 and the "
+            "variance 1 that they are initialised with; give 'train'"
+        )
     yield from _too_wide(c, list(depths))
     for pattern, factor in c.lr_mult:
         matched = {p for p, yes in _at((pattern,), architecture.abstract, "lr_mult").items() if yes}

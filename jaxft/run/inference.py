@@ -196,7 +196,7 @@ def _ready(
     config.eval.batch_size = max(config.eval.batch_size, parallel.shards)
     params, report = hf.read_params(
         str(path), architecture, key=jax.random.key(0),
-        shardings=parallel.param_shardings(architecture.abstract, architecture.tensor_rules),
+        shardings=parallel.param_shardings(architecture.whole, architecture.tensor_rules),
     )  # fmt: skip
     if report.initialised:
         raise ValueError(

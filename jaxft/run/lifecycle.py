@@ -6,7 +6,6 @@ import dataclasses
 import sys
 
 from jaxft.config import ConfigDict
-from jaxft.optim import merge
 from jaxft.run import processes
 from jaxft.run.build import Run, build
 from jaxft.run.compilation import blank_batches, use_compilation_cache
@@ -113,8 +112,10 @@ def _compile(session: Session, state: TrainState) -> None:
     run, shared = session.run, session.run.shared
     with session.clock.time("compile"):
         run.stages.compile(run.steps_done(state), run.train_batches)
-        whole = merge(state.params, state.frozen)  # only its shapes and places matter
-        shared.eval_step.compile((whole,), blank_batches(shared.eval_batches, shared.parallel))
+        # Of the weights only shapes and places matter.
+        shared.eval_step.compile(
+            (state.whole,), blank_batches(shared.eval_batches, shared.parallel)
+        )
     run.stages.compile_ahead(run.steps_done(state), run.train_batches)
 
 

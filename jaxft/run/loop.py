@@ -6,12 +6,10 @@ import dataclasses
 import signal
 
 from jaxft.data.loader import iterate
-from jaxft.optim import merge
 from jaxft.run.evaluation import evaluate
 from jaxft.run.finish import write_predictions
 from jaxft.run.session import Memory, Session, judge
 from jaxft.run.signals import saved_first
-from jaxft.run.stages import split_for
 from jaxft.run.weights import weights_of
 from jaxft.training.step import TrainState
 
@@ -67,9 +65,8 @@ def resume(session: Session, state: TrainState) -> tuple[TrainState, Memory]:
         return state, Memory()
     stage = run.stages.saved_at(latest)
     if stage.frozen != run.stages.at(0).frozen:
-        whole = run.parallel.unreplicate(merge(state.params, state.frozen))
-        hparams = run.parallel.unreplicate(state.hparams)
-        state = run.parallel.init(*split_for(stage.frozen, whole), hparams, stage.optimizer)
+        whole, hparams = run.parallel.unreplicate((state.whole, state.hparams))
+        state = stage.begin(whole, hparams, run.parallel)
     state, saved = session.checkpoints.restore(latest, state)
     session.logs.resume(latest)
     if run.stages.begins(latest):  # killed between the save and the first update of a stage

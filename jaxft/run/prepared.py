@@ -112,6 +112,11 @@ def settle(config: ConfigDict, directory: str, splits: Splits) -> Prepared:
 def _settled(
     config: ConfigDict, directory: str, architecture: Architecture, splits: Splits
 ) -> Prepared:
+    if config.model.batch_stats == "train" and not architecture.statistics:
+        raise ValueError(
+            f"config.model.batch_stats='train', but {config.model.path} is "
+            f"{architecture.family.model_type!r}, which has no batch statistics; leave it 'frozen'"
+        )
     length = run_length(config, len(splits.train.targets))
     decisions = decide(config, architecture, length)
     h = numbers(config, decisions, length)

@@ -21,6 +21,7 @@ from jaxft.run.data import Batches
 from jaxft.training.parallel import Parallel, Programs
 from jaxft.training.step import Optimizer, TrainState
 
+_MOVING = "moving"
 _NEAR = 256  # updates whose batches are looked at for the shapes to compile first: 0.3 ms each
 
 
@@ -29,8 +30,10 @@ class Stage:
     """From update `start` (0 is the first) to the next stage's start.
 
     Attributes:
-      frozen: paths that have not trained so far: no gradient, no slot, not in checkpoints.
+      frozen: paths that have not changed so far, batch statistics too: no gradient, no slot, not in
+        checkpoints.
       held: paths that trained earlier and pause now.
+      moving: paths of batch statistics that move in this stage or did in an earlier one.
       state: shapes and placement of the state in this stage.
       program: its compiled step.
     """
@@ -38,18 +41,28 @@ class Stage:
     start: int
     frozen: frozenset[str]
     held: frozenset[str]
+    moving: frozenset[str]
     optimizer: Optimizer
     state: TrainState
     program: Programs
 
+    def begin(self, whole: Any, hparams: Any, parallel: Parallel) -> TrainState:
+        """A state with the structure of this stage and fresh slots; `whole` and `hparams` come placed."""
+        params, frozen, stats = split_for(self.frozen, self.moving, whole)
+        return parallel.init(params, frozen, hparams, self.optimizer, stats)
 
-def split_for(stage_frozen: frozenset[str], params: Any) -> tuple[Any, Any]:
-    """(trainable, frozen) parts of a whole tree of parameters."""
-    labels = optim.path_map(
-        lambda path, _: optim.FROZEN if path in stage_frozen else optim.TRAIN, params
-    )
-    parts = optim.split(params, labels, names=(optim.TRAIN, optim.FROZEN))
-    return parts[optim.TRAIN], parts[optim.FROZEN]
+
+def split_for(frozen: frozenset[str], moving: frozenset[str], whole: Any) -> tuple[Any, Any, Any]:
+    """(trainable, frozen, batch statistics that move, or None) of a model's tree."""
+
+    def label(path: str, _: Any) -> str:
+        if path in moving:
+            return _MOVING
+        return optim.FROZEN if path in frozen else optim.TRAIN
+
+    names = (optim.TRAIN, optim.FROZEN, _MOVING)
+    parts = optim.split(whole, optim.path_map(label, whole), names=names)
+    return parts[optim.TRAIN], parts[optim.FROZEN], parts[_MOVING] if moving else None
 
 
 class Stages:
@@ -123,9 +136,8 @@ class Stages:
     def advance(self, state: TrainState, step: int) -> TrainState:
         """The state for the stage that begins with update `step`: trained slots are kept as they are."""
         stage = self.at(step)
-        whole = self._parallel.unreplicate(optim.merge(state.params, state.frozen))
-        hparams = self._parallel.unreplicate(state.hparams)
-        fresh = self._parallel.init(*split_for(stage.frozen, whole), hparams, stage.optimizer)
+        whole, hparams = self._parallel.unreplicate((state.whole, state.hparams))
+        fresh = stage.begin(whole, hparams, self._parallel)
         slots = optim.grow(state.opt_state, fresh.opt_state)
         return dataclasses.replace(fresh, step=state.step, opt_state=slots)
 

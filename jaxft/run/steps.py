@@ -11,15 +11,16 @@ import jax.numpy as jnp
 
 from jaxft.config import ConfigDict, flatten
 from jaxft.config_fields import FIELDS
+from jaxft.models import move_statistics
 from jaxft.optim import path_map
 from jaxft.run.data import Slicing
-from jaxft.run.decide import frozen_blocks
+from jaxft.run.decide import frozen_blocks, moving_statistics
 from jaxft.run.optimizer import OptimizerOf
 from jaxft.run.prepared import Prepared
 from jaxft.run.stages import Stage, abstract_params, split_for
 from jaxft.training.gradient import MeanGradient
 from jaxft.training.parallel import Parallel, Programs, make_parallel
-from jaxft.training.step import Optimizer, eval_step, train_step
+from jaxft.training.step import Optimizer, TrainState, eval_step, train_step
 
 
 def make_stages(
@@ -35,23 +36,24 @@ def make_stages(
       programs: of another run, one a stage, where `structure` says that they serve this one too.
     """
     architecture = prepared.architecture
-    places = parallel.param_shardings(architecture.abstract, architecture.tensor_rules)
-    shapes = abstract_params(architecture.abstract, places)
+    places = parallel.param_shardings(architecture.whole, architecture.tensor_rules)
+    shapes = abstract_params(architecture.whole, places)
     hparams = prepared.inputs()
     stages = []
     decisions = prepared.decisions
     for index, start in enumerate(decisions.starts):
-        frozen, held = decisions.frozen_in(index), decisions.held_in(index)
+        held = decisions.held_in(index)
+        moving = moving_statistics(prepared.config, architecture, decisions, index)
+        frozen = decisions.frozen_in(index) | (architecture.statistics.keys() - moving)
         optimizer = OptimizerOf(prepared.config, decisions, frozenset(fresh), index)
-        state = parallel.abstract(*split_for(frozen, shapes), hparams, optimizer)
+        params, fixed, stats = split_for(frozen, moving, shapes)
+        state = parallel.abstract(params, fixed, hparams, optimizer, stats)
         if programs is None:
-            step = _step(
-                prepared, parallel, optimizer, still=frozen | held, held=held, params=state.params
-            )
+            step = _step(prepared, parallel, optimizer, still=frozen | held, held=held, state=state)
             program = parallel.compile_train(step, state)
         else:
             program = programs[index]
-        stages.append(Stage(start, frozen, held, optimizer, state, program))
+        stages.append(Stage(start, frozen, held, moving, optimizer, state, program))
     return stages
 
 
@@ -62,7 +64,7 @@ def _step(
     *,
     still: Collection[str],
     held: Collection[str],
-    params: Any,
+    state: TrainState,
 ) -> Callable[..., Any]:
     """The training step of one stage, waiting for `(state, batch)`."""
     config, architecture = prepared.config, prepared.architecture
@@ -71,6 +73,8 @@ def _step(
         frozen_blocks=frozen_blocks(architecture, still),
         remat=config.model.remat,
         dtype=jnp.dtype(config.model.dtype),
+        batch_stats=state.stats is not None,
+        axis_name=parallel.axis_name,
     )
     return functools.partial(
         train_step,
@@ -78,7 +82,8 @@ def _step(
         loss=functools.partial(prepared.task.loss, label_smoothing=config.train.label_smoothing),
         optimizer=optimizer,
         gradient=MeanGradient(config.train.accumulate, parallel.axis_name),
-        held=path_map(lambda path, _: path in held, params) if held else None,
+        held=path_map(lambda path, _: path in held, state.params) if held else None,
+        moved=None if state.stats is None else move_statistics,
     )
 
 

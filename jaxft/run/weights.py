@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Protocol
 
-from jaxft import optim
 from jaxft.config import ConfigDict
 from jaxft.run.build import read_params
 from jaxft.run.ideas import IDEAS
@@ -59,7 +58,7 @@ def weights_of(run: Origin, state: TrainState, source: Any = None) -> Any:
       source: what `read_params` gives, where the caller has it; None reads it if it is needed.
     """
     c, weighed = run.prepared.config.optim, _Weighed(run, state, source)
-    whole = optim.merge(state.params, state.frozen)
+    whole = state.whole
     for idea in IDEAS:
         if idea.weights is not None and idea.asked(c):
             whole = idea.weights(c, weighed, whole)
@@ -87,13 +86,13 @@ def best_weights(run: Origin, checkpoints: CheckpointReader, step: int, source: 
     """
     stage, parallel = run.stages.saved_at(step), run.parallel
     source = read_params(run.prepared, parallel)[0] if source is None else source
-    params, frozen = split_for(stage.frozen, source)
     config = run.prepared.config.optim
     if any(idea.slots for idea in IDEAS if idea.asked(config)):
-        empty = parallel.init(params, frozen, run.prepared.inputs(), stage.optimizer)
+        empty = stage.begin(source, run.prepared.inputs(), parallel)
         state, _ = checkpoints.restore(step, empty)
     else:  # without the slots, which weigh twice as much as the parameters
-        params, frozen = parallel.replicate((params, frozen))
+        params, frozen, stats = parallel.replicate(split_for(stage.frozen, stage.moving, source))
         params = checkpoints.restore_params(step, params)
-        state = TrainState(step, params, frozen, None, None)  # type: ignore[arg-type]
+        stats = checkpoints.restore_stats(step, stats)
+        state = TrainState(step, params, frozen, None, None, stats)  # type: ignore[arg-type]
     return weights_of(run, state, source)

@@ -1,8 +1,8 @@
 """Checkpoints of a run by Orbax: saved in the background, complete or absent, latest and best kept.
 
-Saved are the step, the trainable parameters, their optimizer slots, and a small JSON of what the
-loop itself remembers. Frozen parameters are not: they are read again from the source checkpoint,
-whose fingerprint the run directory holds. Data position and randomness follow from the step.
+Saved are the step, the trainable parameters, their optimizer slots, batch statistics that move, and a
+small JSON of what the loop itself remembers. What is frozen is not: it is read again from the source
+checkpoint, whose fingerprint the run directory holds. Data position and randomness follow from the step.
 
 One process writes (`Checkpoints`), any number may read meanwhile (`CheckpointReader`):
 
@@ -113,14 +113,16 @@ class Checkpoints(CheckpointReader):
         self._join()
         self._saving = step
         params, slots = self._portable((state.params, {"step": state.step, "opt": state.opt_state}))
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(params),
-            slots=ocp.args.StandardSave(slots),
-            memory=ocp.args.JsonSave(memory),
-        )
+        items = {
+            "params": ocp.args.StandardSave(params),
+            "slots": ocp.args.StandardSave(slots),
+            "memory": ocp.args.JsonSave(memory),
+        }
+        if state.stats is not None:
+            items["stats"] = ocp.args.StandardSave(self._portable(state.stats))
         with _clear_errors(self._directory):
             self._raise_failure()
-            self._manager.save(step, args=items, custom_metadata=digests.MARK)
+            self._manager.save(step, args=ocp.args.Composite(**items), custom_metadata=digests.MARK)
         if jax.process_index() == 0:
             self._after = threading.Thread(target=self._complete, args=(step, best))
             self._after.start()

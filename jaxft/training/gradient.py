@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 Arrays = dict[str, jax.Array]
-# (params, batch, dropout key) -> (sum, weight), two float32 scalars
-LossSum = Callable[[Any, Arrays, jax.Array], tuple[jax.Array, jax.Array]]
+# (params, batch, dropout key) -> (sum, (weight, kept)): two float32 scalars, and arrays that are of no
+# gradient, can be added, and are the same on all devices
+LossSum = Callable[[Any, Arrays, jax.Array], tuple[jax.Array, tuple[jax.Array, Any]]]
 
 
 class Gradient(NamedTuple):
@@ -24,11 +25,13 @@ class Gradient(NamedTuple):
       loss: weighted mean, float32 scalar.
       weight: what it is the mean over, float32 scalar.
       grads: of `loss`, in the structure of the parameters.
+      kept: what the forward passes left, summed over microbatches.
     """
 
     loss: jax.Array
     weight: jax.Array
     grads: Any
+    kept: Any
 
 
 # (loss sum, params, batch, key of the update) -> its gradient
@@ -55,31 +58,33 @@ class MeanGradient:
         if self.axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
         value_and_grad = jax.value_and_grad(loss_sum, has_aux=True)
-        sums = _added(value_and_grad, params, batch, key, self.parts)
+        sums, kept = _added(value_and_grad, params, batch, key, self.parts)
         if self.axis_name is not None:
             sums = jax.lax.psum(sums, self.axis_name)
         total, weight, grads = sums
         divisor = jnp.maximum(weight, 1e-9)  # an all-padding batch has a zero gradient, not a NaN
-        return Gradient(total / divisor, weight, jax.tree.map(lambda g: g / divisor, grads))
+        grads = jax.tree.map(lambda g: g / divisor, grads)
+        return Gradient(total / divisor, weight, grads, kept)
 
 
 def _added(
     value_and_grad: Any, params: Any, batch: Arrays, key: jax.Array, parts: int
-) -> tuple[jax.Array, jax.Array, Any]:
-    """Sums of loss, weight and gradient over `parts` microbatches, one after the other."""
+) -> tuple[tuple[jax.Array, jax.Array, Any], Any]:
+    """Sums of (loss, weight, gradient) and of what is kept, over microbatches one after the other."""
     if parts == 1:
-        (total, weight), grads = value_and_grad(params, batch, key)
-        return total, weight, grads
+        (total, (weight, kept)), grads = value_and_grad(params, batch, key)
+        return (total, weight, grads), kept
 
     # Row r goes to microbatch r % parts: on every device a strided share of its own rows, so no
     # row moves between devices (a contiguous split would gather the batch).
     def cut(x: jax.Array) -> jax.Array:
         return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
 
-    def body(sums: Any, part_and_key: tuple[Arrays, jax.Array]) -> tuple[Any, None]:
-        (total, weight), grads = value_and_grad(params, *part_and_key)
-        return jax.tree.map(jnp.add, sums, (total, weight, grads)), None
+    def body(sums: Any, part_and_key: tuple[Arrays, jax.Array]) -> tuple[Any, Any]:
+        (total, (weight, kept)), grads = value_and_grad(params, *part_and_key)
+        return jax.tree.map(jnp.add, sums, (total, weight, grads)), kept
 
     zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-    sums, _ = jax.lax.scan(body, zeros, (jax.tree.map(cut, batch), jax.random.split(key, parts)))
-    return sums
+    keys = jax.random.split(key, parts)
+    sums, kept = jax.lax.scan(body, zeros, (jax.tree.map(cut, batch), keys))
+    return sums, jax.tree.map(lambda x: x.sum(0), kept)

@@ -72,28 +72,33 @@ class Parallel:
             specs,
         )
 
-    def init(self, params: Any, frozen: Any, hparams: Any, optimizer: Optimizer) -> TrainState:
-        """State before the first update, placed. `params` and `frozen` come placed (see above)."""
+    def init(
+        self, params: Any, frozen: Any, hparams: Any, optimizer: Optimizer, stats: Any = None
+    ) -> TrainState:
+        """State before the first update, placed. `params`, `frozen`, `stats` come placed (see above)."""
         whole = functools.partial(init_state, optimizer=optimizer)
         if self.mode == "pmap":
-            return self.replicate(whole(params, frozen, hparams))
+            return self.replicate(whole(params, frozen, hparams, stats))
         places = jax.tree.map(
-            lambda x: x.sharding, self.abstract(params, frozen, hparams, optimizer)
+            lambda x: x.sharding, self.abstract(params, frozen, hparams, optimizer, stats)
         )
         hparams = jax.tree.map(_place, hparams, places.hparams)
         init = jax.jit(
             lambda params, numbers: optimizer(numbers).init(params), out_shardings=places.opt_state
         )
         slots = init(params, hparams["optimizer"])
-        return TrainState(_place(np.int32(0), places.step), params, frozen, slots, hparams)
+        step = _place(np.int32(0), places.step)
+        return TrainState(step, params, frozen, slots, hparams, stats)
 
-    def abstract(self, params: Any, frozen: Any, hparams: Any, optimizer: Optimizer) -> TrainState:
+    def abstract(
+        self, params: Any, frozen: Any, hparams: Any, optimizer: Optimizer, stats: Any = None
+    ) -> TrainState:
         """Shapes and placement of what `init` returns: enough to compile for.
 
-        `params` and `frozen` may themselves be ShapeDtypeStructs with a sharding.
+        `params`, `frozen` and `stats` may themselves be ShapeDtypeStructs with a sharding.
         """
         whole = functools.partial(init_state, optimizer=optimizer)
-        state = jax.eval_shape(whole, params, frozen, hparams)
+        state = jax.eval_shape(whole, params, frozen, hparams, stats)
         if self.mode == "pmap" and self.mesh is not None:
             stacked, n = NamedSharding(self.mesh, PartitionSpec(PMAP_AXIS)), self.mesh.size
             return jax.tree.map(
@@ -102,7 +107,7 @@ class Parallel:
         return jax.tree.map(
             lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
             state,
-            self._state_shardings(state, params, frozen),
+            self._state_shardings(state, params, frozen, stats),
         )
 
     def replicate(self, tree: Any) -> Any:
@@ -166,7 +171,9 @@ class Parallel:
         assert self.mesh is not None
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def _state_shardings(self, state: TrainState, params: Any, frozen: Any) -> TrainState:
+    def _state_shardings(
+        self, state: TrainState, params: Any, frozen: Any, stats: Any
+    ) -> TrainState:
         """The parameters' own, the same for slots of their shape; one copy a device for the rest.
 
         The rest are scalars and factored slots (Adafactor's rows and columns): a spec of the
@@ -194,6 +201,7 @@ class Parallel:
             jax.tree.map(own, frozen),
             slots,
             hparams,
+            jax.tree.map(own, stats),
         )
 
 

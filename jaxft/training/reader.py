@@ -24,6 +24,7 @@ from jaxft.training.parallel import Parallel
 from jaxft.training.step import TrainState
 
 _ITEMS = ("params", "slots", "memory")
+_STATS = "stats"  # the item of runs whose batch statistics move
 
 
 class CheckpointGone(ValueError):
@@ -59,16 +60,22 @@ class CheckpointReader:
         Raises:
           ValueError: the checkpoint is damaged, or not one of this run; CheckpointGone if it is gone.
         """
-        params, slots = self._abstract((state.params, {"step": state.step, "opt": state.opt_state}))
-        saved = self._read(
-            step,
-            params=ocp.args.StandardRestore(params),
-            slots=ocp.args.StandardRestore(slots),
-            memory=ocp.args.JsonRestore(),
-        )
-        params, slots = self._parallel.replicate((saved["params"], saved["slots"]))
+        trees = {
+            "params": state.params,
+            "slots": {"step": state.step, "opt": state.opt_state},
+            **({} if state.stats is None else {_STATS: state.stats}),
+        }
+        wanted = {
+            name: ocp.args.StandardRestore(tree) for name, tree in self._abstract(trees).items()
+        }
+        saved = self._read(step, **wanted, memory=ocp.args.JsonRestore())
+        placed = self._parallel.replicate({name: saved[name] for name in trees})
         restored = dataclasses.replace(
-            state, step=slots["step"], params=params, opt_state=slots["opt"]
+            state,
+            step=placed["slots"]["step"],
+            params=placed["params"],
+            opt_state=placed["slots"]["opt"],
+            stats=placed.get(_STATS),
         )
         return restored, saved["memory"]
 
@@ -77,22 +84,33 @@ class CheckpointReader:
         saved = self._read(step, params=ocp.args.StandardRestore(self._abstract(params)))
         return self._parallel.replicate(saved["params"])
 
+    def restore_stats(self, step: int, stats: Any) -> Any:
+        """The batch statistics saved at `step`; None where none move."""
+        if stats is None:
+            return None
+        saved = self._read(step, stats=ocp.args.StandardRestore(self._abstract(stats)))
+        return self._parallel.replicate(saved[_STATS])
+
     def memory(self, step: int) -> Any:
         """Only the JSON saved at `step`."""
         return self._read(step, memory=ocp.args.JsonRestore())["memory"]
 
-    def damage(self, step: int, parts: Collection[str] = _ITEMS) -> str:
+    def damage(self, step: int, parts: Collection[str] | None = None) -> str:
         """What is wrong with the files of `step`, in a few words; '' if nothing is known to be.
 
+        `parts` are items; None: all that were saved.
         In a run of several processes all must call: each reads a share of the files.
         """
         path, share = self._path(step), (jax.process_index(), jax.process_count())
+        wanted = _ITEMS if parts is None else parts
         try:
             known = digests.read(path)
-            wrong = "" if known is None else digests.check(path, known, parts, share=share)
+            if parts is None and any(name.startswith(f"{_STATS}/") for name in known or ()):
+                wanted = (*_ITEMS, _STATS)
+            wrong = "" if known is None else digests.check(path, known, wanted, share=share)
         except (ValueError, OSError) as error:
             wrong = str(error)
-        wrong = wrong or next((f"{p} is missing" for p in parts if not (path / p).is_dir()), "")
+        wrong = wrong or next((f"{p} is missing" for p in wanted if not (path / p).is_dir()), "")
         if share[1] > 1:
             all_wrong = multihost_utils.process_allgather(np.int32(bool(wrong)))
             if all_wrong.any() and not wrong:

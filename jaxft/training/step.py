@@ -17,12 +17,14 @@ import optax
 from jaxft.optim import merge
 from jaxft.training.gradient import Arrays, GradientFn, MeanGradient
 
-# (params, batch, dropout key or None) -> outputs
+# (whole tree, batch, dropout key or None) -> outputs
 Forward = Callable[[Any, Arrays, jax.Array | None], Arrays]
 # (outputs, batch) -> (sum, weight)
 Loss = Callable[[Arrays, Arrays], tuple[jax.Array, jax.Array]]
 # (outputs, batch) -> what an evaluation brings back of a batch
 Predictions = Callable[[Arrays, Arrays], Arrays]
+# (TrainState.stats, 'moments' of the outputs) -> the next stats
+Moved = Callable[[Any, Any], Any]
 # hyperparameters -> the transform that has them; called while the step is traced
 Optimizer = Callable[[Any], optax.GradientTransformation]
 
@@ -32,17 +34,18 @@ Optimizer = Callable[[Any], optax.GradientTransformation]
 class TrainState:
     """Everything that an update reads and writes.
 
-    `params` and `frozen` are the model's tree with None where the leaf belongs to the other: what is
-    not in `params` has no gradient, no optimizer slot and no backward work.
+    `params`, `frozen` and `stats` are the model's tree with None where the leaf belongs to another:
+    what is not in `params` has no gradient, no optimizer slot and no backward work.
 
     Attributes:
       step: int32 scalar, optimizer updates done; schedules, logs and checkpoints count the same.
       params: trainable parameters, float32.
-      frozen: all other parameters.
+      frozen: all other parameters, and batch statistics that do not move.
       opt_state: of the optax transform, for `params` alone.
       hparams: what `hyperparameters` gives; read by every update and never changed. Inputs of the
         program and not constants in it, so one program serves every seed and every rate. Not in
         checkpoints: they follow from the config.
+      stats: batch statistics that move; None: none does.
     """
 
     step: jax.Array
@@ -50,6 +53,12 @@ class TrainState:
     frozen: Any
     opt_state: Any
     hparams: Any
+    stats: Any = None
+
+    @property
+    def whole(self) -> Any:
+        """The model's tree."""
+        return _whole(self.params, self.frozen, self.stats)
 
 
 def hyperparameters(key: jax.Array, optimizer: Any = None) -> dict[str, Any]:
@@ -57,10 +66,12 @@ def hyperparameters(key: jax.Array, optimizer: Any = None) -> dict[str, Any]:
     return {"key": jax.random.key_data(key), "optimizer": optimizer}
 
 
-def init_state(params: Any, frozen: Any, hparams: Any, *, optimizer: Optimizer) -> TrainState:
+def init_state(
+    params: Any, frozen: Any, hparams: Any, stats: Any = None, *, optimizer: Optimizer
+) -> TrainState:
     """State before the first update."""
     slots = optimizer(hparams["optimizer"]).init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, frozen, slots, hparams)
+    return TrainState(jnp.zeros((), jnp.int32), params, frozen, slots, hparams, stats)
 
 
 def train_step(
@@ -72,6 +83,7 @@ def train_step(
     optimizer: Optimizer,
     gradient: GradientFn = MeanGradient(),  # noqa: B008 frozen
     held: Any = None,
+    moved: Moved | None = None,
 ) -> tuple[TrainState, Arrays]:
     """One optimizer update.
 
@@ -83,6 +95,7 @@ def train_step(
       gradient: of the loss sum of this batch, such as `MeanGradient`.
       held: bools at the paths of `params`: True for what keeps its slots but does not train now (a
         stage of gradual unfreezing that froze it again); None if there is none.
+      moved: how `state.stats` follow what the forward passes saw; None: there are none.
 
     Returns:
       The next state, and metrics: 'loss' (weighted mean), 'weight' (examples), 'grad_norm' (global
@@ -91,11 +104,13 @@ def train_step(
     # The update's own key follows from the run's and the step: nothing random is stored.
     key = jax.random.fold_in(jax.random.wrap_key_data(state.hparams["key"]), state.step)
 
-    def loss_sum(params: Any, part: Arrays, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def loss_sum(params: Any, part: Arrays, key: jax.Array) -> tuple[jax.Array, Any]:
         # Frozen values enter as constants, so differentiation stops where they alone are involved.
         if held is not None:
             params = jax.tree.map(lambda p, h: jax.lax.stop_gradient(p) if h else p, params, held)
-        return loss(forward(merge(params, state.frozen), part, key), part)
+        outputs = forward(_whole(params, state.frozen, state.stats), part, key)
+        total, weight = loss(outputs, part)
+        return total, (weight, outputs.get("moments", {}))
 
     found = gradient(loss_sum, state.params, batch, key)
     # grad_fn is for transforms that look elsewhere on the same batch (SAM); untouched, it costs nothing.
@@ -107,7 +122,10 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     norm = optax.tree.norm(found.grads)
     metrics = {"loss": found.loss, "weight": found.weight, "grad_norm": norm}
-    after = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
+    stats = state.stats if moved is None else moved(state.stats, found.kept)
+    after = dataclasses.replace(
+        state, step=state.step + 1, params=params, opt_state=opt_state, stats=stats
+    )
     return after, metrics
 
 
@@ -134,3 +152,7 @@ def eval_step(
     if axis_name is not None:
         result = jax.lax.all_gather(result, axis_name, tiled=True)
     return result
+
+
+def _whole(params: Any, frozen: Any, stats: Any) -> Any:
+    return merge(params, frozen) if stats is None else merge(params, frozen, stats)

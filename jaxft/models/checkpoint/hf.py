@@ -66,27 +66,31 @@ def read_params(
 ) -> tuple[Params, ReadReport]:
     """Reads a checkpoint into fp32 parameters, one tensor (or one device's part of it) at a time.
 
+    Returns the tree of `architecture.whole`, batch statistics included, and what was not as in it.
+
     Args:
         directory: holds model.safetensors, or shards and their index, in fp32, fp16 or bf16, of the
             base model or of the model with a head.
         key: for head modules that the checkpoint lacks or has for another number of labels.
-        shardings: the jax Sharding of every leaf; None puts all on the default device.
+        shardings: the jax Sharding of every leaf of that tree; None puts all on the default device.
         scratch: initialise everything and read nothing.
 
     Raises:
         ValueError: one line with every missing, unexpected and misshapen tensor; a damaged file.
     """
-    leaves = flatten(architecture.abstract)
+    leaves = flatten(architecture.whole)
     places = dict.fromkeys(leaves) if shardings is None else flatten(shardings)
     if scratch:
-        found = Match({}, ReadReport(initialised=tuple(leaves)))
+        found = Match({}, ReadReport(initialised=tuple(architecture.depths)))
     else:
         found = match(directory, architecture)
-    values = initialise(architecture, found.report.initialised, key, shardings)
+    new = [path for path in leaves if path not in found.sources]
+    values = initialise(architecture, new, key, shardings)
     for path, (name, entry) in found.sources.items():
-        stored, shape = architecture.stored[path], leaves[path].shape
-        values[path] = _read_leaf(entry, name, stored, shape, places[path])
-    treedef = jax.tree.structure(architecture.abstract)
+        values[path] = _read_leaf(
+            entry, name, architecture.stored[path], leaves[path], places[path]
+        )
+    treedef = jax.tree.structure(architecture.whole)
     return jax.tree.unflatten(treedef, [values[path] for path in leaves]), found.report
 
 
@@ -115,10 +119,10 @@ def write_checkpoint(
     Args:
         output: replaced as a whole when all is written. A killed process can leave a directory
             `OUTPUT.exporting-XXXXXXXX` beside it: see `checkpoint_files.replacing`.
-        params: fully addressable arrays; numpy will do.
+        params: fully addressable arrays in the structure of `architecture.whole`; numpy will do.
         source: the checkpoint directory that the parameters came from; None if from none.
         unchanged: paths whose tensors are copied from `source` byte for byte, in its dtype, where
-            it has them. Everything else is written in fp32.
+            it has them. Everything else is written in fp32, counts as 64-bit integers.
         problem_type: of config.json, by which HF's sequence classifiers choose their loss; None
             leaves it out.
 
@@ -247,21 +251,21 @@ def initialise(
 
 
 def _read_leaf(
-    entry: tensors.Entry, name: str, stored: Stored, shape: tuple[int, ...], place: Any
+    entry: tensors.Entry, name: str, stored: Stored, leaf: jax.ShapeDtypeStruct, place: Any
 ) -> jax.Array:
     @functools.lru_cache(maxsize=1)  # devices that hold the same part follow each other
     def read(*bounds):
         index = stored.reordered(tuple(slice(*bound) for bound in bounds))
         tensor = tensors.read(entry, name, index)
-        return tensor.transpose(stored.axes).astype(np.float32, copy=False)
+        return tensor.transpose(stored.axes).astype(leaf.dtype, copy=False)
 
     if place is None:
-        return jnp.asarray(read(*((0, size) for size in shape)))
+        return jnp.asarray(read(*((0, size) for size in leaf.shape)))
 
     def read_part(index):
         return read(*((part.start, part.stop) for part in index))
 
-    return jax.make_array_from_callback(shape, place, read_part)
+    return jax.make_array_from_callback(leaf.shape, place, read_part)
 
 
 def _pending(
@@ -270,6 +274,11 @@ def _pending(
     """What is to be written, by name; nothing is read or converted yet."""
     copied = match(source, architecture).sources if source and unchanged else {}
     pending = {}
+    whole_numbers = {
+        path
+        for path, leaf in flatten(architecture.whole).items()
+        if np.issubdtype(leaf.dtype, np.integer)
+    }
     for path, leaf in flatten(params).items():
         stored = architecture.stored[path]
         if path in unchanged and path in copied:
@@ -277,13 +286,14 @@ def _pending(
             read = functools.partial(tensors.read, entry, old_name)
             pending[stored.name] = tensors.Pending(entry.shape, entry.dtype, read)
         else:
-            read = functools.partial(_stored_array, leaf, stored.axes)
-            pending[stored.name] = tensors.Pending(stored.reordered(leaf.shape), "F32", read)
+            dtype = "I64" if path in whole_numbers else "F32"
+            read = functools.partial(_stored_array, leaf, stored.axes, tensors.DTYPES[dtype])
+            pending[stored.name] = tensors.Pending(stored.reordered(leaf.shape), dtype, read)
     return pending
 
 
-def _stored_array(leaf: Any, axes: tuple[int, ...]) -> np.ndarray:
-    return np.asarray(leaf, np.float32).transpose(np.argsort(axes))
+def _stored_array(leaf: Any, axes: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return np.asarray(leaf, dtype).transpose(np.argsort(axes).astype(int))
 
 
 def _exported_config(

@@ -23,14 +23,14 @@ class ReadReport:
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """Parameter path -> (name of its tensor, where that is); and what did not pair up."""
+    """Path in `Architecture.whole` -> (name of its tensor, where that is); and what did not pair up."""
 
     sources: dict[str, tuple[str, tensors.Entry]]
     report: ReadReport
 
 
 def match(directory: str, architecture: Architecture) -> Match:
-    """Pairs the tensors of a checkpoint with parameters.
+    """Pairs the tensors of a checkpoint with parameters and batch statistics.
 
     A head module that is absent as a whole, or was made for other labels, is left for
     initialisation; tensors of other heads are dropped. Both are reported.
@@ -105,11 +105,12 @@ def _new_head(
 def _misfits(
     architecture: Architecture, sources: dict[str, tuple[str, tensors.Entry]]
 ) -> list[str]:
-    leaves, found = flatten(architecture.abstract), []
+    leaves, found = flatten(architecture.whole), []
     for path, (name, entry) in sources.items():
         shape = architecture.stored[path].reordered(leaves[path].shape)
         if entry.shape != shape:
             found.append(f"{name} is {list(entry.shape)}, expected {list(shape)}")
-        elif entry.dtype not in tensors.DTYPES:
-            found.append(f"{name} is {entry.dtype}, expected one of {', '.join(tensors.DTYPES)}")
+        elif entry.dtype not in (dtypes := tensors.readable_as(leaves[path].dtype)):
+            expected = f"one of {', '.join(dtypes)}" if dtypes[1:] else dtypes[0]
+            found.append(f"{name} is {entry.dtype}, expected {expected}")
     return found

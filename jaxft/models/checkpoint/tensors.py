@@ -28,7 +28,14 @@ DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
 }
+
+
+def readable_as(dtype: np.dtype) -> tuple[str, ...]:
+    """The formats, of DTYPES, that a leaf of `dtype` is read from: whole numbers or floats."""
+    whole = np.issubdtype(dtype, np.integer)
+    return tuple(name for name in DTYPES if name.startswith("I") == whole)
 
 
 class Entry(NamedTuple):

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxft.models.checkpoint import config_json
-from jaxft.models.family import Carry, Family, Head, TextLimits
+from jaxft.models.family import Carry, Context, Family, Head, TextLimits
 from jaxft.models.heads import Classifier, every_token, first_token
-from jaxft.models.layers import encoder, modules, ops
+from jaxft.models.layers import encoder, modules
 
 # Read by Google's original multilingual and Chinese configs, by no code of HF's BERT.
 _IGNORED = frozenset(
@@ -67,8 +67,8 @@ class Bert(nnx.Module):
         self.encoder = encoder.Encoder(config, rngs=rngs)
         self.pooler = Pooler(config, rngs=rngs) if pooler else None
 
-    def stem(self, batch: Mapping[str, jax.Array], seed: ops.Seed) -> Carry:
-        return {"hidden": self.embeddings(batch, seed), "segment_ids": batch["segment_ids"]}
+    def stem(self, batch: Mapping[str, jax.Array], context: Context) -> Carry:
+        return {"hidden": self.embeddings(batch, context.seed), "segment_ids": batch["segment_ids"]}
 
     @property
     def blocks(self) -> nnx.List:

@@ -168,10 +168,10 @@ class GPT2(nnx.Module):
         self.ln_f = modules.LayerNorm(width, epsilon=config.layer_norm_epsilon)
         self.rate = config.embd_pdrop
 
-    def stem(self, batch: Mapping[str, jax.Array], seed: ops.Seed) -> Carry:
+    def stem(self, batch: Mapping[str, jax.Array], context: Context) -> Carry:
         hidden = self.wte(batch["input_ids"]) + self.wpe(batch["positions"])
         carried = {name: batch[name] for name in ("segment_ids", "positions")}
-        return {"hidden": ops.dropout(hidden, self.rate, seed), **carried}
+        return {"hidden": ops.dropout(hidden, self.rate, context.seed), **carried}
 
     @property
     def blocks(self) -> nnx.List:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxft.models.checkpoint import config_json
-from jaxft.models.family import Carry, Family, Head, Outputs, TextLimits
+from jaxft.models.family import Carry, Context, Family, Head, Outputs, TextLimits
 from jaxft.models.heads import Classifier, every_token, first_token
 from jaxft.models.layers import encoder, modules, ops
 
@@ -68,9 +68,12 @@ class Roberta(nnx.Module):
         self.encoder = encoder.Encoder(config, rngs=rngs)
         self.first_position = config.first_position
 
-    def stem(self, batch: Mapping[str, jax.Array], seed: ops.Seed) -> Carry:
+    def stem(self, batch: Mapping[str, jax.Array], context: Context) -> Carry:
         shifted = {**batch, "positions": batch["positions"] + self.first_position}
-        return {"hidden": self.embeddings(shifted, seed), "segment_ids": batch["segment_ids"]}
+        return {
+            "hidden": self.embeddings(shifted, context.seed),
+            "segment_ids": batch["segment_ids"],
+        }
 
     @property
     def blocks(self) -> nnx.List:

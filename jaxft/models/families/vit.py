@@ -183,8 +183,8 @@ class ViT(nnx.Module):
         self.encoder = Encoder(config, rngs=rngs)
         self.layernorm = modules.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps)
 
-    def stem(self, batch: Mapping[str, jax.Array], seed: ops.Seed) -> Carry:
-        return {"hidden": self.embeddings(batch["pixel_values"], seed)}
+    def stem(self, batch: Mapping[str, jax.Array], context: Context) -> Carry:
+        return {"hidden": self.embeddings(batch["pixel_values"], context.seed)}
 
     @property
     def blocks(self) -> nnx.List:
