@@ -374,7 +374,9 @@ def tfds_dir(tmp_path_factory):
     return str(folder)
 
 
-def test_tfds_by_name(tfds_dir):
+def test_tfds_by_name(tfds_dir, monkeypatch):
+    from tensorflow_datasets.core.data_sources.base import BaseDataSource
+
     source = open_source("tfds:sentiment:train", data_dir=tfds_dir)
     assert len(source) == 10 and set(source.columns) == {"sentence", "image", "label"}
     assert source[7]["sentence"] == "sätz 7" and source[7]["label"] == 1
@@ -382,9 +384,16 @@ def test_tfds_by_name(tfds_dir):
     np.testing.assert_array_equal(pixels, np.full((2, 3, 3), [7, 0, 0], np.uint8))
     assert source.column("sentence")[:2] == ["sätz 0", "sätz 1"]
     assert source.class_names == {"label": ("negative", "positive")}
+
     # One pass over the records serves all texts and labels; images are not kept.
-    assert source.column("label") is source.column("label")
-    assert source.column("image") is not source.column("image")
+    def counted(data, record):
+        read.append(record)
+        return whole(data, record)
+
+    read, whole = [], BaseDataSource.__getitem__
+    monkeypatch.setattr(BaseDataSource, "__getitem__", counted)
+    assert source.column("label") == [0, 1] * 5 and source.column("label") and not read
+    assert source.column("image") and source.column("image") and len(read) == 20
     part = open_source("tfds:sentiment:1.2.0:train[:50%]", data_dir=tfds_dir)
     assert part.column("label") == [0, 1, 0, 1, 0]
 

@@ -41,8 +41,10 @@ def program(_, batch):
 def split(reads=None):
     source = table("a.csv", {"text": [f"text {i}  of\nmany" for i in range(8)]})
     if reads is not None:
-        whole = source.read_row
-        source = dataclasses.replace(source, read_row=lambda row: reads.append(row) or whole(row))
+        whole = source.read
+        source = dataclasses.replace(
+            source, read=lambda columns, rows: reads.extend(rows) or whole(columns, rows)
+        )
     return Split(source, Labels(("a", "b"), ROWS, np.array([1, 0, 0, 1], np.int32)))
 
 

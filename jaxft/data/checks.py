@@ -37,25 +37,39 @@ def check_inputs(
     """
     faults: dict[int, str] = {}
     empty: set[int] = set()
-    for column in columns:
-        fault_of = words_fault if inputs == "words" else text_fault
-        if inputs == "image":
-            first = source[int(rows[0])][column]
-            # Paths that were listed from a folder a moment ago are there; other values are images.
-            if source.paths or not (first is None or isinstance(first, str)):
+    fault_of = {"words": words_fault, "text": text_fault, "image": path_fault}[inputs]
+    if inputs == "image":
+        first = source[int(rows[0])]
+        # Paths that were listed from a folder a moment ago are there; other values are images.
+        columns = [
+            column
+            for column in columns
+            if not source.paths and (first[column] is None or isinstance(first[column], str))
+        ]
+    for part, found in source.chunks(columns, rows) if columns else ():
+        for column, values in zip(columns, found, strict=True):
+            if inputs == "text" and _sound_texts(values):
                 continue
-            fault_of = path_fault
-        values = source.column(column)
-        for row in rows.tolist():
-            value = values[row]
-            fault = fault_of(value)
-            if fault:
-                faults.setdefault(row, f"column {column!r} {fault}")
-            elif (isinstance(value, str | bytes) and not value.strip()) or (
-                isinstance(value, list | tuple) and not value
-            ):
-                empty.add(row)
+            for row, value in zip(part.tolist(), values, strict=True):
+                fault = fault_of(value)
+                if fault:
+                    faults.setdefault(row, f"column {column!r} {fault}")
+                elif (isinstance(value, str | bytes) and not value.strip()) or (
+                    isinstance(value, list | tuple) and not value
+                ):
+                    empty.add(row)
     return Inputs(dict(sorted(faults.items())), np.array(sorted(empty - set(faults)), np.int64))
+
+
+def _sound_texts(values: Sequence[Any]) -> bool:
+    """Whether all are texts without a fault, and none is blank: the usual case, in a fifth of the time."""
+    if set(map(type, values)) != {str} or not all(map(str.strip, values)):
+        return False
+    try:
+        "".join(values).encode()
+        return True
+    except UnicodeEncodeError:
+        return False
 
 
 def text_fault(value: Any) -> str:

@@ -3,6 +3,9 @@
 CSV follows RFC 4180: a field in double quotes may hold delimiters, line ends, and quotes written
 twice. TSV has two dialects in the wild, plain (GLUE: a quote is a character like any other) and
 quoted (pandas, the csv module); `_tab_separated` says how they are told apart.
+
+A file is read through once, when it is opened, and every record is checked; what is kept is where each
+begins (records.py).
 """
 
 from __future__ import annotations
@@ -13,17 +16,21 @@ import io
 import itertools
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
-from jaxft.data.files import Source, some, table
+import numpy as np
+
+from jaxft.data.files import Source, some
+from jaxft.data.records import FileBytes, Records
 
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 # A field of 131,072 characters is where csv stops unless told otherwise, for the whole process.
 _FIELD_LIMIT = 2**31 - 1
 _FIELD_LIMIT_LOCK = threading.Lock()
 _PROBED_ROWS, _PROBED = 20, 1 << 16  # how much of a file is looked at for its delimiter; bytes
+_EXPLAINED = 1 << 26  # bytes of a record that are looked at to say which of its quotes is wrong
 _LINE_END = re.compile(r"\r\n|\n|\r")
 # (UTF-32 first: its little-endian mark begins with that of UTF-16.)
 _OTHER_MARKS = (
@@ -33,7 +40,7 @@ _OTHER_MARKS = (
     (b"\xfe\xff", "UTF-16"),
 )  # fmt: skip
 
-Records = list[list[str]]
+Fields = list[list[str]]  # of each record
 
 
 def read_delimited(path: Path, delimiter: str, *, given: str = "") -> Source:
@@ -47,89 +54,106 @@ def read_delimited(path: Path, delimiter: str, *, given: str = "") -> Source:
     Raises ValueError, naming the line: an empty file, no header, a row with too few or too many
     fields, a quote that is never closed, bytes that are not UTF-8, a NUL byte.
     """
-    data = _checked(path)
+    file = FileBytes(path)
+    _check_encoding(file)
     notes: tuple[str, ...] = ()
-    if not given and (found := _detected(data, delimiter)):
+    if not given and (found := _detected(file, delimiter)):
         notes = (f"{path.name}: its fields are separated by {DELIMITERS[found]}, by its header",)
         delimiter = found
     delimiter = given or delimiter
-    try:
-        rows, lines = (_tab_separated if delimiter == "\t" else _quoted)(path, data, delimiter)
-    except UnicodeDecodeError:
-        raise _not_utf8(path, data) from None
-    if not rows:
+    header, records, parse = (_tab_separated if delimiter == "\t" else _quoted)(file, delimiter)
+    if not header:
         raise ValueError(f"{path.name}: the file is empty")
-    header = _header(path, rows.pop(0), delimiter)
-    if not rows:
+    header = _header(path, header, delimiter)
+    if not records:
         raise ValueError(f"{path.name}: there are no rows after the header")
-    columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
-    return table(path.name, columns, lines=lines[1:], notes=notes)
+    number = {name: i for i, name in enumerate(header)}
+
+    def read(columns: Sequence[str], rows: np.ndarray) -> list[Sequence[Any]]:
+        found = parse(records.read(rows).decode())
+        return [[fields[number[column]] for fields in found] for column in columns]
+
+    return Source(path.name, tuple(header), len(records), read, lines=records.lines, notes=notes)
 
 
-def _checked(path: Path) -> bytes:
-    """The file's bytes; ValueError for another encoding that its first bytes or NULs give away."""
-    data = path.read_bytes()
+def _check_encoding(file: FileBytes) -> None:
+    """ValueError for another encoding that the first bytes give away."""
     for mark, name in _OTHER_MARKS:
-        if data.startswith(mark):
+        if file.read(0, len(mark)) == mark:
             raise ValueError(
-                f"{path.name}: the file is {name}; save it as UTF-8, for example: "
-                f"iconv -f {name} -t UTF-8 {path.name}"
+                f"{file.name}: the file is {name}; save it as UTF-8, for example: "
+                f"iconv -f {name} -t UTF-8 {file.name}"
             )
-    if (at := data.find(b"\0")) >= 0:
-        line = data.count(b"\n", 0, at) + 1
-        raise ValueError(
-            f"{path.name}, line {line}: a NUL byte; the file is damaged, or no text in UTF-8"
-        )
-    return data
 
 
-def _lines(data: bytes) -> TextIO:
-    """Line by line, so that the whole text is never beside the rows that are made of it."""
-    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
+class _Lines:
+    """The lines of a file as texts, and where the next one begins; ValueError for what is no text."""
+
+    def __init__(self, file: FileBytes):
+        self.file, self.position, self.number = file, file.begin, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self.file.lines():
+            self.position += len(line)
+            self.number += 1
+            try:
+                text = line.decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{self._where()}: byte 0x{line[error.start]:02x} is not UTF-8; save the file as "
+                    f"UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 {self.file.name}"
+                ) from None
+            if "\0" in text:
+                raise ValueError(
+                    f"{self._where()}: a NUL byte; the file is damaged, or no text in UTF-8"
+                )
+            yield text
+
+    def _where(self) -> str:
+        return f"{self.file.name}, line {self.number}"
 
 
-def _not_utf8(path: Path, data: bytes) -> ValueError:
-    at = 0
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        at = error.start
-    line = data.count(b"\n", 0, at) + 1
-    return ValueError(
-        f"{path.name}, line {line}: byte 0x{data[at]:02x} is not UTF-8; "
-        f"save the file as UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 {path.name}"
-    )
+# Reading records: the header, where the records after it are, and how a text of some is parsed
+
+Parse = Callable[[str], Fields]
 
 
-# Reading records
-
-
-def _quoted(path: Path, data: bytes, delimiter: str) -> tuple[Records, list[int]]:
-    """The records of RFC 4180 and the line each begins in. Blank lines are passed over."""
-    rows: Records = []
-    lines: list[int] = []
-    start = 1
+def _quoted(file: FileBytes, delimiter: str) -> tuple[list[str], Records, Parse]:
+    """The records of RFC 4180. Blank lines are passed over."""
+    records, lines = Records(file), _Lines(file)
+    header: list[str] = []
+    start, line = lines.position, 1
     with _any_field_size():
-        reader = csv.reader(_lines(data), delimiter=delimiter, strict=True)
         try:
-            for row in reader:
-                if row:  # csv gives [] for a blank line
-                    rows.append(row)
-                    lines.append(start)
-                    _check_width(path, row, rows[0], start)
-                # A row may span lines, so the next one starts after the last line read.
-                start = reader.line_num + 1
+            for fields in csv.reader(lines, delimiter=delimiter, strict=True):
+                if header and fields:  # csv gives [] for a blank line
+                    _check_width(file.name, fields, header, line)
+                    records.add(start, line)
+                header = header or fields
+                # A record may span lines, so the next one starts after the last line read.
+                start, line = lines.position, lines.number + 1
         except csv.Error as error:
-            line, why = _bad_quote(data, delimiter, start) or (start, str(error))
+            line, why = _bad_quote(file, delimiter, start, line) or (line, str(error))
             raise ValueError(
-                f"{path.name}, line {line}: bad quoting ({why}); a quote inside a quoted field is "
+                f"{file.name}, line {line}: bad quoting ({why}); a quote inside a quoted field is "
                 'written twice (""), and an opened quote must be closed'
             ) from None
-    return rows, lines
+    records.end()
+
+    def parse(text: str) -> Fields:
+        with _any_field_size():
+            return [f for f in csv.reader(_split(text), delimiter=delimiter, strict=True) if f]
+
+    return header, records, parse
 
 
-def _tab_separated(path: Path, data: bytes, delimiter: str) -> tuple[Records, list[int]]:
-    """The records of a TSV file in its dialect, and the line each begins in.
+def _split(text: str) -> io.StringIO:
+    """By lines, with their ends."""
+    return io.StringIO(text, newline="")
+
+
+def _tab_separated(file: FileBytes, delimiter: str) -> tuple[list[str], Records, Parse]:
+    """The records of a TSV file in its dialect.
 
     Where every line has as many tabs as the header, a line is a row: nothing can be swallowed by a
     quote. Quotes then are characters, unless all fields with a quote in them are quoted as a whole
@@ -137,59 +161,77 @@ def _tab_separated(path: Path, data: bytes, delimiter: str) -> tuple[Records, li
     lines differ, fields may hold tabs and line ends, so the file is read like CSV; if it is not
     that either, the error is of the first line with another number of fields.
     """
-    numbered = ((n, line.rstrip("\r\n")) for n, line in enumerate(_lines(data), 1))
-    split = [(n, line.split(delimiter)) for n, line in numbered if line]
-    lines, rows = [n for n, _ in split], [row for _, row in split]
-    if rows and all(len(row) == len(rows[0]) for row in rows):
-        return ([[_unquoted(f) for f in row] for row in rows] if _all_quoted(rows) else rows), lines
+    records, lines = Records(file), _Lines(file)
+    header: list[str] = []
+    quotes, all_quoted = False, True
+    start = lines.position
+    for line in lines:
+        if bare := line.rstrip("\r\n"):
+            fields = bare.split(delimiter)
+            if header and len(fields) != len(header):
+                return _quoted_or_ragged(file, delimiter, fields, header, lines.number)
+            if '"' in bare:
+                quotes = True
+                all_quoted = all_quoted and _all_quoted(fields)
+            if header:
+                records.add(start, lines.number)
+            header = header or fields
+        start = lines.position
+    records.end()
+    field = _unquoted if quotes and all_quoted else str
+
+    def parse(text: str) -> Fields:
+        bare = (line.rstrip("\r\n") for line in _split(text))
+        return [list(map(field, line.split(delimiter))) for line in bare if line]
+
+    return list(map(field, header)), records, parse
+
+
+def _quoted_or_ragged(
+    file: FileBytes, delimiter: str, fields: list[str], header: list[str], line: int
+) -> tuple[list[str], Records, Parse]:
+    """Like CSV; if it is not that, ValueError for the fields of this line, the first that differs."""
     try:
-        return _quoted(path, data, delimiter)
+        return _quoted(file, delimiter)
     except ValueError:
-        for row, line in zip(rows, lines, strict=True):
-            _check_width(path, row, rows[0], line)
+        _check_width(file.name, fields, header, line)
         raise
 
 
 _WHOLE_FIELD = re.compile(r'"(?:[^"]|"")*+"', re.DOTALL)
 
 
-def _all_quoted(rows: Records) -> bool:
-    """Whether there are quotes, and each is that of a properly quoted field."""
-    with_quotes = (field for row in rows for field in row if '"' in field)
-    first = next(with_quotes, None)
-    return first is not None and all(
-        _WHOLE_FIELD.fullmatch(field) for field in itertools.chain((first,), with_quotes)
-    )
+def _all_quoted(fields: list[str]) -> bool:
+    """Whether each quote is that of a properly quoted field."""
+    return all(_WHOLE_FIELD.fullmatch(field) for field in fields if '"' in field)
 
 
 def _unquoted(field: str) -> str:
     return field[1:-1].replace('""', '"') if field.startswith('"') else field
 
 
-def _check_width(path: Path, row: list[str], header: list[str], line: int) -> None:
-    if len(row) != len(header):
+def _check_width(name: str, fields: list[str], header: list[str], line: int) -> None:
+    if len(fields) != len(header):
         raise ValueError(
-            f"{path.name}, line {line}: {len(row)} fields, but the header has {len(header)} "
+            f"{name}, line {line}: {len(fields)} fields, but the header has {len(header)} "
             f"({some(header)})"
         )
 
 
-def _bad_quote(data: bytes, delimiter: str, start: int) -> tuple[int, str] | None:
-    """(line in which the offending quote was opened, what is wrong) of the record of line `start`.
+def _bad_quote(file: FileBytes, delimiter: str, start: int, line: int) -> tuple[int, str] | None:
+    """(line in which the offending quote was opened, what is wrong) of the record at the byte `start`.
 
     A record may span lines, so the quote can be opened long after the record begins.
     """
-    text = data.decode("utf-8-sig")
+    text = file.read(start, start + _EXPLAINED).decode("utf-8", "replace")
     position = 0
-    for end in itertools.islice(_LINE_END.finditer(text), start - 1):
-        position = end.end()
     field = re.compile(rf'(?:"(?:[^"]|"")*+"|[^"{re.escape(delimiter)}\r\n][^{re.escape(delimiter)}'
                        rf"\r\n]*|)(?:{re.escape(delimiter)}|\r\n|\n|\r)")  # fmt: skip
     while found := field.match(text, position):
         position = found.end()
     if position >= len(text) or text[position] != '"':
         return None
-    line = len(_LINE_END.findall(text, 0, position)) + 1
+    line += len(_LINE_END.findall(text, 0, position))
     closed = _WHOLE_FIELD.match(text, position)
     if closed is None or closed.end() == len(text):
         return line, "the quote opened here is never closed"
@@ -211,10 +253,10 @@ def _any_field_size() -> Iterator[None]:
 # The header
 
 
-def _detected(data: bytes, delimiter: str) -> str | None:
+def _detected(file: FileBytes, delimiter: str) -> str | None:
     """The delimiter that the header and the first rows agree on, where the suffix's splits nothing."""
-    text = data[:_PROBED].decode("utf-8-sig", "replace")
-    whole = len(data) <= _PROBED
+    text = file.read(file.begin, _PROBED).decode("utf-8", "replace")
+    whole = file.size <= _PROBED
     first = _first_records(text, delimiter, whole)
     if first and len(first[0]) > 1:
         return None
@@ -225,7 +267,7 @@ def _detected(data: bytes, delimiter: str) -> str | None:
     return None
 
 
-def _first_records(text: str, delimiter: str, whole: bool) -> Records:
+def _first_records(text: str, delimiter: str, whole: bool) -> Fields:
     """The header and some rows; nothing where they cannot be read with this delimiter."""
     try:
         with _any_field_size():

@@ -1,16 +1,15 @@
-"""`Source`, what every reader returns, and the readers of JSONL files and image folders.
+"""`Source`, what every reader returns; columns in memory, and image folders.
 
-Tables are read whole (fine-tuning text fits in memory); images are read when they are decoded.
+A source gives the values of a few rows at a time, so that no step holds those of all rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import os
 import stat
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,16 @@ import numpy as np
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm".split())
 # Among more names than this no nearest one is looked for: difflib compares with each.
 _MOST_CHOICES = 5000
+# Rows that are in memory at a time: enough that what a chunk costs beside its rows does not count.
+CHUNK = 1024
+
+# columns, rows [k] int64 -> of each column its k values
+Read = Callable[[Sequence[str], np.ndarray], list[Sequence[Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Random access to the rows of a dataset as dicts of Python values.
+    """Random access to the rows of a dataset, as Python values.
 
     `class_names` holds, for a column of class numbers, the names they stand for (from TFDS,
     Hugging Face and image folders; empty for plain files), `item_names` the same for a column of
@@ -34,10 +38,11 @@ class Source:
     name: str  # for messages: file name, or dataset name and split
     columns: tuple[str, ...]
     count: int
-    read_row: Callable[[int], dict[str, Any]]
-    read_column: Callable[[str], Sequence[Any]]
+    read: Read  # of a few rows: what it returns is in memory; called in several threads
     class_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    lines: Sequence[int] = ()  # the line of each row in its file, where rows have lines
+    lines: (
+        Sequence[int] | np.ndarray
+    ) = ()  # the line of each row in its file, where rows have lines
     paths: Sequence[str] = ()  # the file of each row, where rows are files
     notes: tuple[str, ...] = ()  # what was found rather than given, one line each
     item_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -46,11 +51,25 @@ class Source:
         return self.count
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return self.read_row(row)
+        values = self.read(self.columns, np.array([row], np.int64))
+        return {column: value for column, (value,) in zip(self.columns, values, strict=True)}
 
-    def column(self, name: str) -> Sequence[Any]:
-        """All values of one column, in row order."""
-        return self.read_column(name)
+    def chunks(
+        self, columns: Sequence[str], rows: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, list[Sequence[Any]]]]:
+        """`rows` [n] int64 in their order, `CHUNK` at a time: (rows [k], of each column k values).
+
+        None is all rows. Rows that ascend are read fastest.
+        """
+        count = self.count if rows is None else len(rows)
+        for start in range(0, count, CHUNK):
+            stop = min(start + CHUNK, count)
+            part = np.arange(start, stop) if rows is None else rows[start:stop]
+            yield part, self.read(columns, part)
+
+    def column(self, name: str) -> list[Any]:
+        """All values of one column, in row order; `chunks` gives them without holding them all."""
+        return [value for _, (values,) in self.chunks((name,)) for value in values]
 
     def where(self, row: int) -> str:
         """The place of a row as a user counts: 'train.csv, line 12', 'glue/sst2:train, row 3'.
@@ -65,8 +84,9 @@ class Source:
         more = ", …" if len(rows) > limit else ""
         if self.paths:
             return ", ".join(self.paths[row] for row in shown) + more
-        numbers = [self.lines[row] if self.lines else row + 1 for row in shown]
-        kind = ("line" if self.lines else "row") + ("s" if len(rows) > 1 else "")
+        by_line = len(self.lines) > 0
+        numbers = [int(self.lines[row]) if by_line else row + 1 for row in shown]
+        kind = ("line" if by_line else "row") + ("s" if len(rows) > 1 else "")
         return f"{kind} {', '.join(map(str, numbers))}{more}"
 
 
@@ -95,12 +115,16 @@ def table(
     notes: tuple[str, ...] = (),
 ) -> Source:
     """A source over columns held in memory, all of one length."""
+
+    def read(names: Sequence[str], rows: np.ndarray) -> list[Sequence[Any]]:
+        chosen = rows.tolist()
+        return [[columns[name][row] for row in chosen] for name in names]
+
     return Source(
         name=name,
         columns=tuple(columns),
         count=len(next(iter(columns.values()))),
-        read_row=lambda row: {key: values[row] for key, values in columns.items()},
-        read_column=lambda key: columns[key],
+        read=read,
         class_names=class_names or {},
         lines=lines,
         paths=paths,
@@ -161,73 +185,6 @@ def check_name(path: str) -> None:
             f"{shown}: the name of this file or folder is not UTF-8; rename it (for example by: "
             "convmv -f WINDOWS-1252 -t UTF-8 --notest)"
         ) from None
-
-
-# JSONL
-
-
-def read_jsonl(path: Path) -> Source:
-    """A file of one JSON object a line. A key that a row lacks is None there, and so is NaN.
-
-    Raises ValueError, naming the line, for what is not a JSON object or not UTF-8, for a key that an
-    object has twice, and for what Python cannot hold (100,000 nested lists, an integer of 5,000
-    digits).
-    """
-    rows: list[dict[str, Any]] = []
-    lines: list[int] = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if not line.strip():
-                continue
-            rows.append(_json_object(f"{path.name}, line {number}", line))
-            lines.append(number)
-    if not rows:
-        raise ValueError(f"{path.name}: the file is empty")
-    names = dict.fromkeys(key for row in rows for key in row)
-    if not names:
-        raise ValueError(f"{path.name}: the objects have no keys")
-    return table(path.name, {key: [row.get(key) for row in rows] for key in names}, lines=lines)
-
-
-def _json_object(where: str, line: bytes) -> dict[str, Any]:
-    try:
-        row = _JSON.decode(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        mark = " (the file is UTF-16)" if line[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise ValueError(
-            f"{where}: byte 0x{line[error.start]:02x} is not UTF-8{mark}; save the file as UTF-8, "
-            "for example by iconv -t UTF-8"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
-    except RecursionError:
-        raise ValueError(f"{where}: the JSON is nested too deeply to be read") from None
-    except ValueError as error:  # a key twice, an integer of thousands of digits
-        raise ValueError(f"{where}: {str(error).partition(';')[0]}") from None
-    if not isinstance(row, dict):
-        raise ValueError(
-            f"{where}: a {type(row).__name__}, where each line must be "
-            'an object like {"text": "...", "label": "..."}'
-        )
-    for key in row:
-        if not key.isascii() and any("\ud800" <= c <= "\udfff" for c in key):
-            raise ValueError(f"{where}: the key {ascii(key)} holds half of a surrogate pair")
-    return row
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        raise ValueError(f"the object has {ascii(twice[0])} more than once")
-    return row
-
-
-# (One decoder: `json.loads` with these arguments would make one for each line, and take 1.8 x as long.)
-_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=lambda _: None)
 
 
 # Image folders

@@ -81,20 +81,22 @@ def read_numbers(
             f"{source.name}: the numbers in column {column!r} stand for classes "
             f"({', '.join(names[:3])}, …); to learn classes set config.task='text_classification'"
         )
-    given = source.column(column)
-    values = np.array([_number(value) for value in given], np.float64)
+    values = np.empty(len(source), np.float64)
+    for part, (given,) in source.chunks((column,)):
+        values[part] = [_number(value) for value in given]
     usable = np.abs(values) <= _MOST  # which NaN is not
     bad = np.flatnonzero(~usable)
     if len(bad) == len(values):
         raise ValueError(
-            f"{source.name}: column {column!r} has a usable number in no row ({given[0]!r:.40} in the "
-            "first); to learn classes set config.task='text_classification'"
+            f"{source.name}: column {column!r} has a usable number in no row ({source[0][column]!r:.40} in "
+            "the first); to learn classes set config.task='text_classification'"
         )
     if len(bad) and not drop_bad:
         first = int(bad[0])
         count = f"{len(bad)} rows are" if len(bad) > 1 else "1 row is"
+        value = source[first][column]
         raise ValueError(
-            f"{source.where(first)}: column {column!r} holds {given[first]!r:.40}, no number between "
+            f"{source.where(first)}: column {column!r} holds {value!r:.40}, no number between "
             f"{-_MOST:.0e} and {_MOST:.0e}; {count} like this ({source.numbered(bad)}): "
             f"mend them, or leave them out{advice}"
         )

@@ -5,9 +5,10 @@ Shuffling, splitting into batches and distribution exist once, elsewhere (batchi
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from jaxft.data import conll, files
 from jaxft.data.delimited import read_delimited
 from jaxft.data.files import Source
+from jaxft.data.jsonl import read_jsonl
 from jaxft.data.parquet import read_parquet
 
 __all__ = ["Source", "open_source"]
@@ -84,7 +86,7 @@ def _open_file(path: Path, delimiter: str, labelled: bool) -> Source:
     if suffix == ".tsv":
         return read_delimited(path, "\t", given=delimiter)
     if suffix == ".jsonl":
-        return files.read_jsonl(path)
+        return read_jsonl(path)
     if suffix == ".parquet":
         return read_parquet(path)
     if suffix in conll.SUFFIXES:
@@ -162,12 +164,23 @@ def _from_datasets(data: Any, name: str) -> Source:
     for column, feature in data.features.items():
         if type(feature).__name__ == "Image":
             data = data.cast_column(column, _datasets().Image(decode=False))
+
+    @functools.cache
+    def selected(columns: tuple[str, ...]) -> Any:
+        return data.select_columns(list(columns))
+
+    def read(columns: Sequence[str], rows: np.ndarray) -> list[Sequence[Any]]:
+        # The data lies in memory-mapped files, from which a slice is read faster than single rows.
+        first, count = int(rows[0]), len(rows)
+        together = np.array_equal(rows, np.arange(first, first + count))
+        found = selected(tuple(columns))[slice(first, first + count) if together else rows.tolist()]
+        return [found[column] for column in columns]
+
     return Source(
         name=name,
         columns=tuple(data.column_names),
         count=len(data),
-        read_row=lambda row: data[int(row)],
-        read_column=lambda column: data[column][:],
+        read=read,
         class_names=_class_names(data.features),
         item_names=_class_names(
             {key: getattr(feature, "feature", None) for key, feature in data.features.items()}
@@ -230,12 +243,8 @@ def _open_tfds_folder(folder: Path, split: str, name: str) -> Source:
     if not split:
         raise ValueError(f"{folder} is a TFDS dataset: write tfds:NAME:SPLIT (splits: {splits})")
     features = dict(builder.info.features.items())
-
-    def of_kind(kind: type) -> set[str]:
-        return {key for key, feature in features.items() if isinstance(feature, kind)}
-
     # Images stay encoded: reading labels then decodes nothing, and images.py decodes all alike.
-    encoded = {key: tfds.decode.SkipDecoding() for key in of_kind(tfds.features.Image)}
+    encoded = {key: tfds.decode.SkipDecoding() for key in _of_kind(features, tfds.features.Image)}
     try:
         data = builder.as_data_source(split=split, decoders=encoded)
     except NotImplementedError:
@@ -247,7 +256,18 @@ def _open_tfds_folder(folder: Path, split: str, name: str) -> Source:
         raise ValueError(f"tfds:{name}: {_reason(error)} (splits: {splits})") from None
     if len(data) == 0:
         raise ValueError(f"tfds:{name}: the split has no rows")
-    text = of_kind(tfds.features.Text)
+    return _from_tfds(data, features, name)
+
+
+def _of_kind(features: Mapping[str, Any], kind: type) -> set[str]:
+    return {key for key, feature in features.items() if isinstance(feature, kind)}
+
+
+def _from_tfds(data: Any, features: Mapping[str, Any], name: str) -> Source:
+    import tensorflow_datasets as tfds
+
+    text = _of_kind(features, tfds.features.Text)
+    classes = _of_kind(features, tfds.features.ClassLabel)
 
     def value(row: int, key: str, raw: Any) -> Any:
         try:
@@ -256,28 +276,30 @@ def _open_tfds_folder(folder: Path, split: str, name: str) -> Source:
             raise ValueError(f"tfds:{name}, row {row + 1}: {key!r} is not UTF-8") from None
 
     # A record is read whole, whatever is wanted of it: texts and labels are kept from one pass.
-    kept: dict[str, list[Any]] = {}
+    small = text | classes
 
-    def column(key: str) -> list[Any]:
-        if key not in kept:
-            small = text | of_kind(tfds.features.ClassLabel)
-            columns: dict[str, list[Any]] = {each: [] for each in small | {key}}
-            for row in range(len(data)):
-                record = data[row]
-                for each, values in columns.items():
-                    values.append(value(row, each, record[each]))
-            if key not in small:  # images, say
-                return columns[key]
-            kept.update(columns)
-        return kept[key]
+    @functools.cache
+    def kept() -> dict[str, list[Any]]:
+        columns: dict[str, list[Any]] = {key: [] for key in small}
+        for row in range(len(data)):
+            record = data[row]
+            for key, values in columns.items():
+                values.append(value(row, key, record[key]))
+        return columns
+
+    def read(columns: Sequence[str], rows: np.ndarray) -> list[Sequence[Any]]:
+        chosen = rows.tolist()
+        if small.issuperset(columns):
+            return [[kept()[column][row] for row in chosen] for column in columns]
+        found = [(row, data[row]) for row in chosen]
+        return [[value(row, column, record[column]) for row, record in found] for column in columns]
 
     return Source(
         name=name,
         columns=tuple(features),
         count=len(data),
-        read_row=lambda row: {k: value(row, k, raw) for k, raw in data[int(row)].items()},
-        read_column=column,
-        class_names={key: tuple(features[key].names) for key in of_kind(tfds.features.ClassLabel)},
+        read=read,
+        class_names={key: tuple(features[key].names) for key in classes},
     )
 
 

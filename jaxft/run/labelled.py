@@ -83,7 +83,7 @@ def settle(source: Source, suffix: str, columns: Mapping[str, str], *, prefix: s
         classes = source.class_names.get(column)
         if classes is None and _kind(first[column]) == "other":
             continue  # not read whole: it may be all images of a data set, each decoded for this
-        kind, column_size = _column_kind(source.column(column), classes)
+        kind, column_size = _column_kind(_values(source, column), classes)
         if kind in _PLAIN or (kind == "nested" and suffix == ".jsonl"):
             kept[column] = _converter(suffix, kind, classes)
             types[column], size = kind, size + column_size
@@ -157,6 +157,10 @@ def _merged(
             nested = kind == "nested" and as_json
             merged[column] = json.dumps(value, ensure_ascii=False) if nested else value
         yield merged
+
+
+def _values(source: Source, column: str) -> Iterator[Any]:
+    return (value for _, (values,) in source.chunks((column,)) for value in values)
 
 
 def _column_kind(values: Iterable[Any], classes: Sequence[str] | None) -> tuple[str, int]:

@@ -1,0 +1,121 @@
+"""Records of a text file that may be larger than memory: read by where each begins, a few at a time."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+# A file up to this size is read once and kept: what is edited later then changes nothing, and no
+# record costs a system call. Of a larger one only where its records begin is kept.
+KEPT = 1 << 28
+_MARK = b"\xef\xbb\xbf"  # of UTF-8
+_BLOCK = 1 << 20  # read at a time when a file is read from end to end
+_GAP = 1 << 14  # bytes between two wanted records that are read rather than passed over
+
+
+class FileBytes:
+    """The bytes of a regular file, for any thread.
+
+    Attributes:
+      name: of the file, for messages.
+      size: in bytes.
+      begin: where the text begins: after the byte order mark of UTF-8, if there is one.
+    """
+
+    def __init__(self, path: Path):
+        """Raises OSError."""
+        self.name = path.name
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._file)
+        self._known = self._state()
+        self.size = self._known[0]
+        self._kept = self._from_file(0, self.size) if self.size <= KEPT else None
+        self.begin = len(_MARK) if self.read(0, len(_MARK)) == _MARK else 0
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes from `start` on, before `stop` and the file's end.
+
+        Raises ValueError: the file is no longer what it was when it was opened.
+        """
+        stop = min(stop, self.size)
+        return self._from_file(start, stop) if self._kept is None else self._kept[start:stop]
+
+    def lines(self) -> Iterator[bytes]:
+        r"""The lines of the text, each with its end: \n, \r\n or \r."""
+        position, rest = self.begin, b""
+        while position < self.size:
+            # As much again as the line that did not end, or long lines would take quadratic time.
+            block = self.read(position, position + max(_BLOCK, len(rest)))
+            position += len(block)
+            found = (rest + block).splitlines(keepends=True)
+            rest = found.pop()  # goes on in the next block, be it with the \n of a \r\n
+            yield from found
+        if rest:
+            yield rest
+
+    def _from_file(self, start: int, stop: int) -> bytes:
+        parts = []
+        while start < stop and (part := os.pread(self._file, stop - start, start)):
+            parts.append(part)
+            start += len(part)
+        if start < stop or self._state() != self._known:
+            raise ValueError(f"{self.name}: the file was changed while it was in use")
+        return b"".join(parts)
+
+    def _state(self) -> tuple[int, int]:
+        found = os.fstat(self._file)
+        return found.st_size, found.st_mtime_ns
+
+
+class Records:
+    """Where the records of a file are: 8 bytes each, 16 where some are not one line long.
+
+    `add` is called for each in order, and `end` after the last; then there are
+
+    starts [n + 1] int64: record i is the bytes starts[i] to starts[i + 1].
+    lines [n]: the line of the file in which each begins.
+    """
+
+    def __init__(self, file: FileBytes):
+        self.file = file
+        self._starts, self._lines = array("q"), array("q")
+        self.starts = np.zeros(1, np.int64)
+        self.lines: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def add(self, start: int, line: int) -> None:
+        """A record that begins at the byte `start`, in this line of the file."""
+        self._starts.append(start)
+        self._lines.append(line)
+
+    def end(self) -> None:
+        """There are no more: the last one goes on to the end of the file."""
+        self._starts.append(self.file.size)
+        self.starts = np.frombuffer(self._starts, np.int64)
+        lines, self._lines = self._lines, array("q")
+        together = lines and lines[-1] - lines[0] == len(lines) - 1
+        self.lines = range(lines[0], lines[-1] + 1) if together else lines
+
+    def read(self, rows: np.ndarray) -> bytes:
+        """The records of `rows` [k] int64, one after the other, each with a line end."""
+        first, past = self.starts[rows], self.starts[rows + 1]
+        apart = (first[1:] < past[:-1]) | (first[1:] - past[:-1] > _GAP)
+        ends = [*(np.flatnonzero(apart) + 1).tolist(), len(rows)]
+        found, begin = [], 0
+        for end in ends:
+            base = int(first[begin])
+            data = self.file.read(base, int(past[end - 1]))
+            cuts = zip(
+                (first[begin:end] - base).tolist(), (past[begin:end] - base).tolist(), strict=True
+            )
+            found += [data[a:b] for a, b in cuts]
+            begin = end
+        # The last record of a file may lack its line end.
+        return b"".join(part if part[-1:] in (b"\n", b"\r") else part + b"\n" for part in found)
