@@ -4,16 +4,18 @@ import json
 import os
 import shutil
 import string
+import tracemalloc
 
 import numpy as np
 import pytest
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from jaxft.data import token_cache
+from jaxft.data import files, records, text, token_cache
 from jaxft.data.files import table
+from jaxft.data.loader import fill_text
+from jaxft.data.sources import open_source
 from jaxft.data.text import _chunks, find_text_columns, load_tokenizer, tokenize
-from jaxft.data.token_cache import make_tokens
 from jaxft.data.tokenizer import attempt
 
 TEXTS = [
@@ -153,9 +155,15 @@ def test_a_cached_file_is_mapped_and_equal(folder, tmp_path):
     again = run(folder, TEXTS, OTHERS, cache_dir=str(tmp_path / "new"))
     assert not made.cached and again.cached
     assert isinstance(again.ids, np.memmap)
-    for name in ("ids", "offsets", "second"):
+    kept = run(folder, TEXTS, OTHERS)
+    for name in ("ids", "offsets", "second", "fingerprint", "largest"):
         np.testing.assert_array_equal(getattr(made, name), getattr(again, name))
+        np.testing.assert_array_equal(getattr(made, name), getattr(kept, name))
+    assert made.ids.dtype == np.uint16 and kept.ids.dtype == np.int32
     assert len(list((tmp_path / "new").iterdir())) == 1  # and no temporary file
+    # Other programs can open it.
+    (file,) = (tmp_path / "new").iterdir()
+    assert np.load(file).tobytes().endswith(made.ids.tobytes())
 
 
 @pytest.mark.parametrize(
@@ -215,15 +223,16 @@ def large_cache(folder):
     ids = np.random.default_rng(0).integers(0, 9, 400_000).astype(np.int32)
     lengths = np.full(20, 20_000, np.int32)
     path = folder / f"{'0a' * 16}.npy"
-    token_cache.save(path, make_tokens(lengths, lengths, ids))
+    with token_cache.writing(path, len(lengths)) as writer:
+        writer.append(lengths, lengths, ids)
     return path, len(lengths)
 
 
 def test_a_start_reads_a_small_part_of_an_untouched_cache(tmp_path, monkeypatch):
     path, examples = large_cache(tmp_path)
     read = []
-    whole = token_cache._checksum
-    monkeypatch.setattr(token_cache, "_checksum", lambda parts: read.append(1) or whole(parts))
+    whole = token_cache.checksum
+    monkeypatch.setattr(token_cache, "checksum", lambda parts: read.append(1) or whole(parts))
     assert token_cache.load(path, examples) and not read
     shutil.copyfile(path, tmp_path / "copy")
     os.utime(tmp_path / "copy", (1e9, 1e9))  # not known to be untouched
@@ -266,6 +275,98 @@ def test_the_fingerprint_is_that_of_the_tokens(folder, tmp_path):
     assert made.fingerprint == read.fingerprint == run(folder, TEXTS, OTHERS).fingerprint
     assert made.fingerprint != other.fingerprint
     assert made.largest == read.largest == read.ids.max()
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Three examples a file."""
+    monkeypatch.setattr(token_cache, "SHARD", 3)
+
+
+def files_of(folder):
+    return {path.name: path.stat().st_ino for path in folder.iterdir()}
+
+
+def test_many_texts_are_many_files_that_read_as_one(folder, tmp_path, monkeypatch):
+    whole = run(folder, TEXTS, OTHERS)
+    monkeypatch.setattr(token_cache, "SHARD", 3)
+    kept, made, read = (
+        run(folder, TEXTS, OTHERS, cache_dir=c) for c in (None, *[str(tmp_path)] * 2)
+    )
+    assert len(files_of(tmp_path)) == 3 and read.cached and not made.cached
+    index = np.random.default_rng(0).permutation(len(whole.ids))
+    for tokens in (kept, made, read):
+        np.testing.assert_array_equal(tokens.ids[index], whole.ids[index])
+        np.testing.assert_array_equal(tokens.offsets, whole.offsets)
+        np.testing.assert_array_equal(tokens.second, whole.second)
+        assert (tokens.largest, len(tokens.ids)) == (whole.largest, len(whole.ids))
+        assert tokens.fingerprint == made.fingerprint != whole.fingerprint
+        slots = np.array([[6, 1, -1], [2, 5, 0]])
+        for name, array in fill_text(whole, slots, 100).items():
+            np.testing.assert_array_equal(fill_text(tokens, slots, 100)[name], array)
+    assert run(folder, [*TEXTS[:-1], "y"], OTHERS).fingerprint != made.fingerprint
+
+
+def test_what_is_added_and_what_is_damaged_is_tokenised_alone(folder, tmp_path, small_shards):
+    run(folder, TEXTS, cache_dir=str(tmp_path))
+    before = files_of(tmp_path)
+    longer = run(folder, [*TEXTS[:6], "new", "text"], cache_dir=str(tmp_path))
+    after = files_of(tmp_path)
+    assert len(before) == 3 and before.items() <= after.items() and len(after) == 4
+    expected = longer.ids[np.arange(len(longer.ids))]
+    assert not longer.cached
+    damaged = tmp_path / sorted(before)[0]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    run(folder, TEXTS, cache_dir=str(tmp_path))
+    again = run(folder, [*TEXTS[:6], "new", "text"], cache_dir=str(tmp_path))
+    assert again.cached and again.ids[np.arange(len(again.ids))].tolist() == expected.tolist()
+    changed = {name for name, node in files_of(tmp_path).items() if after[name] != node}
+    assert changed == {damaged.name}
+
+
+def test_a_kill_leaves_whole_files_and_no_part_of_one(folder, tmp_path, small_shards, monkeypatch):
+    class Killed(BaseException): ...
+
+    encoded = text._encoded
+
+    def killed_in_the_second(source, rows, *rest):
+        for chunk in encoded(source, rows, *rest):
+            yield chunk
+            if rows[0] == 3:
+                raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(text, "_encoded", killed_in_the_second)
+        with pytest.raises(Killed):
+            run(folder, TEXTS, cache_dir=str(tmp_path))
+    first = files_of(tmp_path)
+    assert len(first) == 1 and next(iter(first)).endswith(".npy")
+    run(folder, TEXTS, cache_dir=str(tmp_path))
+    assert len(files_of(tmp_path)) == 3 and first.items() <= files_of(tmp_path).items()
+
+
+def test_texts_are_never_all_in_memory(folder, tmp_path, monkeypatch):
+    """Nor the tokens: 20,000 texts of 75 characters each would be 2.5 MB, and their tokens 1.7 MB."""
+    count = 20_000
+    texts = [f"the cat sat on the mat {i:05}" + " the" * 12 for i in range(count)]
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "".join(f"{t},x\n" for t in texts))
+    del texts
+    monkeypatch.setattr(records, "KEPT", 0)
+    monkeypatch.setattr("jaxft.data.tokens._BLOCK", 1 << 12)
+    monkeypatch.setattr(files, "CHUNK", 64)
+    source = open_source(str(path))
+    tokenizer = load_tokenizer(folder)
+    tracemalloc.start()
+    try:
+        tokens = tokenize(
+            source, np.arange(count), ("text",), tokenizer, max_length=32, vocab_size=1000,
+            cache_dir=str(tmp_path / "cache"),
+        )  # fmt: skip
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(tokens.ids) > 20 * count and peak < 40 * count, peak / count
 
 
 def test_leftovers_of_killed_writers_are_removed_when_they_are_old(folder, tmp_path):

@@ -23,7 +23,7 @@ from jaxft.data.batching import (
 )
 from jaxft.data.images import Images
 from jaxft.data.targets import Batch, Targets
-from jaxft.data.token_cache import Tokens
+from jaxft.data.tokens import Tokens
 
 T = TypeVar("T")
 

@@ -1,6 +1,7 @@
-"""Text columns -> token ids, once: a flat array that is cached on disk and memory-mapped.
+"""Text columns -> token ids, once: flat arrays that are cached on disk and memory-mapped.
 
-Nothing here knows of batches; `Tokens.lengths` is what batching.py plans with.
+Texts are read, hashed and tokenised a few at a time; never are all of them in memory. Nothing here
+knows of batches; `Tokens.lengths` is what batching.py plans with.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import tokenizers
 from jaxft.data import token_cache
 from jaxft.data.files import IMAGE_SUFFIXES, Source
 from jaxft.data.labels import find_column
-from jaxft.data.token_cache import Tokens, make_tokens
 from jaxft.data.tokenizer import attempt, load_tokenizer
+from jaxft.data.tokens import Tokens, gathered, joined
 
 __all__ = ["Tokens", "find_text_columns", "load_tokenizer", "tokenize"]
 
@@ -81,28 +82,33 @@ def tokenize(
 
     max_length: longer examples are cut; of a pair, always the longer text (as in transformers).
     vocab_size: of the model; a token beyond it means that the tokenizer is another model's.
-    cache_dir: made if missing; None keeps nothing. The file's name is a hash of the texts
-      themselves, the tokenizer and max_length; a damaged file is made anew.
+    cache_dir: made if missing; None keeps the tokens in memory. The name of a file is a hash of the
+      texts themselves, the tokenizer and max_length; a damaged file is made anew.
 
     Sets the tokenizer's truncation. Raises ValueError for a row without text or without a token
     (naming it) and for tokens >= vocab_size.
     """
     set_truncation(tokenizer, max_length, pairs=len(columns) == 2)
-    texts = _texts(source, rows, columns)
-    path = Path(cache_dir) / f"{_key(texts, tokenizer)}.npy" if cache_dir else None
-    tokens = token_cache.load(path, len(rows)) if path else None
-    if tokens is None:
-        tokens = _encode_all(texts, tokenizer, source.name)
-        if path:
-            token_cache.save(path, tokens)
-            # The mapped file replaces the copy in memory.
-            tokens = replace(token_cache.load(path, len(rows)) or tokens, cached=False)
+
+    def part(rows: np.ndarray) -> Tokens:
+        encoded = functools.partial(_encoded, source, rows, columns, tokenizer, vocab_size)
+        if cache_dir is None:
+            return gathered(encoded())
+        path = Path(cache_dir) / f"{_key(source, rows, columns, tokenizer)}.npy"
+        if found := token_cache.load(path, len(rows)):
+            return found
+        with token_cache.writing(path, len(rows), vocab_size) as writer:
+            for chunk in encoded():
+                writer.append(*chunk)
+        return replace(token_cache.load(path, len(rows)) or gathered(encoded()), cached=False)
+
+    tokens = joined([part(shard) for shard in token_cache.shards(rows)])
     if (empty := np.flatnonzero(tokens.lengths == 0)).size:
         raise ValueError(
             f"{source.where(int(rows[empty[0]]))}: the tokenizer makes no token of its text, and it adds "
             f"none of its own; {len(empty)} such in all: leave them out"
         )
-    check_vocabulary(tokens, tokenizer, vocab_size)
+    check_vocabulary(tokens.largest, tokenizer, vocab_size)  # of what was made for another model
     return tokens
 
 
@@ -121,36 +127,35 @@ def set_truncation(
     attempt(lambda: tokenizer.enable_truncation(max_length), failure)
 
 
-def check_vocabulary(tokens: Tokens, tokenizer: tokenizers.Tokenizer, vocab_size: int) -> None:
-    """ValueError for tokens >= vocab_size, the model's."""
-    if tokens.largest >= vocab_size:
-        word = tokenizer.id_to_token(tokens.largest)
+def check_vocabulary(largest: int, tokenizer: tokenizers.Tokenizer, vocab_size: int) -> None:
+    """ValueError where the largest token is not below vocab_size, the model's."""
+    if largest >= vocab_size:
+        word = tokenizer.id_to_token(largest)
         raise ValueError(
-            f"the tokenizer gives token {tokens.largest} ({word!r}), but the "
+            f"the tokenizer gives token {largest} ({word!r}), but the "
             f"model's vocabulary has {vocab_size}: the tokenizer belongs to another model"
         )
 
 
-def _texts(source: Source, rows: np.ndarray, columns: Sequence[str]) -> list[list[str]]:
-    """One list of texts a column."""
-    return [_column(source, rows.tolist(), column) for column in columns]
+def _texts(source: Source, rows: np.ndarray, columns: Sequence[str]) -> Iterator[list[list[str]]]:
+    """Of some rows after the other one list of texts a column."""
+    for part, values in source.chunks(columns, rows):
+        yield [_column(source, part, *pair) for pair in zip(columns, values, strict=True)]
 
 
-def _column(source: Source, rows: list[int], column: str) -> list[str]:
-    values = source.column(column)
-    texts = [values[row] for row in rows]
+def _column(source: Source, rows: np.ndarray, column: str, values: Sequence[Any]) -> list[str]:
+    texts = list(values)
     for position, value in enumerate(texts):
         if type(value) is not str:
-            texts[position] = _text(value, f"{source.where(rows[position])}: column {column!r}")
-    for start in range(0, len(texts), CHUNK):
-        chunk = texts[start : start + CHUNK]
-        if lone_surrogate("".join(chunk)):
-            position = start + next(i for i, text in enumerate(chunk) if lone_surrogate(text))
-            raise ValueError(
-                f"{source.where(rows[position])}: column {column!r} holds "
-                f"{lone_surrogate(texts[position])!a}, half of a pair of surrogates, which is no "
-                "character; remove or replace it"
-            )
+            where = f"{source.where(int(rows[position]))}: column {column!r}"
+            texts[position] = _text(value, where)
+    if lone_surrogate("".join(texts)):
+        position = next(i for i, text in enumerate(texts) if lone_surrogate(text))
+        raise ValueError(
+            f"{source.where(int(rows[position]))}: column {column!r} holds "
+            f"{lone_surrogate(texts[position])!a}, half of a pair of surrogates, which is no "
+            "character; remove or replace it"
+        )
     return texts
 
 
@@ -175,34 +180,36 @@ def lone_surrogate(text: str) -> str:
     return ""
 
 
-def _key(texts: list[list[str]], tokenizer: tokenizers.Tokenizer) -> str:
-    """Of the texts themselves: 0.3 s for a million texts of 100 characters, so that no clue by
-    file times, which may be wrong, is needed in its place."""
-    digest = hashlib.blake2b(f"{token_cache.VERSION} {len(texts)} ".encode(), digest_size=16)
+def _key(
+    source: Source, rows: np.ndarray, columns: Sequence[str], tokenizer: tokenizers.Tokenizer
+) -> str:
+    """Of the texts themselves, so that no clue by file times, which may be wrong, is needed."""
+    digest = hashlib.blake2b(f"{token_cache.VERSION} {len(rows)} ".encode(), digest_size=16)
     digest.update(tokenizer.to_str().encode())  # holds max_length as well: truncation is set
-    for column in texts:
-        for start in range(0, len(column), CHUNK):
-            chunk = column[start : start + CHUNK]
+    for chunk in _texts(source, rows, columns):
+        for texts in chunk:
             # With the lengths, or "ab", "c" would equal "a", "bc".
-            digest.update(np.fromiter(map(len, chunk), np.int64, len(chunk)).data)
-            digest.update("".join(chunk).encode())
+            digest.update(np.fromiter(map(len, texts), np.int64, len(texts)).data)
+            digest.update("".join(texts).encode())
     return digest.hexdigest()
 
 
-def _encode_all(texts: list[list[str]], tokenizer: tokenizers.Tokenizer, name: str) -> Tokens:
-    nothing = np.zeros(0, np.int32)
-    lengths, second, ids = [nothing], [nothing], [nothing]
-    for chunk in _chunks(texts):
-        encodings = attempt(
-            functools.partial(tokenizer.encode_batch_fast, chunk),
-            f"the checkpoint's tokenizer fails on the texts of {name}",
-        )
-        own = [encoding.ids for encoding in encodings]
-        lengths.append(np.array([len(row) for row in own], np.int32))
-        ids.append(np.fromiter(itertools.chain.from_iterable(own), np.int32))
-        starts = [_second_start(encoding.type_ids) for encoding in encodings]
-        second.append(np.array(starts, np.int32))
-    return make_tokens(*(np.concatenate(parts) for parts in (lengths, second, ids)))
+def _encoded(
+    source: Source, rows: np.ndarray, columns: Sequence[str], tokenizer: tokenizers.Tokenizer,
+    vocab_size: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:  # fmt: skip
+    """(lengths, second, ids) of some rows after the other, int32."""
+    for texts in _texts(source, rows, columns):
+        for chunk in _chunks(texts):
+            encodings = attempt(
+                functools.partial(tokenizer.encode_batch_fast, chunk),
+                f"the checkpoint's tokenizer fails on the texts of {source.name}",
+            )
+            own = [encoding.ids for encoding in encodings]
+            ids = np.fromiter(itertools.chain.from_iterable(own), np.int32)
+            check_vocabulary(int(ids.max(initial=-1)), tokenizer, vocab_size)
+            second = [_second_start(encoding.type_ids) for encoding in encodings]
+            yield np.array(list(map(len, own)), np.int32), np.array(second, np.int32), ids
 
 
 def _chunks(texts: list[list[str]]) -> Iterator[list[Any]]:

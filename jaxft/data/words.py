@@ -21,11 +21,12 @@ from jaxft.data import token_cache
 from jaxft.data.files import Source
 from jaxft.data.labels import find_column
 from jaxft.data.text import check_vocabulary, lone_surrogate, set_truncation
-from jaxft.data.token_cache import Tokens, make_tokens
 from jaxft.data.tokenizer import attempt
+from jaxft.data.tokens import Tokens, gathered, joined
 
 WORD_COLUMNS = ("tokens", "words", "text", "sentence")
-CHUNK = 1024  # sentences given to the tokenizer at a time
+# Of some sentences [k]: lengths [k], ids [tokens], the words that the tokens begin [tokens], int32.
+Encoded = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def find_words_column(source: Source, given: Sequence[str] = ()) -> tuple[str]:
@@ -72,24 +73,15 @@ def tokenize_words(
     """
     set_truncation(tokenizer, max_length)
     _separate(tokenizer)
-    values = source.column(column)
-    sentences = [words_of(values[row]) for row in rows.tolist()]
-    key = _key(sentences, tokenizer)
-    # Two files of one layout: the ids, and in place of each the word that it begins.
-    paths = [Path(cache_dir) / f"{name}.npy" for name in (key, _reverse(key))] if cache_dir else []
-    found = [token_cache.load(path, len(rows)) for path in paths]
-    if not found or None in found:
-        found = list(_encode_all(sentences, tokenizer, source.name))
-        for path, part in zip(paths, found, strict=False):
-            assert part is not None
-            token_cache.save(path, part)
-    ids, words = found
-    assert ids is not None and words is not None
-    check_vocabulary(ids, tokenizer, vocab_size)
-    return dataclasses.replace(
-        ids, words=words.ids, fingerprint=ids.fingerprint + words.fingerprint,
-        cut=_cut(sentences, words, max_length),
-    )  # fmt: skip
+
+    def part(rows: np.ndarray) -> Tokens:
+        ids, words = _shard(source, rows, column, tokenizer, vocab_size, cache_dir)
+        return dataclasses.replace(
+            ids, words=words.ids, fingerprint=ids.fingerprint + words.fingerprint,
+            cut=_cut(source, rows, column, words, max_length),
+        )  # fmt: skip
+
+    return joined([part(shard) for shard in token_cache.shards(rows)])
 
 
 def _separate(tokenizer: tokenizers.Tokenizer) -> None:
@@ -102,23 +94,55 @@ def _separate(tokenizer: tokenizers.Tokenizer) -> None:
         )
 
 
-def _encode_all(
-    sentences: list[list[str]], tokenizer: tokenizers.Tokenizer, name: str
-) -> tuple[Tokens, Tokens]:
+def _shard(
+    source: Source, rows: np.ndarray, column: str, tokenizer: tokenizers.Tokenizer,
+    vocab_size: int, cache_dir: str | None,
+) -> tuple[Tokens, Tokens]:  # fmt: skip
     """The tokens, and the same with the numbers of words for ids."""
-    lengths, ids, words = ([np.zeros(0, np.int32)] for _ in range(3))
-    for chunk in _chunks(sentences):
+    encoded = functools.partial(_encoded, source, rows, column, tokenizer, vocab_size)
+    if cache_dir is None:
+        return _gathered(encoded())
+    key = _key(source, rows, column, tokenizer)
+    # Two files of one layout: the ids, and in place of each the word that it begins.
+    paths = [Path(cache_dir) / f"{name}.npy" for name in (key, _reverse(key))]
+    found = [token_cache.load(path, len(rows)) for path in paths]
+    if (ids := found[0]) and (words := found[1]):
+        check_vocabulary(ids.largest, tokenizer, vocab_size)  # of what was made for another model
+        return ids, words
+    with (
+        token_cache.writing(paths[0], len(rows), vocab_size) as to_ids,
+        token_cache.writing(paths[1], len(rows)) as to_words,
+    ):
+        for lengths, own, begun in encoded():
+            # One text: the second of a pair, which has another token type, never begins.
+            to_ids.append(lengths, lengths, own)
+            to_words.append(lengths, lengths, begun)
+    found = [token_cache.load(path, len(rows)) for path in paths]
+    if (ids := found[0]) and (words := found[1]):
+        return dataclasses.replace(ids, cached=False), words
+    return _gathered(encoded())
+
+
+def _gathered(parts: Iterator[Encoded]) -> tuple[Tokens, Tokens]:
+    every = list(parts)
+    ids = gathered((lengths, lengths, own) for lengths, own, _ in every)
+    return ids, gathered((lengths, lengths, begun) for lengths, _, begun in every)
+
+
+def _encoded(
+    source: Source, rows: np.ndarray, column: str, tokenizer: tokenizers.Tokenizer, vocab_size: int
+) -> Iterator[Encoded]:
+    """Of some rows after the other."""
+    for sentences in _sentences(source, rows, column):
         # (The `fast` variant forgets which word a token is of.)
         encodings = attempt(
-            functools.partial(tokenizer.encode_batch, chunk, is_pretokenized=True),
-            f"the checkpoint's tokenizer fails on the words of {name}",
+            functools.partial(tokenizer.encode_batch, sentences, is_pretokenized=True),
+            f"the checkpoint's tokenizer fails on the words of {source.name}",
         )
-        lengths.append(np.array([len(encoding.ids) for encoding in encodings], np.int32))
-        ids += [np.array(encoding.ids, np.int32) for encoding in encodings]
-        words += [_begun(encoding.word_ids) for encoding in encodings]
-    sizes = np.concatenate(lengths)
-    # One text: the second of a pair, which has another token type, never begins.
-    return tuple(make_tokens(sizes, sizes, np.concatenate(part)) for part in (ids, words))  # type: ignore[return-value]
+        lengths = np.array([len(encoding.ids) for encoding in encodings], np.int32)
+        ids = np.concatenate([np.array(encoding.ids, np.int32) for encoding in encodings])
+        check_vocabulary(int(ids.max(initial=-1)), tokenizer, vocab_size)
+        yield lengths, ids, np.concatenate([_begun(encoding.word_ids) for encoding in encodings])
 
 
 def _begun(word_ids: Sequence[int | None]) -> np.ndarray:
@@ -128,31 +152,33 @@ def _begun(word_ids: Sequence[int | None]) -> np.ndarray:
     return np.where(again, -1, numbers).astype(np.int32)
 
 
-def _cut(sentences: list[list[str]], words: Tokens, max_length: int) -> int:
+def _cut(source: Source, rows: np.ndarray, column: str, words: Tokens, max_length: int) -> int:
     """Words after the last one that has a token, in all sentences that reach the limit."""
     # (A tokenizer may have nothing for a word, so a missing one was not always cut.)
+    assert isinstance(words.ids, np.ndarray)
+    full = np.flatnonzero(words.lengths == max_length)
+    counts = (len(own) for chunk in _sentences(source, rows[full], column) for own in chunk)
     lost = 0
-    for j in np.flatnonzero(words.lengths == max_length).tolist():
+    for j, count in zip(full.tolist(), counts, strict=True):
         own = words.ids[words.offsets[j] : words.offsets[j + 1]]
-        lost += len(sentences[j]) - 1 - int(own.max(initial=-1))
+        lost += count - 1 - int(own.max(initial=-1))
     return lost
 
 
-def _key(sentences: list[list[str]], tokenizer: tokenizers.Tokenizer) -> str:
-    digest = hashlib.blake2b(
-        f"words {token_cache.VERSION} {len(sentences)} ".encode(), digest_size=16
-    )
+def _sentences(source: Source, rows: np.ndarray, column: str) -> Iterator[list[list[str]]]:
+    """The words of some rows after the other."""
+    for _, (values,) in source.chunks((column,), rows):
+        yield [words_of(value) for value in values]
+
+
+def _key(source: Source, rows: np.ndarray, column: str, tokenizer: tokenizers.Tokenizer) -> str:
+    digest = hashlib.blake2b(f"words {token_cache.VERSION} {len(rows)} ".encode(), digest_size=16)
     digest.update(tokenizer.to_str().encode())  # holds max_length as well: truncation is set
-    for chunk in _chunks(sentences):
-        digest.update(json.dumps(chunk).encode())
+    for sentences in _sentences(source, rows, column):
+        digest.update(json.dumps(sentences).encode())
     return digest.hexdigest()
 
 
 def _reverse(key: str) -> str:
     """A name for what belongs to a key, of the form that the cache's files have."""
     return key[::-1]
-
-
-def _chunks(sentences: list[list[str]]) -> Iterator[list[list[str]]]:
-    for start in range(0, len(sentences), CHUNK):
-        yield sentences[start : start + CHUNK]
