@@ -19,13 +19,13 @@ from typing import Any
 
 import jax
 
-from jaxft.run.build import Run, build
-from jaxft.run.directory import RunDirectory
-from jaxft.run.loop import run_loop
-from jaxft.run.prepared import prepare
-from jaxft.run.session import Memory, Session
-from jaxft.run.steps import devices
-from jaxft.run.timing import Stopwatch
+from jaxft.experiment.build import Run, build
+from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.loop import run_loop
+from jaxft.experiment.prepared import prepare
+from jaxft.experiment.session import Memory, Session
+from jaxft.experiment.steps import devices
+from jaxft.experiment.timing import Stopwatch
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 from jaxft.training.checkpoint import Checkpoints

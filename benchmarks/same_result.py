@@ -48,11 +48,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 from transformers.utils import logging
 
 from jaxft import train as jaxft_train
+from jaxft.experiment.build import build
+from jaxft.experiment.prepared import prepare
+from jaxft.experiment.steps import devices
 from jaxft.models import hf
 from jaxft.optim import merge
-from jaxft.run.build import build
-from jaxft.run.prepared import prepare
-from jaxft.run.steps import devices
 from jaxft.terminal import config_file
 
 CONFIG = Path(__file__).parent.parent / "configs" / "text_classification.py"

@@ -26,13 +26,13 @@ from jaxft.config_check import validate
 from jaxft.data import files
 from jaxft.data.targets import Unlabelled
 from jaxft.data.words import words_fault, words_of
-from jaxft.run import processes
-from jaxft.run.directory import RunDirectory
-from jaxft.run.inference import Inference, load_inference
-from jaxft.run.lifecycle import carry_out
-from jaxft.run.measure import measure
-from jaxft.run.split import Split, unlabelled_rows
-from jaxft.run.timing import Stopwatch
+from jaxft.experiment import processes
+from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.inference import Inference, load_inference
+from jaxft.experiment.lifecycle import carry_out
+from jaxft.experiment.measure import measure
+from jaxft.experiment.split import Split, unlabelled_rows
+from jaxft.experiment.timing import Stopwatch
 from jaxft.tasks.contract import Predicted
 from jaxft.terminal import config_file
 
@@ -191,7 +191,7 @@ def evaluate(
       label: label column; '' likewise.
 
     Returns:
-      What `--output` writes: see `jaxft.run.evaluation.Evaluation`.
+      What `--output` writes: see `jaxft.experiment.evaluation.Evaluation`.
 
     Raises:
       ValueError: what the command would say in one line.

@@ -23,8 +23,8 @@ from rich.text import Text
 from jaxft.analysis import comparison
 from jaxft.analysis.record import read_record
 from jaxft.config import flatten, to_json
-from jaxft.run.directory import RunDirectory
-from jaxft.run.output import Output, check_output
+from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.output import Output, check_output
 from jaxft.tasks.table import TASKS
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse

@@ -14,9 +14,9 @@ if __name__ == "__main__":  # before jax is imported, which Ctrl-C may interrupt
 import sys
 from collections.abc import Sequence
 
-from jaxft.run.prepared import findings, prepare
-from jaxft.run.table import parameter_rows
-from jaxft.run.weights import what_counts
+from jaxft.experiment.prepared import findings, prepare
+from jaxft.experiment.table import parameter_rows
+from jaxft.experiment.weights import what_counts
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 from jaxft.terminal.tables import show_parameters

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxft import api
-from jaxft.run.inference import column_names, load_inference
-from jaxft.run.measure import measure
-from jaxft.run.output import Output, check_output
+from jaxft.experiment.inference import column_names, load_inference
+from jaxft.experiment.measure import measure
+from jaxft.experiment.output import Output, check_output
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 from jaxft.terminal.tables import show_metrics

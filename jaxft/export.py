@@ -15,11 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxft.experiment import finish
+from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.saved import open_saved, read_step
+from jaxft.experiment.weights import best_weights
 from jaxft.models import hf
-from jaxft.run import finish
-from jaxft.run.directory import RunDirectory
-from jaxft.run.saved import open_saved, read_step
-from jaxft.run.weights import best_weights
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 from jaxft.training.reader import CheckpointReader

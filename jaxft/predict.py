@@ -27,10 +27,10 @@ import numpy as np
 from jaxft.config import nearest
 from jaxft.data.checks import check_inputs
 from jaxft.data.sources import Source, open_source
-from jaxft.run.inference import Inference, column_names, load_inference
-from jaxft.run.labelled import FORMATS, is_labelled, settle, write_labelled
-from jaxft.run.output import Output, check_output
-from jaxft.run.split import Split, unlabelled_rows
+from jaxft.experiment.inference import Inference, column_names, load_inference
+from jaxft.experiment.labelled import FORMATS, is_labelled, settle, write_labelled
+from jaxft.experiment.output import Output, check_output
+from jaxft.experiment.split import Split, unlabelled_rows
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 

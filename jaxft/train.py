@@ -18,11 +18,11 @@ from contextlib import ExitStack
 
 from jaxft import api
 from jaxft.config import to_json
-from jaxft.run import processes
-from jaxft.run.directory import RunDirectory
-from jaxft.run.lifecycle import carry_out
-from jaxft.run.signals import leave
-from jaxft.run.timing import Stopwatch
+from jaxft.experiment import processes
+from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.lifecycle import carry_out
+from jaxft.experiment.signals import leave
+from jaxft.experiment.timing import Stopwatch
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 

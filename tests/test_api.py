@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 import jaxft
 from jaxft import api, config
-from jaxft.run.directory import RunDirectory
+from jaxft.experiment.directory import RunDirectory
 from jaxft.training.logs import Logs
 
 

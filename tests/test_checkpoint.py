@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.experimental import multihost_utils
 
-from jaxft.run.session import Memory
+from jaxft.experiment.session import Memory
 from jaxft.training import digests
 from jaxft.training.checkpoint import Checkpoints, check_resume_step
 from jaxft.training.logs import Logs

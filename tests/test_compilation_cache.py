@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from jaxft.run import compilation
+from jaxft.experiment import compilation
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from jaxft import config as config_lib
 from jaxft.config_check import validate
 from jaxft.config_fields import BY_NAME, FIELDS
 from jaxft.config_names import _CALLED, meant
-from jaxft.run import cores
+from jaxft.experiment import cores
 from jaxft.terminal import config_file
 from jaxft.terminal.errors import exit_status, run_command
 from jaxft.terminal.flags import Flag, field_lines, parse

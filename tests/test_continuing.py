@@ -15,10 +15,10 @@ from safetensors.numpy import load_file
 from jaxft import evaluate, train
 from jaxft.analysis import report
 from jaxft.config import default_config, unflatten
-from jaxft.run import finish, loop, provenance
-from jaxft.run.continuing import accepted
-from jaxft.run.session import Memory, judge
-from jaxft.run.signals import saved_first
+from jaxft.experiment import finish, loop, provenance
+from jaxft.experiment.continuing import accepted
+from jaxft.experiment.session import Memory, judge
+from jaxft.experiment.signals import saved_first
 from tests import tiny
 from tests.test_train import Crash, rows
 

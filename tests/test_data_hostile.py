@@ -15,8 +15,8 @@ from PIL import Image
 
 from jaxft.config import default_config, from_json, to_json
 from jaxft.data.sources import open_source
-from jaxft.run.data import open_splits
-from jaxft.run.split import hold_out, labelled_split
+from jaxft.experiment.data import open_splits
+from jaxft.experiment.split import hold_out, labelled_split
 from jaxft.tasks.contract import Reading
 from jaxft.tasks.table import TASKS
 

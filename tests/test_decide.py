@@ -7,9 +7,9 @@ import json
 import pytest
 
 from jaxft.config import default_config
+from jaxft.experiment.decide import decide
+from jaxft.experiment.length import Length
 from jaxft.models import load_architecture
-from jaxft.run.decide import decide
-from jaxft.run.length import Length
 
 LENGTH = Length(steps=100, epoch=10)
 SIZES = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 16}

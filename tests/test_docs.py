@@ -16,10 +16,10 @@ from jaxft.config_fields import BY_NAME
 from jaxft.data.images import IMAGE_COLUMNS
 from jaxft.data.labels import LABEL_COLUMNS
 from jaxft.data.text import PAIR_COLUMNS, TEXT_COLUMNS
+from jaxft.experiment.decide import decide
+from jaxft.experiment.length import Length
+from jaxft.experiment.optimizer import OptimizerOf, numbers
 from jaxft.models import load_architecture
-from jaxft.run.decide import decide
-from jaxft.run.length import Length
-from jaxft.run.optimizer import OptimizerOf, numbers
 from jaxft.terminal import config_file
 from jaxft.terminal.console import COMMANDS
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from jaxft import evaluate
-from jaxft.run.inference import Inference
+from jaxft.experiment.inference import Inference
 from jaxft.terminal.errors import run_command
 
 

@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
-from jaxft.run import lock
-from jaxft.run.directory import RunDirectory
+from jaxft.experiment import lock
+from jaxft.experiment.directory import RunDirectory
 from jaxft.terminal.errors import describe, exit_status
 
 

@@ -20,8 +20,8 @@ import pyarrow.parquet
 import pytest
 
 from jaxft import predict
-from jaxft.run import output as output_lib
-from jaxft.run.inference import Inference
+from jaxft.experiment import output as output_lib
+from jaxft.experiment.inference import Inference
 from jaxft.terminal.errors import run_command
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")

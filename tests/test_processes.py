@@ -20,7 +20,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxft import export
-from jaxft.run import processes
+from jaxft.experiment import processes
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -393,9 +393,9 @@ def test_one_process_agrees_with_itself():
 
 BUILD = """
 import sys
-from jaxft.run.build import build
-from jaxft.run.prepared import prepare
-from jaxft.run.steps import devices
+from jaxft.experiment.build import build
+from jaxft.experiment.prepared import prepare
+from jaxft.experiment.steps import devices
 from jaxft.terminal.flags import parse
 
 _, config = parse(["build", *sys.argv[1:]], (), with_config=True)

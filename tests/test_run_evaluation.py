@@ -9,8 +9,8 @@ import pytest
 
 from jaxft.data.files import table
 from jaxft.data.labels import Labels
-from jaxft.run.evaluation import Predictions, evaluate
-from jaxft.run.split import Split
+from jaxft.experiment.evaluation import Predictions, evaluate
+from jaxft.experiment.split import Split
 from jaxft.tasks.classification import Classification
 
 TEXT = Classification("text")
@@ -58,7 +58,7 @@ def test_an_evaluation_has_logits_metrics_and_confusion_in_the_order_of_the_rows
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_threads_that_prepare_batches_are_those_asked_for(monkeypatch, threads):
-    from jaxft.run import evaluation
+    from jaxft.experiment import evaluation
 
     asked = []
 

@@ -12,11 +12,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxft import export, optim, train
-from jaxft.run.build import build
-from jaxft.run.optimizer import OptimizerOf
-from jaxft.run.prepared import prepare
-from jaxft.run.stages import split_for
-from jaxft.run.steps import devices
+from jaxft.experiment.build import build
+from jaxft.experiment.optimizer import OptimizerOf
+from jaxft.experiment.prepared import prepare
+from jaxft.experiment.stages import split_for
+from jaxft.experiment.steps import devices
 from jaxft.tasks import classification
 from jaxft.terminal import config_file
 from jaxft.training.step import train_step

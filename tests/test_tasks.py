@@ -6,7 +6,7 @@ import pytest
 
 from jaxft.config import unflatten
 from jaxft.config_fields import BY_NAME
-from jaxft.run.session import Memory, judge
+from jaxft.experiment.session import Memory, judge
 from jaxft.tasks.names import METRICS, minimised
 from jaxft.tasks.table import TASKS
 

@@ -11,14 +11,14 @@ import pytest
 
 from jaxft import train
 from jaxft.config import override
+from jaxft.experiment.build import begin, own_copy, read_params, share
+from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.loop import run_loop
+from jaxft.experiment.prepared import prepare
+from jaxft.experiment.session import Memory, opened
+from jaxft.experiment.steps import devices, structure
+from jaxft.experiment.timing import Stopwatch
 from jaxft.optim import by_path, merge
-from jaxft.run.build import begin, own_copy, read_params, share
-from jaxft.run.directory import RunDirectory
-from jaxft.run.loop import run_loop
-from jaxft.run.prepared import prepare
-from jaxft.run.session import Memory, opened
-from jaxft.run.steps import devices, structure
-from jaxft.run.timing import Stopwatch
 from jaxft.terminal import config_file
 from jaxft.training.checkpoint import Checkpoints
 from tests import tiny

@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxft import describe, evaluate, export, optim, train
+from jaxft.experiment.weights import weights_of
 from jaxft.models import flatten
-from jaxft.run.weights import weights_of
 from tests import tiny
 from tests.test_stages import built, host, stepped
 from tests.test_train import arguments, assert_same_weights, killed_at, weights

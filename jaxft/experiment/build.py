@@ -1,0 +1,163 @@
+"""From what is known to everything the loop uses: parameters, optimizer, batches, steps.
+
+`build` does all of it for one run. Trials over the same data and model `share` what they have in
+common and `begin` one by one, the later ones with the programs of the first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxft.experiment.data import Batches, Encoder, make_encoder
+from jaxft.experiment.evaluation import Predictions
+from jaxft.experiment.prepared import Prepared
+from jaxft.experiment.stages import Stages
+from jaxft.experiment.steps import evaluation_step, make_stages, slicing, structure
+from jaxft.models import ReadReport, hf
+from jaxft.optim import path_map
+from jaxft.training.parallel import Parallel, Programs
+from jaxft.training.step import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What all trials over the same data and model use. Of the weights, only which are not stored."""
+
+    parallel: Parallel
+    encoder: Encoder
+    eval_batches: Batches
+    test_batches: Batches | None
+    eval_rows: Predictions
+    eval_step: Programs
+    initialised: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything the loop uses. All of it is a pure function of the config and its sources."""
+
+    prepared: Prepared
+    shared: Shared
+    train_batches: Batches
+    stages: Stages
+    eval_every: int
+
+    @property
+    def parallel(self) -> Parallel:
+        return self.shared.parallel
+
+    @property
+    def initialised(self) -> tuple[str, ...]:
+        """Paths of what is not from the source checkpoint."""
+        return self.shared.initialised
+
+    def steps_done(self, state: TrainState) -> int:
+        """Optimizer updates that led to `state`."""
+        return int(self.parallel.unreplicate(state.step))
+
+
+def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple[Run, TrainState]:
+    """Read the parameters, make the optimizer, plan the batches, wrap the steps (not yet compiled).
+
+    The first state is apart from the run: the loop donates it, so nothing else may hold it.
+
+    Raises:
+      ValueError: nothing would train, or an input cannot be read.
+    """
+    check_trains(prepared)
+    params, report = read_params(prepared, parallel)
+    return begin(prepared, share(prepared, parallel, report, cache=cache), params)
+
+
+def share(
+    prepared: Prepared, parallel: Parallel, report: ReadReport, *, cache: str | None
+) -> Shared:
+    """Everything but what is a trial's own.
+
+    Args:
+      report: of `read_params`.
+      cache: directory of tokenised text; None: not kept.
+    """
+    config, splits = prepared.config, prepared.splits
+    encoder = make_encoder(
+        config,
+        prepared.task.inputs,
+        prepared.directory,
+        prepared.architecture.limits,
+        splits,
+        cache,
+    )
+    cut = slicing(parallel)
+    return Shared(
+        parallel=parallel,
+        encoder=encoder,
+        eval_batches=encoder.evaluation(splits.eval, config, cut),
+        # Planned now, so that a mistake in the test data is found before the training and not after.
+        test_batches=None if splits.test is None else encoder.evaluation(splits.test, config, cut),
+        eval_rows=Predictions(prepared.task, splits.eval, encoder),
+        eval_step=evaluation_step(prepared, parallel),
+        initialised=report.initialised,
+        dropped=report.dropped,
+    )
+
+
+def begin(
+    prepared: Prepared, shared: Shared, params: Any, like: Run | None = None
+) -> tuple[Run, TrainState]:
+    """A run and its first state.
+
+    Args:
+      params: the whole tree that it begins with, placed; the state takes it over, so of weights that
+        several trials begin with give each one `own_copy`.
+      like: another run over the same `shared`: its programs are used where they serve.
+    """
+    check_trains(prepared)
+    config, parallel = prepared.config, shared.parallel
+    cut = slicing(parallel, config.train.accumulate)
+    batches = shared.encoder.training(prepared.splits.train, config, prepared.length.steps, cut)
+    programs = None
+    if like is not None and structure(like.prepared) == structure(prepared):
+        programs = like.stages.programs
+    stages = make_stages(prepared, parallel, shared.initialised, programs)
+    state = stages[0].begin(params, prepared.inputs(), parallel)
+    every = max(1, prepared.length.of(config, "eval.every"))
+    return Run(prepared, shared, batches, Stages(stages, parallel), every), state
+
+
+def check_trains(prepared: Prepared) -> None:
+    """Raises ValueError where every parameter is frozen."""
+    c = prepared.config.optim
+    if not prepared.decisions.totals["trainable"]:
+        raise ValueError(
+            f"nothing to train: config.optim.frozen={c.frozen!r} and freeze_below={c.freeze_below} "
+            "freeze every parameter, the head too"
+        )
+
+
+def read_params(prepared: Prepared, parallel: Parallel) -> tuple[Any, ReadReport]:
+    """The model's tree as the run begins with it, placed, and what was not in the source."""
+    config, architecture = prepared.config, prepared.architecture
+    return hf.read_params(
+        prepared.directory,
+        architecture,
+        key=_head_key(prepared),
+        shardings=parallel.param_shardings(architecture.whole, architecture.tensor_rules),
+        scratch=config.model.scratch,
+    )
+
+
+def own_copy(prepared: Prepared, shared: Shared, params: Any) -> Any:
+    """A copy of shared weights for one trial; what no checkpoint holds is drawn by the trial's seed."""
+    architecture, parallel = prepared.architecture, shared.parallel
+    places = parallel.param_shardings(architecture.whole, architecture.tensor_rules)
+    drawn = hf.initialise(architecture, shared.initialised, _head_key(prepared), places)
+    return path_map(lambda path, x: drawn[path] if path in drawn else jnp.copy(x), params)
+
+
+def _head_key(prepared: Prepared) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(prepared.config.train.seed), 1)

@@ -1,0 +1,255 @@
+"""From a config to batches: opens the sources, settles the targets, plans every batch of the run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxft.config import ConfigDict, default_config, flatten
+from jaxft.data.batching import plan_evaluation, plan_training
+from jaxft.data.images import Augment, Images, Preprocess
+from jaxft.data.loader import ImageBatches, TextBatches
+from jaxft.data.sources import open_source
+from jaxft.data.subsets import few_per_class
+from jaxft.data.targets import Targets
+from jaxft.data.text import load_tokenizer, tokenize
+from jaxft.data.words import tokenize_words
+from jaxft.experiment.split import Split, find_input_columns, hold_out, labelled_split
+from jaxft.models import ImageLimits, TextLimits
+from jaxft.tasks.contract import Reading, Task
+
+Batches = TextBatches | ImageBatches
+_ADVICE = " by config.data.on_bad_row='drop'"
+_AUGMENT = {
+    "none": None,
+    "flip": Augment(flip=True),
+    "crop_flip": Augment(crop_scale=(0.35, 1.0), flip=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """The rows of a run and what was decided about them.
+
+    Attributes:
+      train, eval, test: the rows; there may be no test rows.
+      names: of the model's outputs, by number; () where they are numbers.
+      columns: input column names.
+      notes: what was decided rather than given, one line each, for the terminal.
+    """
+
+    train: Split
+    eval: Split
+    test: Split | None
+    names: tuple[str, ...]
+    columns: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Slicing:
+    """How batches are cut: over devices, microbatches and processes."""
+
+    shards: int = 1
+    accumulate: int = 1
+    process_index: int = 0
+    process_count: int = 1
+
+
+def open_splits(config: ConfigDict, task: Task[Any], checkpoint_names: Sequence[str]) -> Splits:
+    """Open `config.data`'s sources, check every row of them, settle columns, labels and held-out share.
+
+    Args:
+      config: the run's.
+      task: what is learned.
+      checkpoint_names: label names of the checkpoint's own head; when the data has the same set,
+        their order is kept, and so the head stays useful.
+
+    Raises:
+      ValueError: a file, column, target or input of any split is not usable; one line.
+    """
+    _check_unused(config, task)
+    c = config.data
+    if not c.train:
+        raise ValueError("config.data.train is empty: give a file, a folder or a data set name")
+    source = open_source(c.train, data_dir=c.dir or None, delimiter=c.delimiter)
+    label = task.find_column(source, c.label)
+    columns = find_input_columns(task.inputs, source, c.text, label)
+    if label in columns:
+        raise ValueError(
+            f"{source.name}: column {label!r} is the input and the label; name the one by "
+            "config.data.text, the other by config.data.label"
+        )
+    reading = Reading(
+        order=checkpoint_names, classes=c.classes, drop=c.on_bad_row == "drop", advice=_ADVICE
+    )
+    train, found = labelled_split(task, source, label, columns, reading)
+    notes = [*source.notes, f"input {', '.join(columns)}; label {label}", *found]
+    names = train.targets.names
+    reading = dataclasses.replace(reading, names=names)
+
+    def other(field: str, spec: str) -> Split:
+        with _naming(f"config.{field}"):
+            there = open_source(spec, data_dir=c.dir or None, delimiter=c.delimiter)
+            # The column of the training data, so that both are read alike, else a usual name.
+            column = label if label in there.columns else task.find_column(there, c.label)
+            split, found = labelled_split(task, there, column, columns, reading)
+        notes.extend((*there.notes, *found))
+        if column != label:
+            notes.append(f"{field}: label {column}")
+        return split
+
+    if c.eval:
+        held_out = other("data.eval", c.eval)
+    else:
+        rows, (train, held_out) = len(train.targets), hold_out(train, c)
+        notes.append(_said_of_holdout(rows, held_out.targets))
+    test = other("data.test", c.test) if c.test else None
+    if c.examples_per_class is not None:
+        few = few_per_class(train.targets.strata(), c.examples_per_class, c.split_seed)
+        train = train.take(few)
+    return Splits(train, held_out, test, names, tuple(columns), tuple(notes))
+
+
+def _said_of_holdout(rows: int, held: Targets) -> str:
+    return (
+        f"no data.eval given: {len(held)} of {rows} training rows ({len(held) / rows:.1%}, "
+        f"{held.said_of_strata()}) are held out for evaluation"
+    )
+
+
+def _check_unused(config: ConfigDict, task: Task[Any]) -> None:
+    """ValueError for a field that is set and has no meaning for the task: it would change nothing."""
+    given, defaults = flatten(config), flatten(default_config())
+    for field in task.unused:
+        if given[field] != defaults[field]:
+            raise ValueError(
+                f"config.{field}={given[field]!r} has no meaning for config.task={config.task!r}; "
+                f"leave it at {defaults[field]!r}"
+            )
+
+
+@contextlib.contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """Says of a mistake in the block in which of several sources it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Turns splits into batches by what the checkpoint's inputs are.
+
+    Attributes:
+      inputs: of the task: 'text', 'words' or 'image'.
+      directory: the checkpoint's, for tokenizer or preprocessor files.
+      limits: which inputs the model can take.
+      columns: input columns.
+      max_length: longest text in tokens.
+      cache: directory of tokenised text; None: not kept.
+    """
+
+    inputs: str
+    directory: str
+    limits: TextLimits | ImageLimits
+    columns: tuple[str, ...]
+    max_length: int
+    cache: str | None
+
+    def tokens(self, split: Split) -> Any:
+        """Token ids of a split of texts or words."""
+        assert isinstance(self.limits, TextLimits)
+        source, rows, tokenizer = split.source, split.targets.rows, load_tokenizer(self.directory)
+        if self.inputs == "words":
+            return tokenize_words(
+                source, rows, self.columns[0], tokenizer, max_length=self.max_length,
+                vocab_size=self.limits.vocabulary, cache_dir=self.cache,
+            )  # fmt: skip
+        return tokenize(
+            source, rows, self.columns, tokenizer, max_length=self.max_length,
+            vocab_size=self.limits.vocabulary, cache_dir=self.cache,
+        )  # fmt: skip
+
+    def images(self, split: Split, augment: Augment | None, seed: int) -> Images:
+        """Decoded images of an image split."""
+        limits = self.limits
+        assert isinstance(limits, ImageLimits)
+        preprocess = Preprocess.from_checkpoint(
+            self.directory, image_size=(limits.height, limits.width), channels=limits.channels
+        )
+        return Images(
+            split.source,
+            split.targets.rows,
+            self.columns[0],
+            preprocess,
+            augment=augment,
+            seed=seed,
+        )
+
+    def training(self, split: Split, config: ConfigDict, steps: int, cut: Slicing) -> Batches:
+        """`steps` batches of an endless shuffled stream; batch i depends on i alone."""
+        c = config.train
+        here = {"process_index": cut.process_index, "process_count": cut.process_count}
+        if self.inputs == "image":
+            images = self.images(split, _AUGMENT[config.data.augment], c.seed)
+            return ImageBatches(
+                images, split.targets, batch_size=c.batch_size, steps=steps, seed=c.seed,
+                shards=cut.shards, row_multiple=cut.accumulate, **here,
+            )  # fmt: skip
+        tokens = self.tokens(split)
+        plan = plan_training(
+            tokens.lengths, batch_size=c.batch_size, steps=steps, seed=c.seed, shards=cut.shards,
+            row_multiple=cut.accumulate, pack=config.data.pack, max_shapes=config.data.max_shapes,
+        )  # fmt: skip
+        return TextBatches(tokens, split.targets, plan, **here)
+
+    def evaluation(self, split: Split, config: ConfigDict, cut: Slicing) -> Batches:
+        """Every example once."""
+        size = config.eval.batch_size
+        here = {"process_index": cut.process_index, "process_count": cut.process_count}
+        if self.inputs == "image":
+            images = self.images(split, None, 0)
+            return ImageBatches(
+                images,
+                split.targets,
+                batch_size=size,
+                steps=None,
+                seed=0,
+                shards=cut.shards,
+                **here,
+            )
+        tokens = self.tokens(split)
+        plan = plan_evaluation(
+            tokens.lengths, batch_size=size, shards=cut.shards, pack=config.data.pack
+        )
+        return TextBatches(tokens, split.targets, plan, **here)
+
+
+def make_encoder(
+    config: ConfigDict, inputs: str, directory: str, limits: TextLimits | ImageLimits,
+    splits: Splits, cache: str | None,
+) -> Encoder:  # fmt: skip
+    """The encoder of a run.
+
+    Raises:
+      ValueError: data.max_length is above what the checkpoint has positions for, or there are two
+        text columns and it cannot tell them apart.
+    """
+    length = 0
+    if isinstance(limits, TextLimits):
+        length = config.data.max_length or limits.positions
+        if length > limits.positions:
+            raise ValueError(
+                f"config.data.max_length={length} is above the {limits.positions} positions of the "
+                "checkpoint"
+            )
+        if len(splits.columns) == 2 and not limits.pairs:
+            raise ValueError(
+                f"{directory} has no token type for a second text, so it cannot tell two texts apart; "
+                f"give one text column in config.data.text, not {', '.join(splits.columns)}"
+            )
+    return Encoder(inputs, directory, limits, splits.columns, length, cache)

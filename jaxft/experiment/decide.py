@@ -1,0 +1,133 @@
+"""From `config.optim` to one decision a parameter: whether it trains and when, how fast, decayed or not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from jaxft import optim
+from jaxft.config import ConfigDict
+from jaxft.experiment.decisions import Decision, Decisions
+from jaxft.experiment.ideas import groups, unfreezing
+from jaxft.experiment.length import Length
+from jaxft.models import Architecture, flatten
+from jaxft.optim.hints import widened
+
+# Rates above these are rarely meant: ten times the usual highest of each.
+_HIGH_RATES = {"adamw": 0.05, "lion": 0.01, "sgd": 5.0}
+
+
+def decide(config: ConfigDict, architecture: Architecture, length: Length) -> Decisions:
+    """Settle everything in `config.optim` that speaks of single parameters.
+
+    Raises:
+      ValueError: a pattern that matches nothing, more blocks to freeze than there are, or a plan of
+        unfreezing that does not fit the run.
+    """
+    c, abstract, depths = config.optim, architecture.abstract, architecture.depths
+    blocks = architecture.num_blocks
+    below = {None: -1, "all": blocks}.get(c.freeze_below, c.freeze_below)
+    if below > blocks:
+        raise ValueError(
+            f"config.optim.freeze_below={below}, but the model has {blocks} blocks: "
+            f"{blocks} freezes everything but the head"
+        )
+    named = _at(c.frozen, abstract, "frozen")
+    frozen = {path for path, depth in depths.items() if depth <= below or named[path]}
+    multipliers = flatten(_rules(c.lr_mult, abstract, "lr_mult", default=1.0))
+    decayed, leaves = flatten(optim.decay_mask(abstract)), flatten(abstract)
+    plan = unfreezing.make_plan(config, depths, frozen, length)
+    labels = _rules(groups.rules(c), dict.fromkeys(depths, 0), "groups", default=groups.REST)
+    rows = []
+    for path, depth in depths.items():
+        own = groups.settings(c, labels[path])
+        rows.append(
+            Decision(
+                path=path,
+                shape=tuple(leaves[path].shape),
+                depth=depth,
+                stages=() if path in frozen else unfreezing.stages_of(plan, depth),
+                lr_scale=c.layer_decay ** (blocks + 1 - depth) * multipliers[path],
+                group=labels[path],
+                decays=bool(decayed[path]),
+                **own,
+            )
+        )
+    return Decisions(tuple(rows), plan, tuple(_warnings(config, architecture, frozen)))
+
+
+def frozen_blocks(architecture: Architecture, still: Collection[str]) -> int:
+    """The depth up to which everything is in `still`; -1 when some of the stem is trainable.
+
+    Up to there the forward pass needs no dropout, and the backward pass does not reach it.
+    """
+    depths, blocks = architecture.depths, architecture.num_blocks
+    lowest = min((depths[path] for path in depths if path not in still), default=blocks + 1)
+    return min(lowest - 1, blocks)
+
+
+def moving_statistics(
+    config: ConfigDict, architecture: Architecture, decisions: Decisions, stage: int
+) -> frozenset[str]:
+    """Paths of the batch statistics that have moved by the end of a stage.
+
+    With `model.batch_stats='train'` they are those above the depth up to which everything was frozen:
+    what lies below is a fixed feature extractor.
+    """
+    if config.model.batch_stats != "train":
+        return frozenset()
+    still = (decisions.frozen_in(n) | decisions.held_in(n) for n in range(stage + 1))
+    lowest = min(frozen_blocks(architecture, paths) for paths in still)
+    return frozenset(path for path, depth in architecture.statistics.items() if depth > lowest)
+
+
+def _rules(rules: Any, tree: Any, field: str, *, default: Any) -> Any:
+    """`match_rules`, naming the config field whose pattern is wrong."""
+    try:
+        return optim.match_rules(rules, tree, default=default)
+    except ValueError as error:
+        raise ValueError(f"config.optim.{field}: {error}") from error
+
+
+def _at(patterns: tuple[str, ...], tree: Any, field: str) -> dict[str, bool]:
+    return flatten(_rules([(p, True) for p in patterns], tree, field, default=False))
+
+
+def _warnings(config: ConfigDict, architecture: Architecture, frozen: set[str]) -> Iterator[str]:
+    """Allowed, but probably not what was meant."""
+    c, depths = config.optim, architecture.depths
+    head = {path for path, depth in depths.items() if depth == architecture.num_blocks + 1}
+    if len(frozen) == len(depths):
+        yield "every parameter is frozen: there is nothing to train"
+    elif head <= frozen:
+        yield "the head is frozen: a newly initialised one will stay random"
+    if architecture.statistics and config.model.scratch and config.model.batch_stats == "frozen":
+        yield (
+            "model.scratch with model.batch_stats='frozen': batch norms keep the mean 0 and the "
+            "variance 1 that they are initialised with; give 'train'"
+        )
+    yield from _too_wide(c, list(depths))
+    for pattern, factor in c.lr_mult:
+        matched = {p for p, yes in _at((pattern,), architecture.abstract, "lr_mult").items() if yes}
+        if matched <= frozen:
+            yield f"optim.lr_mult {pattern!r} x {factor:g} only matches frozen parameters"
+    high = _HIGH_RATES[c.optimizer]
+    if c.lr > high:
+        yield (
+            f"optim.lr={c.lr:g} is far above what fine-tuning with {c.optimizer} takes "
+            f"(rarely above {high:g}): the weights will be lost"
+        )
+
+
+def _too_wide(c: ConfigDict, paths: list[str]) -> Iterator[str]:
+    """Patterns that name block 1 and also match blocks 10 and 11."""
+    pairs = {"frozen": c.frozen} | {
+        field: [pattern for pattern, _ in c[field]] for field in ("lr_mult", "groups")
+    }
+    for field, patterns in pairs.items():
+        for pattern in patterns:
+            if narrower := widened(pattern, paths):
+                yield (
+                    f"optim.{field} {pattern!r} also matches longer numbers that begin alike; for "
+                    f"that one alone write {narrower!r}"
+                )

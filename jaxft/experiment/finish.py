@@ -1,0 +1,168 @@
+"""The end of a run: export the best checkpoint, test it, and write down what happened."""
+
+from __future__ import annotations
+
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from jaxft.config import default_config, to_json
+from jaxft.experiment.compilation import release_free_memory
+from jaxft.experiment.data import Batches
+from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.evaluation import Evaluation, Predictions, evaluate
+from jaxft.experiment.prepared import Prepared
+from jaxft.experiment.provenance import versions
+from jaxft.experiment.session import Memory, Session
+from jaxft.experiment.table import parameter_rows
+from jaxft.experiment.weights import best_weights, weights_of
+from jaxft.models import hf
+from jaxft.tasks.table import TASKS
+from jaxft.training.step import TrainState
+
+_VERSIONS = ("jaxft", "jax", "flax", "optax", "orbax-checkpoint", "transformers")
+
+
+def weights_if_best(session: Session, state: TrainState, memory: Memory) -> Any:
+    """The weights of the last state where it is the best; else None, and `finish` reads them."""
+    last = memory.best_step == session.run.steps_done(state)
+    return weights_of(session.run, state) if last else None
+
+
+def finish(session: Session, whole: Any, memory: Memory, last_step: int) -> None:
+    """Export, test, report, summarise. Repeating it after a kill gives the same files.
+
+    Args:
+      whole: the best weights, or None to read them from their checkpoint. Not the state: by now the
+        caller holds its slots no longer, which weigh twice as much.
+    """
+    run, logs, clock = session.run, session.logs, session.clock
+    prepared, best = run.prepared, memory.best_step
+    assert best is not None  # the last step is always evaluated
+    release_free_memory()
+    if whole is None:
+        whole = best_weights(run, session.checkpoints, best)
+    never_trained = run.stages.saved_at(best).frozen
+    # First what cannot be had again, then what is made of it; last what declares the run finished.
+    with clock.time("save"):
+        export(prepared, run.parallel.unreplicate(whole), str(session.directory.best),
+               unchanged=never_trained, lead=logs.enabled)  # fmt: skip
+    tested = None
+    if run.shared.test_batches is not None:
+        with clock.time("eval"):
+            tested = _test(session, whole, run.shared.test_batches, best)
+    if not logs.enabled:
+        return
+    rows = parameter_rows(prepared, never_trained)
+    session.directory.write_json("parameters.json", rows)
+    summary = _summary(session, memory, last_step, tested)
+    summary["parameters"]["trained"] = sum(row["size"] for row in rows if row["trained"])
+    page = report(session.directory, summary)
+    session.directory.write_json("summary.json", summary)
+    logs.say(f"best step {best}: model in {session.directory.best}, report in {page}")
+
+
+def report(directory: RunDirectory, summary: dict[str, Any] | None = None) -> Path:
+    """Write report.html; `summary` in place of summary.json, which is written after it."""
+    from jaxft.analysis.report import write_report  # imports matplotlib: 0.4 s and 40 MB
+
+    view, defaults = TASKS[directory.config().task].view, to_json(default_config())
+    return write_report(directory.path, view=view, defaults=defaults, summary=summary)
+
+
+def export(
+    prepared: Prepared, whole: Any, output: str, *, unchanged: frozenset[str], lead: bool
+) -> None:
+    """Write a Hugging Face checkpoint; what was frozen keeps the source's bytes.
+
+    Args:
+      whole: the model's tree, not replicated.
+      output: directory; replaced as a whole.
+      unchanged: paths that never trained.
+      lead: whether this process writes; all must call (sharded parameters are gathered).
+    """
+    whole = jax.tree.map(_gathered, whole)
+    if lead:
+        hf.write_checkpoint(
+            output,
+            prepared.architecture,
+            whole,
+            id2label=prepared.task.id2label(prepared.splits.names),
+            problem_type=prepared.task.problem_type,
+            source=prepared.directory,
+            unchanged=() if prepared.config.model.scratch else unchanged,
+        )
+
+
+def _gathered(x: jax.Array) -> Any:
+    """The whole array, readable in this process; all must call."""
+    if x.is_fully_addressable:
+        return x
+    if x.is_fully_replicated:
+        return x.addressable_data(0)
+    return multihost_utils.process_allgather(x, tiled=True)
+
+
+def write_predictions(
+    directory: RunDirectory, name: str, rows: Predictions, result: Evaluation
+) -> None:
+    """predictions/NAME.jsonl: every row; and each detail in a file NAME.DETAIL.json."""
+    directory.write_rows(f"predictions/{name}.jsonl", rows.rows(result))
+    for detail, value in result.details.items():
+        directory.write_json(f"predictions/{name}.{detail}.json", value)
+
+
+def _test(session: Session, whole: Any, batches: Batches, step: int) -> Evaluation:
+    run, task = session.run, session.run.prepared.task
+    split = run.prepared.splits.test
+    assert split is not None
+    started = time.perf_counter()
+    result = evaluate(
+        task, run.shared.eval_step, whole, batches, run.parallel, split,
+        threads=run.prepared.config.data.workers,
+    )  # fmt: skip
+    if session.logs.enabled:
+        write_predictions(
+            session.directory, "test", Predictions(task, split, run.shared.encoder), result
+        )
+        seconds = time.perf_counter() - started
+        session.logs.evaluation(step, "test", result.metrics, best=False, seconds=seconds)
+    return result
+
+
+def _summary(
+    session: Session, memory: Memory, last_step: int, tested: Evaluation | None
+) -> dict[str, Any]:
+    run, clock = session.run, session.clock
+    prepared, splits = run.prepared, run.prepared.splits
+    plan = getattr(run.train_batches, "plan", None)
+    examples = last_step / prepared.length.epoch * len(splits.train.targets)
+    return {
+        "task": prepared.config.task,
+        "model": prepared.config.model.path,
+        "labels": list(splits.names),
+        "data": {
+            "train": len(splits.train.targets),
+            "eval": len(splits.eval.targets),
+            "test": len(splits.test.targets) if splits.test else 0,
+        },
+        "steps": last_step,
+        "epochs": last_step / prepared.length.epoch,
+        "best_step": memory.best_step,
+        "best_metric": {"name": prepared.config.eval.metric, "value": memory.best_value},
+        "stopped_early": memory.stopped_early,
+        "eval": memory.best_metrics,
+        "test": tested.metrics if tested else None,
+        "seconds": {k: round(v, 3) for k, v in {"total": clock.total, **clock.seconds}.items()},
+        "examples_per_second": examples / max(session.logs.seconds, 1e-9),
+        "parameters": dict(prepared.decisions.totals),
+        "versions": {"python": platform.python_version(), **versions(_VERSIONS)},
+        "device": run.parallel.summary,
+        "initialised": list(run.initialised),
+        "shapes": [str(shape) for shape in plan.shapes] if plan else [],
+        "padding_efficiency": plan.efficiency if plan else None,
+    }

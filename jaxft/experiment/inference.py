@@ -1,0 +1,224 @@
+"""A model ready to predict: the best one of a finished run, or a checkpoint in Hugging Face format."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxft.config import ConfigDict, default_config, nearest
+from jaxft.data.sources import Source
+from jaxft.experiment.data import Batches, Encoder
+from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.evaluation import Evaluation, evaluate, predict
+from jaxft.experiment.provenance import fingerprint
+from jaxft.experiment.split import Split, find_input_columns, model_inputs
+from jaxft.experiment.steps import slicing
+from jaxft.models import Architecture, TextLimits, hf, load_architecture
+from jaxft.tasks.contract import Task
+from jaxft.tasks.table import TASKS
+from jaxft.training.parallel import Parallel, Programs, make_parallel
+from jaxft.training.step import eval_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Inference:
+    """A model with what it needs to read rows.
+
+    Attributes:
+      directory: the run that it is from; None for a checkpoint.
+      config: of that run; the defaults for a checkpoint.
+      names: of its outputs, by number; () where they are numbers.
+      params: placed, replicated under pmap.
+      encoder: reads rows; a checkpoint's has no columns before `reading`.
+    """
+
+    directory: RunDirectory | None
+    config: ConfigDict
+    architecture: Architecture
+    names: tuple[str, ...]
+    params: Any
+    program: Programs
+    parallel: Parallel
+    encoder: Encoder
+
+    @property
+    def task(self) -> Task[Any]:
+        """What it was trained for."""
+        return TASKS[self.config.task]
+
+    def reading(self, source: Source, columns: Sequence[str] = (), label: str = "") -> Inference:
+        """The same model, reading these columns of `source`.
+
+        Args:
+          columns: input columns; empty: the run's own or, for a checkpoint, found by usual names.
+          label: the label column, which is no input; '' where there is none.
+
+        Raises:
+          ValueError: `source` has no such column, or the model takes another number of them.
+        """
+        own = self.encoder.columns
+        if columns and own and len(columns) != len(own):
+            raise ValueError(
+                f"--text names {len(columns)} columns ({', '.join(columns)}), but the model was "
+                f"trained on {len(own)} ({', '.join(own)})"
+            )
+        wanted = tuple(columns) or own
+        missing = next((name for name in wanted if name not in source.columns), None)
+        if missing is not None:
+            raise ValueError(
+                f"{source.name} has no column {missing!r}{nearest(missing, source.columns)}; "
+                f"it has {', '.join(source.columns)}; name the input by --text"
+            )
+        if not wanted:
+            with named_by_flags():
+                wanted = find_input_columns(self.encoder.inputs, source, (), label)
+        return dataclasses.replace(self, encoder=dataclasses.replace(self.encoder, columns=wanted))
+
+    def predict(self, split: Split) -> dict[str, np.ndarray]:
+        """See `evaluation.predict`; the split's targets are not looked at."""
+        return predict(
+            self.program, self.params, self._batches(split), self.parallel, split.targets,
+            threads=self.config.data.workers,
+        )  # fmt: skip
+
+    def evaluate(self, split: Split, *, held_out: bool = False) -> Evaluation:
+        """Predictions and metrics of a split with targets.
+
+        Args:
+          held_out: these are to be the rows that the run has not trained on, found again in its source.
+
+        Raises:
+          ValueError: they have changed since, so that some may be rows it has trained on.
+        """
+        batches = self._batches(split)
+        if held_out:
+            self._check_held_out(batches)
+        return evaluate(
+            self.task, self.program, self.params, batches, self.parallel, split,
+            threads=self.config.data.workers,
+        )  # fmt: skip
+
+    def _check_held_out(self, batches: Batches) -> None:
+        assert self.directory is not None
+        if "evaluation fingerprint" not in self.directory.source():
+            raise ValueError(
+                f"{self.directory.path} is of an earlier version of jaxft, which held out other rows: "
+                "give --data with rows that it has not trained on"
+            )
+        self.directory.check_source({"evaluation fingerprint": fingerprint(batches)})
+
+    def _batches(self, split: Split) -> Batches:
+        return self.encoder.evaluation(split, self.config, slicing(self.parallel))
+
+
+def load_inference(path: str | Path) -> Inference:
+    """Read DIR/best of a run, or a checkpoint with a classifier, onto this machine's devices.
+
+    Raises:
+      ValueError: neither of the two, a run that has not finished, or files that are damaged.
+    """
+    directory = RunDirectory(path)
+    if "model_type" in directory.read_json("config.json"):
+        return _from_checkpoint(directory.path)
+    return _from_run(directory)
+
+
+def column_names(text: str) -> tuple[str, ...]:
+    """The columns of `--text a,b`."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@contextlib.contextmanager
+def named_by_flags() -> Iterator[None]:
+    """Messages about columns say how a command's user names one, which is not by a config field."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace("config.data.", "--")) from error
+
+
+def _from_run(directory: RunDirectory) -> Inference:
+    config = directory.config()
+    if not directory.best.is_dir():
+        raise ValueError(
+            f"{directory.path} has no best/ yet: finish the run with the command that began it, "
+            f"or write one now with: python -m jaxft.export --run {directory.path} "
+            f"--output {directory.best}"
+        )
+    source, task = directory.source(), TASKS[config.task]
+    names, columns = source["label names"], source["columns"]
+    if not _are_texts(names, task.fewest_names) or not _are_texts(columns, 1) or len(columns) > 2:
+        raise ValueError(f"{directory.path / 'source.json'} is not what jaxft wrote; restore it")
+    architecture = load_architecture(
+        str(directory.best), num_labels=len(task.id2label(names)), head=task.head
+    )
+    if architecture.inputs != model_inputs(task.inputs):
+        raise ValueError(f"{directory.best} is not the model of the run: it is of another task")
+    return _ready(directory.best, architecture, tuple(names), tuple(columns), config, directory)
+
+
+def _from_checkpoint(path: Path) -> Inference:
+    raw = RunDirectory(path).read_json("config.json")
+    config = default_config()
+    for name, task in TASKS.items():
+        if not task.recognises(raw):
+            continue
+        try:
+            names = task.names_in(raw)
+        except ValueError as error:
+            raise ValueError(f"{path / 'config.json'}: {error}") from None
+        labels = len(task.id2label(names))
+        architecture = load_architecture(str(path), num_labels=labels, head=task.head)
+        if architecture.inputs == model_inputs(task.inputs):
+            config.task = name
+            return _ready(path, architecture, names, (), config, None)
+    raise ValueError(
+        f"{path}: problem_type {raw.get('problem_type')!r} of {raw.get('architectures')!r:.80} is not "
+        f"implemented; there are {', '.join(TASKS)}"
+    )
+
+
+def _ready(
+    path: Path, architecture: Architecture, names: tuple[str, ...], columns: tuple[str, ...],
+    config: ConfigDict, directory: RunDirectory | None,
+) -> Inference:  # fmt: skip
+    """Place the parameters and wrap the program."""
+    parallel = make_parallel("auto")
+    # What a run was trained on says nothing of what is here: each device gets one example at least.
+    config.eval.batch_size = max(config.eval.batch_size, parallel.shards)
+    params, report = hf.read_params(
+        str(path), architecture, key=jax.random.key(0),
+        shardings=parallel.param_shardings(architecture.whole, architecture.tensor_rules),
+    )  # fmt: skip
+    if report.initialised:
+        raise ValueError(
+            f"{path} has no classifier for {architecture.num_labels} labels (it lacks "
+            f"{', '.join(report.initialised)}); fine-tune it first"
+        )
+    forward = functools.partial(architecture.apply, dtype=jnp.dtype(config.model.dtype))
+    predictions = TASKS[config.task].predictions
+    program = parallel.compile_eval(
+        functools.partial(eval_step, forward=forward, predictions=predictions)
+    )
+    limits = architecture.limits
+    positions = limits.positions if isinstance(limits, TextLimits) else 0
+    encoder = Encoder(
+        TASKS[config.task].inputs, str(path), limits, columns,
+        config.data.max_length or positions, None,
+    )  # fmt: skip
+    return Inference(directory, config, architecture, names, params, program, parallel, encoder)
+
+
+def _are_texts(value: Any, least: int) -> bool:
+    """Whether this is a list of so many different texts, or more."""
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        return False
+    return least <= len(value) == len(set(value))

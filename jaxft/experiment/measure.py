@@ -1,0 +1,56 @@
+"""Metrics of a model that is ready, on rows with targets: what `evaluate` does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from jaxft.data.sources import open_source
+from jaxft.experiment.evaluation import Evaluation
+from jaxft.experiment.inference import Inference, named_by_flags
+from jaxft.experiment.split import hold_out, labelled_split
+from jaxft.tasks.contract import Reading
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Attributes:
+    name: what to call the rows.
+    rows: how many they are.
+    notes: on rows that are left out or look empty, one line each.
+    """
+
+    name: str
+    rows: int
+    notes: tuple[str, ...]
+    result: Evaluation
+
+
+def measure(
+    model: Inference, spec: str = "", columns: Sequence[str] = (), label: str = ""
+) -> Measured:
+    """Predict rows with targets and compare.
+
+    Args:
+      spec: as `--data`; '': the run's own test data, else its evaluation data, else what it held out.
+      columns: input columns; empty: the run's own, else by their usual names.
+      label: column of the targets; '' likewise.
+
+    Raises:
+      ValueError: no data, without the columns of the model, or held-out rows that have changed.
+    """
+    c = model.config.data
+    given = spec or c.test or c.eval
+    if not given and model.directory is None:
+        raise ValueError("--data is missing: a checkpoint, unlike a run, has no data of its own")
+    source = open_source(given or c.train, data_dir=c.dir or None, delimiter=c.delimiter)
+    with named_by_flags():
+        column = model.task.find_column(source, label or c.label)
+    model = model.reading(source, columns, column)
+    reading = Reading(names=model.names, classes=c.classes, drop=c.on_bad_row == "drop")
+    split, notes = labelled_split(model.task, source, column, model.encoder.columns, reading)
+    if given:
+        return Measured(given, len(split.targets), notes, model.evaluate(split))
+    held_out = hold_out(split, c)[1]
+    result = model.evaluate(held_out, held_out=True)
+    return Measured(f"held-out share of {c.train}", len(held_out.targets), notes, result)

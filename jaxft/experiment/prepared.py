@@ -1,0 +1,140 @@
+"""From a config to what is known before any parameter is read; commands that only look stop here."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxft.config import ConfigDict, flatten
+from jaxft.experiment.data import Splits, open_splits
+from jaxft.experiment.decide import decide
+from jaxft.experiment.decisions import Decisions
+from jaxft.experiment.length import Length, run_length
+from jaxft.experiment.optimizer import OptimizerOf, learning_rates, numbers
+from jaxft.experiment.split import model_inputs
+from jaxft.models import Architecture, class_names, hf, load_architecture
+from jaxft.optim import Finding, lint
+from jaxft.tasks.contract import Task
+from jaxft.tasks.table import TASKS
+from jaxft.training.step import hyperparameters
+
+# What the trials of one search have in common: the data, the model, the devices.
+_SHARED = ("task", "model.", "data.", "parallel.", "eval.batch_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What is known before any parameter is read.
+
+    Attributes:
+      directory: the checkpoint's local directory.
+      decisions: what happens to each parameter, and when.
+      length: of the run and of an epoch, in optimizer updates.
+      hyperparameters: the numbers that the optimizer takes as inputs.
+      learning_rates: [steps] of the schedule, before any factor. Read by the loop: calling the
+        schedule there would dispatch a dozen tiny programs a step.
+    """
+
+    config: ConfigDict
+    directory: str
+    architecture: Architecture
+    splits: Splits
+    decisions: Decisions
+    length: Length
+    hyperparameters: dict[str, np.ndarray]
+    learning_rates: np.ndarray
+
+    @property
+    def task(self) -> Task[Any]:
+        """What is learned."""
+        return TASKS[self.config.task]
+
+    def inputs(self) -> dict[str, Any]:
+        """`TrainState.hparams`, on the host."""
+        key = jax.random.fold_in(jax.random.key(self.config.train.seed), 2)
+        return jax.tree.map(np.asarray, hyperparameters(key, self.hyperparameters))
+
+    def trial(self, config: ConfigDict) -> Prepared:
+        """The same data and model under another config, of which nothing is read again.
+
+        Raises:
+          ValueError: it asks for other data, another model or other devices, or cannot work.
+        """
+        before, after = flatten(self.config), flatten(config)
+        for field in before:
+            if field.startswith(_SHARED) and before[field] != after[field]:
+                raise ValueError(
+                    f"config.{field}={after[field]!r}: trials that share data and model have the same, "
+                    f"{before[field]!r}"
+                )
+        return _settled(config, self.directory, self.architecture, self.splits)
+
+
+def prepare(config: ConfigDict) -> Prepared:
+    """Open checkpoint and data, settle labels, depth and rates of every parameter.
+
+    Raises:
+      ValueError: anything in the config, checkpoint or data that cannot work; one line.
+    """
+    task = TASKS[config.task]
+    if not config.model.path:
+        raise ValueError("config.model.path is empty: give a checkpoint directory or a hub id")
+    directory = hf.resolve(config.model.path)
+    names = class_names(directory)
+    prepared = settle(config, directory, open_splits(config, task, names))
+    # By the headers alone: a checkpoint without weights, or with others, is refused here.
+    fresh = () if config.model.scratch else hf.missing(directory, prepared.architecture)
+    return dataclasses.replace(prepared, decisions=prepared.decisions.knowing(fresh))
+
+
+def settle(config: ConfigDict, directory: str, splits: Splits) -> Prepared:
+    """The rest of `prepare`, which reads no row: of `splits`, only names and the number of rows count."""
+    task = TASKS[config.task]
+    names = class_names(directory)
+    architecture = load_architecture(
+        directory,
+        num_labels=len(task.id2label(splits.names)),
+        head=task.head,
+        dropout=config.model.dropout,
+        new_head=bool(names) and tuple(names) != splits.names,
+    )
+    if architecture.inputs != model_inputs(task.inputs):
+        raise ValueError(
+            f"config.task={config.task!r} needs a model of {model_inputs(task.inputs)}, but "
+            f"{config.model.path} is {architecture.family.model_type!r}, a model of {architecture.inputs}"
+        )
+    return _settled(config, directory, architecture, splits)
+
+
+def _settled(
+    config: ConfigDict, directory: str, architecture: Architecture, splits: Splits
+) -> Prepared:
+    if config.model.batch_stats == "train" and not architecture.statistics:
+        raise ValueError(
+            f"config.model.batch_stats='train', but {config.model.path} is "
+            f"{architecture.family.model_type!r}, which has no batch statistics; leave it 'frozen'"
+        )
+    length = run_length(config, len(splits.train.targets))
+    decisions = decide(config, architecture, length)
+    h = numbers(config, decisions, length)
+    return Prepared(
+        config, directory, architecture, splits, decisions, length, h,
+        learning_rates(h, config, length),
+    )  # fmt: skip
+
+
+def findings(prepared: Prepared) -> list[Finding]:
+    """What `jaxft.optim.lint` has against the optimizer of this run."""
+    config, decisions, rates = prepared.config, prepared.decisions, prepared.learning_rates
+    return lint(
+        OptimizerOf(config, decisions).base(prepared.hyperparameters),
+        prepared.architecture.abstract,
+        frozen={row.path: not row.trains for row in decisions},
+        patterns=[*config.optim.frozen, *(pattern for pattern, _ in config.optim.lr_mult)],
+        plan=decisions.plan,
+        groups=decisions.depths if decisions.plan else None,
+        schedule=lambda step: rates[min(int(step), len(rates) - 1)],
+    )

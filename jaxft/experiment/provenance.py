@@ -1,0 +1,99 @@
+"""What a run was built from: enough to notice that a resumed run would not be the same run.
+
+What decides the weights must be equal (`refused`); what may change their last bits (`noted`) is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from jaxft.data.loader import TextBatches
+from jaxft.experiment.data import Batches
+from jaxft.models import hf
+
+if TYPE_CHECKING:  # which imports far more than a reader of source.json needs
+    from jaxft.experiment.build import Run
+    from jaxft.experiment.prepared import Prepared
+
+# Keys of a record that a run may be continued under other values of, with a word.
+_NOTED = ("versions", "device kind")
+_VERSIONS = ("jax", "jaxlib", "grain", "numpy", "tokenizers", "pillow")
+
+
+def source_record(run: Run) -> dict[str, Any]:
+    """What source.json holds."""
+    splits = run.prepared.splits
+    return {
+        **model_record(run.prepared),
+        "label names": list(splits.names),
+        "columns": list(splits.columns),
+        "training rows": len(splits.train.targets),
+        "evaluation rows": len(splits.eval.targets),
+        "training fingerprint": fingerprint(run.train_batches),
+        "evaluation fingerprint": fingerprint(run.shared.eval_batches),
+        "versions": versions(),
+        "device kind": jax.devices()[0].device_kind,
+    }
+
+
+def model_record(prepared: Prepared) -> dict[str, Any]:
+    """The part of it that is about the checkpoint."""
+    found = hf.fingerprints(prepared.directory)
+    weights = found.pop("weights")
+    return {
+        "model fingerprint": "" if prepared.config.model.scratch else weights,
+        **{f"model {name}": value for name, value in found.items()},
+    }
+
+
+def fingerprint(batches: Batches) -> str:
+    """Of rows, targets and contents: changes when an example is added, moved, relabelled or edited."""
+    digest = hashlib.sha256(batches.targets.fingerprint())
+    if isinstance(batches, TextBatches):
+        digest.update(batches.tokens.fingerprint.encode())
+    else:
+        digest.update(batches.images.fingerprint().encode())
+    return digest.hexdigest()
+
+
+def versions(names: tuple[str, ...] = _VERSIONS) -> dict[str, str]:
+    """Installed versions; 'unknown' for a package that runs without being installed, as a checkout may."""
+
+    def version(name: str) -> str:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return "unknown"
+
+    return {name: version(name) for name in names}
+
+
+def refused(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of `now` is not as it was and decides the weights. A record lacks what was not kept then."""
+    return [
+        name
+        for name, value in now.items()
+        if name in known and name not in _NOTED and known[name] != value
+    ]
+
+
+def noted(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """'jax 0.10.2 -> 0.11.0' for each version or device that is not the one the run began with."""
+    before, after = (
+        {**_mapping(record.get("versions")), "device": record.get("device kind")}
+        for record in (known, now)
+    )
+    return [
+        f"{name} {before[name]} -> {after.get(name)}"
+        for name in before
+        if before[name] is not None and before[name] != after.get(name)
+    ]
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}

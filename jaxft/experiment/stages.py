@@ -1,0 +1,156 @@
+"""The stages of a run: which parameters train from which update on, each with its own program.
+
+A run without gradual unfreezing has one stage. At a change of stage the trainable tree grows, what
+trained before keeps its slots bit for bit, and the next program has been compiled meanwhile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from jaxft import optim
+from jaxft.experiment.compilation import blank_batches, release_free_memory
+from jaxft.experiment.data import Batches
+from jaxft.training.parallel import Parallel, Programs
+from jaxft.training.step import Optimizer, TrainState
+
+_MOVING = "moving"
+_NEAR = 256  # updates whose batches are looked at for the shapes to compile first: 0.3 ms each
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """From update `start` (0 is the first) to the next stage's start.
+
+    Attributes:
+      frozen: paths that have not changed so far, batch statistics too: no gradient, no slot, not in
+        checkpoints.
+      held: paths that trained earlier and pause now.
+      moving: paths of batch statistics that move in this stage or did in an earlier one.
+      state: shapes and placement of the state in this stage.
+      program: its compiled step.
+    """
+
+    start: int
+    frozen: frozenset[str]
+    held: frozenset[str]
+    moving: frozenset[str]
+    optimizer: Optimizer
+    state: TrainState
+    program: Programs
+
+    def begin(self, whole: Any, hparams: Any, parallel: Parallel) -> TrainState:
+        """A state with the structure of this stage and fresh slots; `whole` and `hparams` come placed."""
+        params, frozen, stats = split_for(self.frozen, self.moving, whole)
+        return parallel.init(params, frozen, hparams, self.optimizer, stats)
+
+
+def split_for(frozen: frozenset[str], moving: frozenset[str], whole: Any) -> tuple[Any, Any, Any]:
+    """(trainable, frozen, batch statistics that move, or None) of a model's tree."""
+
+    def label(path: str, _: Any) -> str:
+        if path in moving:
+            return _MOVING
+        return optim.FROZEN if path in frozen else optim.TRAIN
+
+    names = (optim.TRAIN, optim.FROZEN, _MOVING)
+    parts = optim.split(whole, optim.path_map(label, whole), names=names)
+    return parts[optim.TRAIN], parts[optim.FROZEN], parts[_MOVING] if moving else None
+
+
+class Stages:
+    """The stages of one run, in order; the loop asks for the one of each update.
+
+    Args:
+      stages: at least one; the first starts at 0.
+    """
+
+    def __init__(self, stages: Sequence[Stage], parallel: Parallel):
+        self._stages, self._parallel = stages, parallel
+        self._ahead: threading.Thread | None = None
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    @property
+    def programs(self) -> list[Programs]:
+        """One a stage."""
+        return [stage.program for stage in self._stages]
+
+    def index(self, step: int) -> int:
+        """Number of the stage that update `step` (0 is the first) belongs to."""
+        return sum(stage.start <= step for stage in self._stages) - 1
+
+    def at(self, step: int) -> Stage:
+        """The stage that update `step` belongs to."""
+        return self._stages[self.index(step)]
+
+    def saved_at(self, step: int) -> Stage:
+        """The stage whose state a checkpoint of `step` updates holds."""
+        return self.at(max(step - 1, 0))
+
+    def begins(self, step: int) -> bool:
+        """Whether update `step` is the first of a later stage."""
+        return step > 0 and self.at(step).start == step
+
+    def describe(self, step: int) -> str:
+        """What trains from update `step` on, for the log."""
+        stage = self.at(step)
+        paths = optim.by_path(stage.state.params)
+        sizes = [math.prod(x.shape) for path, x in paths.items() if path not in stage.held]
+        number = self.index(step) + 1
+        return (
+            f"stage {number} of {len(self)}: {len(sizes)} tensors, {sum(sizes):,} parameters train"
+        )
+
+    def compile(self, step: int, batches: Batches) -> None:
+        """Compile what the updates from `step` on need: of its stage, the shapes of their batches."""
+        self.wait()
+        near = range(step, min(step + _NEAR, len(batches)))
+        self._compile([self.at(step)], blank_batches(batches, self._parallel, near))
+
+    def compile_ahead(self, step: int, batches: Batches) -> None:
+        """Begin in the background on the rest of the stage of update `step`, and on the next stage.
+
+        The rest are shapes that other seeds draw, for the cache, or this one draws later. XLA compiles
+        without the interpreter's lock: the loop goes on meanwhile.
+        """
+        self.wait()
+        index, blank = self.index(step), blank_batches(batches, self._parallel)
+        work = functools.partial(self._compile, self._stages[index : index + 2], blank)
+        self._ahead = threading.Thread(target=work, daemon=True)
+        self._ahead.start()
+
+    def wait(self) -> None:
+        """Until nothing is being compiled in the background."""
+        if self._ahead is not None:
+            self._ahead.join()
+
+    def advance(self, state: TrainState, step: int) -> TrainState:
+        """The state for the stage that begins with update `step`: trained slots are kept as they are."""
+        stage = self.at(step)
+        whole, hparams = self._parallel.unreplicate((state.whole, state.hparams))
+        fresh = stage.begin(whole, hparams, self._parallel)
+        slots = optim.grow(state.opt_state, fresh.opt_state)
+        return dataclasses.replace(fresh, step=state.step, opt_state=slots)
+
+    def _compile(self, stages: Sequence[Stage], blank: Sequence[dict[str, Any]]) -> None:
+        for stage in stages:
+            stage.program.compile((stage.state,), blank)
+        release_free_memory()
+
+
+def abstract_params(abstract: Any, shardings: Any) -> Any:
+    """Shapes with their placement, for `Parallel.abstract`."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        abstract,
+        shardings,
+    )

@@ -1,0 +1,133 @@
+"""The compiled steps of a run: a training step for each stage, and the evaluation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxft.config import ConfigDict, flatten
+from jaxft.config_fields import FIELDS
+from jaxft.experiment.data import Slicing
+from jaxft.experiment.decide import frozen_blocks, moving_statistics
+from jaxft.experiment.optimizer import OptimizerOf
+from jaxft.experiment.prepared import Prepared
+from jaxft.experiment.stages import Stage, abstract_params, split_for
+from jaxft.models import move_statistics
+from jaxft.optim import path_map
+from jaxft.training.gradient import MeanGradient
+from jaxft.training.parallel import Parallel, Programs, make_parallel
+from jaxft.training.step import Optimizer, TrainState, eval_step, train_step
+
+
+def make_stages(
+    prepared: Prepared,
+    parallel: Parallel,
+    fresh: Collection[str],
+    programs: Sequence[Programs] | None = None,
+) -> list[Stage]:
+    """One stage for each of the plan, or a single one.
+
+    Args:
+      fresh: paths that are newly initialised.
+      programs: of another run, one a stage, where `structure` says that they serve this one too.
+    """
+    architecture = prepared.architecture
+    places = parallel.param_shardings(architecture.whole, architecture.tensor_rules)
+    shapes = abstract_params(architecture.whole, places)
+    hparams = prepared.inputs()
+    stages = []
+    decisions = prepared.decisions
+    for index, start in enumerate(decisions.starts):
+        held = decisions.held_in(index)
+        moving = moving_statistics(prepared.config, architecture, decisions, index)
+        frozen = decisions.frozen_in(index) | (architecture.statistics.keys() - moving)
+        optimizer = OptimizerOf(prepared.config, decisions, frozenset(fresh), index)
+        params, fixed, stats = split_for(frozen, moving, shapes)
+        state = parallel.abstract(params, fixed, hparams, optimizer, stats)
+        if programs is None:
+            step = _step(prepared, parallel, optimizer, still=frozen | held, held=held, state=state)
+            program = parallel.compile_train(step, state)
+        else:
+            program = programs[index]
+        stages.append(Stage(start, frozen, held, moving, optimizer, state, program))
+    return stages
+
+
+def _step(
+    prepared: Prepared,
+    parallel: Parallel,
+    optimizer: Optimizer,
+    *,
+    still: Collection[str],
+    held: Collection[str],
+    state: TrainState,
+) -> Callable[..., Any]:
+    """The training step of one stage, waiting for `(state, batch)`."""
+    config, architecture = prepared.config, prepared.architecture
+    forward = functools.partial(
+        architecture.apply,
+        frozen_blocks=frozen_blocks(architecture, still),
+        remat=config.model.remat,
+        dtype=jnp.dtype(config.model.dtype),
+        batch_stats=state.stats is not None,
+        axis_name=parallel.axis_name,
+    )
+    return functools.partial(
+        train_step,
+        forward=forward,
+        loss=functools.partial(prepared.task.loss, label_smoothing=config.train.label_smoothing),
+        optimizer=optimizer,
+        gradient=MeanGradient(config.train.accumulate, parallel.axis_name),
+        held=path_map(lambda path, _: path in held, state.params) if held else None,
+        moved=None if state.stats is None else move_statistics,
+    )
+
+
+def evaluation_step(prepared: Prepared, parallel: Parallel) -> Programs:
+    """`(params, batch) -> predictions` of the task, compiled a shape at a time."""
+    dtype = jnp.dtype(prepared.config.model.dtype)
+    step = functools.partial(
+        eval_step,
+        forward=functools.partial(prepared.architecture.apply, dtype=dtype),
+        predictions=prepared.task.predictions,
+        axis_name=parallel.axis_name,
+    )
+    return parallel.compile_eval(step)
+
+
+def structure(prepared: Prepared) -> tuple[Any, ...]:
+    """What decides the compiled training steps; runs for which it is equal can share them.
+
+    Everything else is an input of the program: rates, decay, clipping, factors of parameters, seed,
+    length of the run.
+    """
+    values = flatten(prepared.config)
+    fields = tuple((f.name, values[f.name]) for f in FIELDS if f.compiled)
+    rows = tuple(
+        (row.path, row.stages, row.group, row.decays, row.schedule, row.optimizer)
+        for row in prepared.decisions
+    )
+    inputs = tuple((name, x.shape) for name, x in prepared.hyperparameters.items())
+    # Momentum of nothing is left out of the program.
+    return (
+        prepared.directory,
+        fields,
+        rows,
+        inputs,
+        (bool(prepared.config.optim.b1), bool(prepared.decisions.plan)),
+    )
+
+
+def slicing(parallel: Parallel, accumulate: int = 1) -> Slicing:
+    """How this process's batches are cut."""
+    return Slicing(parallel.shards, accumulate, jax.process_index(), jax.process_count())
+
+
+def devices(config: ConfigDict) -> Parallel:
+    """The devices of `config.parallel`."""
+    c = config.parallel
+    return make_parallel(c.mode, data=c.data, fsdp=c.fsdp, tensor=c.tensor)

@@ -1,0 +1,98 @@
+"""Which weights of a state are evaluated and exported: the last ones, their average, or a mixture.
+
+Everything that measures or exports asks here, so what is measured is what is exported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+from jaxft.config import ConfigDict
+from jaxft.experiment.build import read_params
+from jaxft.experiment.ideas import IDEAS
+from jaxft.experiment.prepared import Prepared
+from jaxft.experiment.stages import Stages, split_for
+from jaxft.training.parallel import Parallel
+from jaxft.training.reader import CheckpointReader
+from jaxft.training.step import TrainState
+
+
+class Origin(Protocol):
+    """What a state is made whole with: a `Run`, or a `SavedRun`, which has no data."""
+
+    @property
+    def prepared(self) -> Prepared: ...
+    @property
+    def parallel(self) -> Parallel: ...
+    @property
+    def stages(self) -> Stages: ...
+    @property
+    def initialised(self) -> tuple[str, ...]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _Weighed:
+    """See `ideas.idea.Weighed`."""
+
+    run: Origin
+    state: TrainState
+    read: Any  # the source's tree, where the caller has it
+
+    @property
+    def parallel(self) -> Parallel:
+        return self.run.parallel
+
+    @property
+    def initialised(self) -> tuple[str, ...]:
+        return self.run.initialised
+
+    def source(self) -> Any:
+        return read_params(self.run.prepared, self.parallel)[0] if self.read is None else self.read
+
+
+def weights_of(run: Origin, state: TrainState, source: Any = None) -> Any:
+    """The whole tree that stands for `state`, placed (replicated under pmap).
+
+    Args:
+      source: what `read_params` gives, where the caller has it; None reads it if it is needed.
+    """
+    c, weighed = run.prepared.config.optim, _Weighed(run, state, source)
+    whole = state.whole
+    for idea in IDEAS:
+        if idea.weights is not None and idea.asked(c):
+            whole = idea.weights(c, weighed, whole)
+    return whole
+
+
+def what_counts(config: ConfigDict) -> str:
+    """One line for the terminal; empty when it is the last weights, as usual."""
+    c, parts = config.optim, list[str]()
+    for idea in IDEAS:
+        if idea.asked(c) and (words := idea.says(c, "that" if parts else "the trained weights")):
+            parts.append(words)
+    return f"evaluated and exported: {', '.join(parts)}" if parts else ""
+
+
+def best_weights(run: Origin, checkpoints: CheckpointReader, step: int, source: Any = None) -> Any:
+    """The same for the checkpoint of `step` updates.
+
+    Args:
+      source: as in `weights_of`. The source and not a later state: what the checkpoint does not hold
+        was frozen then, and may have trained since.
+
+    Raises:
+      ValueError: the checkpoint is damaged, or CheckpointGone.
+    """
+    stage, parallel = run.stages.saved_at(step), run.parallel
+    source = read_params(run.prepared, parallel)[0] if source is None else source
+    config = run.prepared.config.optim
+    if any(idea.slots for idea in IDEAS if idea.asked(config)):
+        empty = stage.begin(source, run.prepared.inputs(), parallel)
+        state, _ = checkpoints.restore(step, empty)
+    else:  # without the slots, which weigh twice as much as the parameters
+        params, frozen, stats = parallel.replicate(split_for(stage.frozen, stage.moving, source))
+        params = checkpoints.restore_params(step, params)
+        stats = checkpoints.restore_stats(step, stats)
+        state = TrainState(step, params, frozen, None, None, stats)  # type: ignore[arg-type]
+    return weights_of(run, state, source)
