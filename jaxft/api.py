@@ -33,6 +33,7 @@ from jaxft.experiment.lifecycle import carry_out
 from jaxft.experiment.measure import measure
 from jaxft.experiment.split import Split, unlabelled_rows
 from jaxft.experiment.timing import Stopwatch
+from jaxft.tasks.classification import Prediction as Prediction  # what `predict` gives of classes
 from jaxft.tasks.contract import Predicted
 from jaxft.terminal import config_file
 

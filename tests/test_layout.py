@@ -62,7 +62,9 @@ def test_no_module_reads_the_private_names_of_another():
                 assert not private, f"{path}: {private} of {node.module}"
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 own = node.value.id in ("self", "cls", "os") or not node.attr.startswith("_")
-                allowed = own or node.attr.startswith("__") or node.attr == "_replace"  # named tuples
+                allowed = (
+                    own or node.attr.startswith("__") or node.attr == "_replace"
+                )  # named tuples
                 assert allowed, f"{path}: {node.value.id}.{node.attr}"
 
 

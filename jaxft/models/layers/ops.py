@@ -227,7 +227,7 @@ def hash_bits(shape: tuple[int, ...], seed: jax.Array) -> jax.Array:
     Not jax.random.bits: a hash of iota is element-wise, so XLA computes it inside whatever uses it
     and partitions it without communication. Dropout of [32, 64, 384] with its gradient on two
     cores: 0.1 ms of this, 1.5 ms of bernoulli. The mixer is from the public-domain
-    https://github.com/skeeto/hash-prospector; tests/test_models_ops.py holds what is asked of it.
+    https://github.com/skeeto/hash-prospector; tests/models/test_ops.py holds what is asked of it.
     """
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     position = sum(

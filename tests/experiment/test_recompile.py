@@ -11,7 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxft import train
 from tests import tiny
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

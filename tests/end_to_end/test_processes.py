@@ -23,7 +23,7 @@ from jaxft import export
 from jaxft.experiment import processes
 from tests import tiny
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HEARTBEAT = 10  # seconds; also what bounds how long the survivors of a kill may take
 STEPS, EVAL_EVERY, SAVE_EVERY = 20, 10, 5
 COLLECTIVE = re.compile(r" = \S+ (all-|reduce-scatter|collective-)")

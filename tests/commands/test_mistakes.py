@@ -25,7 +25,7 @@ from jaxft.terminal.errors import run_command
 from jaxft.training.logs import Logs
 from tests import tiny
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIG = "from jaxft.config import default_config\n\n\ndef get_config(arg=None):\n"
 FILES = {
     "empty.csv": "",

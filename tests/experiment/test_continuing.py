@@ -20,9 +20,9 @@ from jaxft.experiment.continuing import accepted
 from jaxft.experiment.session import Memory, judge
 from jaxft.experiment.signals import saved_first
 from tests import tiny
-from tests.test_train import Crash, rows
+from tests.end_to_end.test_train import Crash, rows
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

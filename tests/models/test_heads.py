@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from jaxft import models
 from jaxft.models import heads, hf
 from jaxft.models.checkpoint import names
-from tests.test_models import (
+from tests.models.test_parity import (
     FAMILY_ROWS,
     LABELS,
     assert_gradients_equal,

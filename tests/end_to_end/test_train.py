@@ -19,7 +19,7 @@ from jaxft import evaluate, export, predict, train
 from jaxft.training.logs import Logs
 from tests import tiny
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from jaxft import evaluate, export, predict
 from jaxft.terminal.errors import run_command
 from tests import tiny
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # Training whose saves stand still when all is written and nothing is visible yet, until the file GATE/N
 # is there, N being the number of the save. "N.here" says that one has arrived.
 GATED = """

@@ -10,7 +10,7 @@ import pytest
 
 import jaxft.optim
 
-PAGE = Path(__file__).parent.parent / "docs" / "optim.md"
+PAGE = Path(__file__).parents[2] / "docs" / "optim.md"
 MODULES = sorted(module.name for module in pkgutil.iter_modules(jaxft.optim.__path__))
 LIBRARIES = ("# optax", "# Linen", "# NNX", "# Equinox")
 

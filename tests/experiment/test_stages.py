@@ -21,7 +21,7 @@ from jaxft.tasks import classification
 from jaxft.terminal import config_file
 from jaxft.training.step import train_step
 from tests import tiny
-from tests.test_train import arguments, assert_same_weights, killed_at, rows, weights
+from tests.end_to_end.test_train import arguments, assert_same_weights, killed_at, rows, weights
 
 PLANS = {
     "top_down": ("--config.optim.unfreeze=top_down", "--config.optim.unfreeze_every=3 steps"),

@@ -20,7 +20,7 @@ from jaxft.data.numbers import find_number_column, read_numbers
 from jaxft.tasks.regression import Estimate, Regression
 from tests import tiny
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MOOD = {"good": 1.5, "bad": -1.0, "odd": 0.25}
 
 

@@ -17,7 +17,7 @@ from jaxft.data.files import table
 from jaxft.data.tags import complete, find_tag_column, read_tags, split_tag
 from tests import tiny
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def write(path, rows=120, *, seed=0):

@@ -15,8 +15,8 @@ from jaxft import describe, evaluate, export, optim, train
 from jaxft.experiment.weights import weights_of
 from jaxft.models import flatten
 from tests import tiny
-from tests.test_stages import built, host, stepped
-from tests.test_train import arguments, assert_same_weights, killed_at, weights
+from tests.end_to_end.test_train import arguments, assert_same_weights, killed_at, weights
+from tests.experiment.test_stages import built, host, stepped
 
 CONSTANT = ("--config.optim.schedule=constant", "--config.optim.warmup=0")
 RECIPES = {

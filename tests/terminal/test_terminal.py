@@ -19,7 +19,7 @@ from jaxft.terminal.progress import Progress, clock, number
 from jaxft.terminal.tables import show_metrics
 from jaxft.terminal.text import is_fancy
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ESCAPE = "\x1b"
 METRICS = dict.fromkeys(
     "loss accuracy precision_macro recall_macro f1_macro f1_micro mcc".split(), 0.5

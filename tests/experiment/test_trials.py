@@ -23,7 +23,7 @@ from jaxft.terminal import config_file
 from jaxft.training.checkpoint import Checkpoints
 from tests import tiny
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import torch
 import transformers
 
 from jaxft import load, models, train
-from tests.test_models import FAMILY_ROWS, text_family, torch_model
+from tests.models.test_parity import FAMILY_ROWS, text_family, torch_model
 
-CONFIG = Path(__file__).parent.parent / "configs" / "text_classification.py"
+CONFIG = Path(__file__).parents[2] / "configs" / "text_classification.py"
 WORDS = {"good": ("fine", "great", "lovely"), "bad": ("awful", "cold", "poor")}
 
 

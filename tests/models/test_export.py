@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxft import models
 from jaxft.models.checkpoint import names, tensors
-from tests.test_hf import CONFIG, checkpoint, read, write
+from tests.models.test_hf import CONFIG, checkpoint, read, write
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
