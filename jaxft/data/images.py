@@ -150,7 +150,8 @@ class Images:
         """How small a JPEG may be decoded: so that hardly a pixel changes, see `_REDUCED`."""
         if not self.preprocess.do_resize or self.preprocess.resample == Image.Resampling.NEAREST:
             return 0  # of nearest neighbours every pixel is one of the original
-        least = float(_REDUCED) * max(self.preprocess.height, self.preprocess.width)
+        shown = self.preprocess.shortest_edge or max(self.preprocess.height, self.preprocess.width)
+        least = float(_REDUCED) * shown
         if self.augment.crop_scale is not None:  # the smallest crop must have as many pixels
             narrowest = min(self.augment.crop_ratio[0], 1 / self.augment.crop_ratio[1], 1.0)
             least /= math.sqrt(self.augment.crop_scale[0] * narrowest)
@@ -168,7 +169,9 @@ class Images:
         )
 
     def _resized(self, image: Image.Image, position: int) -> Image.Image:
-        size = (self.preprocess.width, self.preprocess.height)
+        size, edge = (self.preprocess.width, self.preprocess.height), self.preprocess.shortest_edge
+        if edge is not None:
+            return _middle(image, edge, size, self.preprocess.resample)
         if image.size == size:
             return image
         if not self.preprocess.do_resize:
@@ -189,6 +192,17 @@ class Images:
         if self.augment.flip and generator.random() < 0.5:
             pixels = pixels[:, ::-1]
         return pixels
+
+
+def _middle(
+    image: Image.Image, edge: int, size: tuple[int, int], resample: Image.Resampling
+) -> Image.Image:
+    """The middle of `size` (width, height), after the shorter side has become `edge`."""
+    short = min(image.size)
+    width, height = (edge if side == short else int(edge * side / short) for side in image.size)
+    left, top = (width - size[0]) // 2, (height - size[1]) // 2
+    resized = image.resize((width, height), resample)
+    return resized.crop((left, top, left + size[0], top + size[1]))
 
 
 def _array(image: Image.Image) -> np.ndarray:

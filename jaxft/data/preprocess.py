@@ -1,6 +1,7 @@
 """How a checkpoint wants its images: preprocessor_config.json, read strictly, and the arithmetic.
 
-The processor is transformers' ViT one (its Pillow form); what it cannot do is refused here.
+The processors are transformers' ViT and ConvNeXT ones (their Pillow forms); what they cannot do is
+refused here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Preprocess:
     width: int
     channels: int
     do_resize: bool = True
+    shortest_edge: int | None = None  # the shorter side becomes this and the middle is cut out
     resample: Image.Resampling = Image.Resampling.BILINEAR
     rescale: float = 1 / 255
     mean: tuple[float, ...] = (0.5,)
@@ -33,7 +35,8 @@ class Preprocess:
     def from_checkpoint(cls, directory: str, *, image_size: Any, channels: int) -> Preprocess:
         """Reads preprocessor_config.json; without one: resize to image_size, mean and std 0.5.
 
-        image_size, channels: what the model takes; image_size is an integer or (height, width).
+        image_size, channels: what the model takes; image_size is an integer or (height, width), which
+          are None where it takes any: then the processor says to what images are resized.
         Raises ValueError if the processor does something else than resize, rescale, normalise,
         gives images of another size than the model takes, or if a value is none that it may be.
         """
@@ -41,10 +44,13 @@ class Preprocess:
         file = Path(directory) / "preprocessor_config.json"
         raw = read_object(file)
         if raw is None:
+            if height is None:
+                raise ValueError(f"{file} is missing; it says to what size images are resized")
             return cls(height, width, channels)
         flags = {name: _flag(file, raw, name) for name in ("do_resize", "do_rescale")}
-        if flags["do_resize"]:
-            _check_size(file, raw.get("size", {"height": 224, "width": 224}), height, width)
+        shortest_edge = None
+        if flags["do_resize"] or height is None:
+            height, width, shortest_edge = _size(file, raw, height, width)
         mean, std = [0.0], [1.0]
         if _flag(file, raw, "do_normalize"):
             mean = _per_channel(file, raw, "image_mean", channels)
@@ -58,6 +64,7 @@ class Preprocess:
             width,
             channels,
             flags["do_resize"],
+            shortest_edge if flags["do_resize"] else None,
             _resampling(file, raw),
             _factor(file, raw) if flags["do_rescale"] else 1.0,
             tuple(mean),
@@ -80,13 +87,47 @@ class Preprocess:
         return rows.reshape(pixels.shape)
 
 
-def _check_size(file: Path, size: Any, height: int, width: int) -> None:
-    if isinstance(size, int):
-        size = {"height": size, "width": size}
-    if size != {"height": height, "width": width}:
+def _size(
+    file: Path, raw: dict[str, Any], height: int | None, width: int | None
+) -> tuple[int, int, int | None]:
+    """(height, width, shortest edge) that images get; `height` x `width`, if given, and no other."""
+    cropped = _cuts(raw)
+    size = raw.get("size", {"shortest_edge": 384} if cropped else {"height": 224, "width": 224})
+    names = ("shortest_edge",) if cropped else ("height", "width")
+    sides = {name: size for name in names} if _is_side(size) else size
+    given = set(sides) if isinstance(sides, dict) else set()
+    valid = given == set(names) and all(map(_is_side, sides.values()))
+    found = tuple(sides[name] for name in names) * (2 if cropped else 1) if valid else ()
+    if height is not None and found != (height, width):
         raise ValueError(
-            f"{file}: images are resized to {size!r:.80}, but the model takes {height} x {width}"
+            f"{file}: images are resized to {sides!r:.80}, but the model takes {height} x {width}"
         )
+    if not valid:
+        raise ValueError(
+            f"{file}: size is {size!r:.80}; it must be a number of pixels, or {' and '.join(names)}"
+        )
+    # The processor's own rule: large images are squeezed, small ones lose their margin.
+    edge = int(found[0] / _share(file, raw)) if cropped and found[0] < 384 else None
+    return found[0], found[1], edge
+
+
+def _cuts(raw: dict[str, Any]) -> bool:
+    """Whether the processor is ConvNeXT's, which cuts out the middle."""
+    kind = raw.get("image_processor_type") or raw.get("feature_extractor_type")
+    return isinstance(kind, str) and kind.startswith("ConvNext")
+
+
+def _share(file: Path, raw: dict[str, Any]) -> float:
+    """Of the shorter side, what is kept of it."""
+    value = raw.get("crop_pct")
+    value = 224 / 256 if value is None else value
+    if not _is_number(value) or not 0.01 <= value <= 1:
+        raise ValueError(f"{file}: crop_pct is {value!r:.80}; it must be a number from 0.01 to 1")
+    return float(value)
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= 2**16
 
 
 def _flag(file: Path, raw: dict[str, Any], name: str) -> bool:
@@ -99,7 +140,7 @@ def _flag(file: Path, raw: dict[str, Any], name: str) -> bool:
 def _resampling(file: Path, raw: dict[str, Any]) -> Image.Resampling:
     value = raw.get("resample")
     if value is None:
-        return Image.Resampling.BILINEAR
+        return Image.Resampling.BICUBIC if _cuts(raw) else Image.Resampling.BILINEAR
     if type(value) is not int or value not in list(Image.Resampling):
         choices = ", ".join(f"{r.value} {r.name.lower()}" for r in sorted(Image.Resampling))
         raise ValueError(f"{file}: resample is {value!r:.80}; it must be one of {choices}")

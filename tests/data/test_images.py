@@ -63,6 +63,48 @@ def test_pixels_equal_the_image_processor(tmp_path, config, mode):
 
 
 @pytest.mark.parametrize(
+    "config",
+    [
+        {"size": {"shortest_edge": 16}},
+        {"size": 16, "crop_pct": 0.6, "resample": 3, "image_mean": [0.4, 0.5, 0.6]},
+        {"size": {"shortest_edge": 384}, "crop_pct": 0.5},
+    ],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_pixels_equal_the_processor_that_cuts_out_the_middle(tmp_path, config, known):
+    from transformers import ConvNextImageProcessorPil
+
+    folder = write_config(tmp_path, image_processor_type="ConvNextImageProcessor", **config)
+    processor = ConvNextImageProcessorPil.from_pretrained(folder)
+    sizes = [(31, 23), (16, 16), (9, 40), (17, 18)]
+    values = [picture("RGB", size, seed) for seed, size in enumerate(sizes)]
+    expected = processor(values, return_tensors="np")["pixel_values"].transpose(0, 2, 3, 1)
+    side = expected.shape[1] if known else None
+    preprocess = Preprocess.from_checkpoint(folder, image_size=(side, side), channels=3)
+    pixels = images(values, preprocess).pixels(np.arange(4), epoch=0)
+    np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "config, what",
+    [
+        (None, "is missing; it says to what size images are resized"),
+        ({"size": "16"}, "size is '16'; it must be a number of pixels, or height and width"),
+        ({"size": {"shortest_edge": 16}}, "size is .*; it must be a number of pixels, or height"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": {"height": 1, "width": 1}},
+         "it must be a number of pixels, or shortest_edge"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": 16, "crop_pct": 2},
+         "crop_pct is 2; it must be a number from 0.01 to 1"),
+    ],
+)  # fmt: skip
+def test_a_model_of_any_size_needs_a_processor_that_says_one(tmp_path, config, what):
+    if config is not None:
+        write_config(tmp_path, **config)
+    with pytest.raises(ValueError, match=what):
+        Preprocess.from_checkpoint(str(tmp_path), image_size=(None, None), channels=3)
+
+
+@pytest.mark.parametrize(
     "config, what",
     [
         ({"size": "16"}, "resized to '16', but the model takes 16 x 16"),
