@@ -101,6 +101,31 @@ def gpt2_tokenizer() -> Any:
     return transformers.GPT2Tokenizer(vocab=tokens, merges=[], pad_token="<|endoftext|>")
 
 
+def resnet(layer_type: str, **config: Any) -> Row:
+    return Row(
+        transformers.ResNetForImageClassification,
+        None,
+        transformers.ResNetModel,
+        transformers.ResNetConfig(
+            num_channels=2,
+            embedding_size=16,
+            depths=[1, 1],
+            layer_type=layer_type,
+            num_labels=LABELS,
+            **config,
+        ),
+        image_batch,
+        {
+            "resnet/embedder/embedder/convolution/kernel": 0,
+            "resnet/encoder/stages/0/layers/0/shortcut/normalization/scale": 1,
+            "resnet/encoder/stages/1/layers/0/layer/1/convolution/kernel": 4,
+            "resnet/encoder/stages/3/layers/2/layer/0/normalization/bias": 16,
+            "classifier/1/kernel": 17,
+        },
+        blocks=16,
+    )
+
+
 FAMILY_ROWS = {
     "bert": Row(
         transformers.BertForSequenceClassification,
@@ -182,6 +207,8 @@ FAMILY_ROWS = {
             "classifier/kernel": 13,
         },
     ),
+    "resnet": resnet("bottleneck", hidden_sizes=[32, 128]),
+    "resnet-basic": resnet("basic", hidden_sizes=[16, 48], downsample_in_first_stage=True),
 }
 WITH_DROPOUT = {name for name, family in models.FAMILIES.items() if family.dropouts}
 every_family = pytest.mark.parametrize("family", FAMILY_ROWS)

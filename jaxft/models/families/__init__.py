@@ -5,7 +5,7 @@ To add one: its file here with a FAMILY, its line in the table, its row in the p
 
 from typing import Any
 
-from jaxft.models.families import bert, gpt2, roberta, vit
+from jaxft.models.families import bert, gpt2, resnet, roberta, vit
 from jaxft.models.family import Family
 
 FAMILIES: dict[str, Family[Any]] = {
@@ -13,4 +13,5 @@ FAMILIES: dict[str, Family[Any]] = {
     "roberta": roberta.FAMILY,
     "gpt2": gpt2.FAMILY,
     "vit": vit.FAMILY,
+    "resnet": resnet.FAMILY,
 }
