@@ -1,6 +1,6 @@
-"""Which examples make step i, and where they go: plans, pure functions of (lengths, seed, step).
+"""Where the examples of step i go: plans, pure functions of (lengths, seed, step).
 
-A training batch is always the same random examples; only their arrangement into rows is chosen
+A training batch is always the same random examples (sampler.py); only their arrangement into rows is chosen
 (packing.py), to compute little padding with few compiled programs.
 """
 
@@ -13,11 +13,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 
 from jaxft.data import packing
 from jaxft.data.packing import Shape
+from jaxft.data.sampler import Sampler
 
 # Shapes are chosen from at most this many examples, and from 64 to 256 batches: 0.1 to 1 s.
 SAMPLE = 65536
@@ -37,32 +37,6 @@ class Layout:
     length: int
     slots: np.ndarray
     epoch: int
-
-
-def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """The last batch of an epoch is partial, never dropped."""
-    return math.ceil(examples / batch_size)
-
-
-def shuffled(examples: int, seed: int) -> grain.MapDataset:
-    """Position e * examples + i is the i-th example of epoch e, each epoch in its own order.
-
-    Access is random: nothing is generated or stored for the positions before.
-    """
-    # Twice: grain's permutation is a cipher of four rounds. With some seeds, one in a few hundred, it
-    # leaves neighbours together: 3.3 times as many in one batch of 32 as chance puts there.
-    return grain.MapDataset.range(examples).seed(seed).shuffle().shuffle().repeat()
-
-
-def batch_examples(
-    order: Sequence[int], examples: int, batch_size: int, step: int
-) -> tuple[np.ndarray, int]:
-    """The examples of a training step [<= batch_size] int64, and its epoch."""
-    epoch, batch = divmod(step, steps_per_epoch(examples, batch_size))
-    first = batch * batch_size
-    last = min(first + batch_size, examples)
-    base = epoch * examples
-    return np.array([order[base + i] for i in range(first, last)], np.int64), epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +62,12 @@ class TrainPlan:
         return self.steps
 
     @property
-    def steps_per_epoch(self) -> int:
-        return steps_per_epoch(len(self.lengths), self.batch_size)
+    def sampler(self) -> Sampler:
+        return Sampler(len(self.lengths), self.batch_size, self.seed)
 
     def layout(self, step: int) -> Layout:
         """The cheapest shape into which the step's examples fit, and their places in it."""
-        order = shuffled(len(self.lengths), self.seed)
-        examples, epoch = batch_examples(order, len(self.lengths), self.batch_size, step)
+        examples, epoch = self.sampler(step)
         lengths = self.lengths[examples]
         shape = _cheapest(self.shapes, lengths, self.shards, self.pack) or self.fallback
         slots = packing.arrange(lengths, examples, shape, self.shards, self.pack)

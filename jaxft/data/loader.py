@@ -13,15 +13,9 @@ from typing import Any, Protocol, TypeVar
 import grain
 import numpy as np
 
-from jaxft.data.batching import (
-    EvalPlan,
-    Layout,
-    TrainPlan,
-    batch_examples,
-    shuffled,
-    steps_per_epoch,
-)
+from jaxft.data.batching import EvalPlan, Layout, TrainPlan
 from jaxft.data.images import Images
+from jaxft.data.sampler import Sampler
 from jaxft.data.targets import Batch, Targets
 from jaxft.data.tokens import Tokens
 
@@ -108,11 +102,9 @@ class ImageBatches:
             raise ValueError("there are no examples to make batches of")
         if batch_size < 1:
             raise ValueError(f"the batch size must be at least 1, got {batch_size}")
-        self.images, self.targets, self.batch_size = images, targets, batch_size
-        shuffle = steps is not None
-        self.order = shuffled(len(targets), seed) if shuffle else range(len(targets))
-        self.steps_per_epoch = steps_per_epoch(len(targets), batch_size)
-        self.steps = self.steps_per_epoch if steps is None else steps
+        self.images, self.targets = images, targets
+        self.sampler = Sampler(len(targets), batch_size, None if steps is None else seed)
+        self.steps = self.sampler.steps_per_epoch if steps is None else steps
         multiple = shards * row_multiple
         self.rows = -(-batch_size // multiple) * multiple
         self.process_index, self.process_count = process_index, process_count
@@ -126,7 +118,7 @@ class ImageBatches:
         return ()
 
     def __getitem__(self, step: int) -> Batch:
-        examples, epoch = batch_examples(self.order, len(self.targets), self.batch_size, step)
+        examples, epoch = self.sampler(step)
         slots = np.full(self.rows, -1, np.int64)
         slots[: len(examples)] = examples
         slots = slots[_own_rows(self.rows, self.process_index, self.process_count)]

@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxft import config as config_lib
 from jaxft.config import ConfigDict, duration_steps
-from jaxft.data.batching import steps_per_epoch
+from jaxft.data.sampler import steps_per_epoch
 
 # Which rows are tested, and how things are logged, kept and prepared.
 FREE = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from jaxft.config import ConfigDict, duration_steps, flatten
-from jaxft.data.batching import steps_per_epoch
+from jaxft.data.sampler import steps_per_epoch
 
 
 class Length(NamedTuple):

@@ -2,11 +2,13 @@
 
 import time
 
+import grain
 import numpy as np
 import pytest
 
-from jaxft.data.batching import batch_examples, plan_evaluation, plan_training, shuffled
+from jaxft.data.batching import plan_evaluation, plan_training
 from jaxft.data.packing import ROW_LENGTHS, choose_shapes, deal, pack_rows, row_length
+from jaxft.data.sampler import Sampler
 
 
 def lengths_like_messages(count, seed=0, longest=128):
@@ -29,32 +31,40 @@ def check_rows(layout, lengths, plan, shards, row_multiple, pack):
 
 
 def test_the_order_of_an_epoch_is_a_seeded_permutation():
-    order = shuffled(50, seed=0)
-    epochs = [[order[e * 50 + i] for i in range(50)] for e in range(3)]
+    epochs = [Sampler(50, 50, seed=0)(e)[0].tolist() for e in range(3)]
     for epoch in epochs:
         assert sorted(epoch) == list(range(50))
     assert epochs[0] != epochs[1] != epochs[2]
-    again = shuffled(50, seed=0)
-    assert [again[100 + i] for i in range(50)] == epochs[2]
+    assert Sampler(50, 50, seed=0)(2)[0].tolist() == epochs[2]
     # Neighbouring seeds are not the same order one epoch later.
-    other = shuffled(50, seed=1)
-    assert [other[i] for i in range(50)] not in epochs
+    assert Sampler(50, 50, seed=1)(0)[0].tolist() not in epochs
+
+
+@pytest.mark.parametrize("examples", [1, 2, 203])
+@pytest.mark.parametrize("seed", [0, 7, 2**31])
+def test_the_order_is_that_of_two_shuffles_of_grain(examples, seed):
+    expected = grain.MapDataset.range(examples).seed(seed).shuffle().shuffle().repeat()
+    sampler = Sampler(examples, 16, seed)
+    for epoch in (0, 3):
+        steps = range(epoch * sampler.steps_per_epoch, (epoch + 1) * sampler.steps_per_epoch)
+        found = np.concatenate([sampler(step)[0] for step in steps])
+        assert found.tolist() == [expected[epoch * examples + i] for i in range(examples)]
 
 
 def test_rows_that_are_neighbours_are_not_kept_together():
     examples, batch_size = 600, 32
     by_chance = examples * (batch_size - 1) / (examples - 1)  # pairs of neighbours in one batch: 31
     for seed in range(74, 78):  # one shuffle of grain's gives 112 with seed 76
-        order = shuffled(examples, seed)
         batch = np.empty(examples, int)
-        batch[[order[i] for i in range(examples)]] = np.arange(examples) // batch_size
+        batch[Sampler(examples, examples, seed)(0)[0]] = np.arange(examples) // batch_size
         together = int((batch[1:] == batch[:-1]).sum())
         assert together < by_chance + 5 * np.sqrt(by_chance), (seed, together)
 
 
 def test_the_last_batch_of_an_epoch_is_partial():
-    sizes = [len(batch_examples(range(20), 10, 4, step)[0]) for step in range(6)]
-    epochs = [batch_examples(range(20), 10, 4, step)[1] for step in range(6)]
+    in_order = Sampler(10, 4, seed=None)
+    sizes, epochs = [len(in_order(s)[0]) for s in range(6)], [in_order(s)[1] for s in range(6)]
+    assert in_order(5)[0].tolist() == [8, 9]
     assert sizes == [4, 4, 2, 4, 4, 2] and epochs == [0, 0, 0, 1, 1, 1]
 
 
@@ -70,17 +80,16 @@ def test_training_covers_each_epoch_exactly_once(examples, batch_size, shards, r
         lengths, batch_size=batch_size, steps=3 * epoch_steps, seed=5, shards=shards,
         row_multiple=row_multiple, pack=pack,
     )  # fmt: skip
-    order = shuffled(examples, 5)
-    assert len(plan) == 3 * epoch_steps and plan.steps_per_epoch == epoch_steps
+    sampler = Sampler(examples, examples, 5)
+    assert len(plan) == 3 * epoch_steps and plan.sampler.steps_per_epoch == epoch_steps
     for epoch in range(3):
         layouts = [plan.layout(epoch * epoch_steps + step) for step in range(epoch_steps)]
         for step, layout in enumerate(layouts):
             check_rows(layout, lengths, plan, shards, row_multiple, pack)
             assert layout.epoch == epoch
             # The arrangement never changes which examples make a batch.
-            first = epoch * examples + step * batch_size
-            last = min(first + batch_size, (epoch + 1) * examples)
-            assert members(layout).tolist() == sorted(order[i] for i in range(first, last))
+            expected = sampler(epoch)[0][step * batch_size : (step + 1) * batch_size]
+            assert members(layout).tolist() == sorted(expected.tolist())
 
 
 @pytest.mark.parametrize("pack", [True, False])

@@ -60,7 +60,7 @@ def read_examples(batch):
 def test_every_token_is_in_its_place(pack, evaluation):
     tokens, labels = texts(90)
     batches = text_batches(tokens, labels, evaluation=evaluation, pack=pack)
-    epoch = len(batches) if evaluation else batches.plan.steps_per_epoch
+    epoch = len(batches) if evaluation else batches.plan.sampler.steps_per_epoch
     found = {}
     for step in range(epoch):
         batch = batches[step]
@@ -156,7 +156,7 @@ def test_no_images_are_refused(steps):
 
 def test_image_batches_cover_an_epoch_and_pad_the_last():
     batches = image_batches()
-    assert len(batches) == 6 and batches.steps_per_epoch == 4
+    assert len(batches) == 6 and batches.sampler.steps_per_epoch == 4
     for epoch_steps in (range(4), range(4, 6)):
         indices = np.concatenate([batches[step]["index"] for step in epoch_steps])
         real = indices[indices >= 0]
