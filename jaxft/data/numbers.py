@@ -56,8 +56,8 @@ class Numbers:
         labels = np.where(slots >= 0, self.values[slots], 0).astype(np.float32)
         return {"labels": labels, **places(self.rows, slots)}
 
-    def fingerprint(self) -> bytes:
-        return self.rows.tobytes() + self.values.tobytes()
+    def contents(self) -> tuple[np.ndarray, ...]:
+        return self.rows, self.values
 
 
 def find_number_column(source: Source, given: str = "") -> str:

@@ -81,8 +81,8 @@ class Tags:
         index = places(self.rows, slots)["index"]
         return {"labels": labels, "weight": counts.astype(np.float32), "index": index}
 
-    def fingerprint(self) -> bytes:
-        return self.rows.tobytes() + self.offsets.tobytes() + self.ids.tobytes()
+    def contents(self) -> tuple[np.ndarray, ...]:
+        return self.rows, self.offsets, self.ids
 
 
 def split_tag(name: str) -> tuple[str, str]:

@@ -56,8 +56,8 @@ class Targets(Protocol):
         """
         ...
 
-    def fingerprint(self) -> bytes:
-        """Changes with every row and every target."""
+    def contents(self) -> tuple[np.ndarray, ...]:
+        """Arrays that change with every row and every target, for a fingerprint."""
         ...
 
 
@@ -91,8 +91,8 @@ class Unlabelled:
     def fill(self, slots: np.ndarray, inputs: Batch) -> Batch:
         return places(self.rows, slots)
 
-    def fingerprint(self) -> bytes:
-        return self.rows.tobytes()
+    def contents(self) -> tuple[np.ndarray, ...]:
+        return (self.rows,)
 
 
 def unlabelled(rows: int) -> Unlabelled:
