@@ -13,8 +13,8 @@ import pytest
 import torch
 import transformers
 
+from jaxft.experiment.stages import split_for
 from jaxft.models import flatten, hf, load_architecture, move_statistics
-from jaxft.run.stages import split_for
 from jaxft.tasks import classification
 from jaxft.training.gradient import MeanGradient
 from jaxft.training.parallel import Parallel, make_parallel
