@@ -117,7 +117,7 @@ def assert_same_weights(found: Path, expected: Path) -> None:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
-@pytest.mark.parametrize("mode", ["jit", "shard", "pmap"])
+@pytest.mark.parametrize("mode", ["jit", "shard", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_a_run_killed_at_any_step_ends_bitwise_equal(world, tmp_path, mode):
     whole = tmp_path / "whole"
     assert train.main(arguments(world, whole, mode=mode)) == 0
