@@ -21,7 +21,7 @@ from jaxft.experiment.evaluation import Evaluation, evaluate, predict
 from jaxft.experiment.provenance import fingerprint
 from jaxft.experiment.split import Split, find_input_columns, model_inputs
 from jaxft.experiment.steps import slicing
-from jaxft.models import Architecture, TextLimits, hf, load_architecture
+from jaxft.models import Architecture, Pass, TextLimits, hf, load_architecture
 from jaxft.tasks.contract import Task
 from jaxft.tasks.table import TASKS
 from jaxft.training.parallel import Parallel, Programs, make_parallel
@@ -203,7 +203,7 @@ def _ready(
             f"{path} has no classifier for {architecture.num_labels} labels (it lacks "
             f"{', '.join(report.initialised)}); fine-tune it first"
         )
-    forward = functools.partial(architecture.apply, dtype=jnp.dtype(config.model.dtype))
+    forward = functools.partial(architecture.apply, how=Pass(dtype=jnp.dtype(config.model.dtype)))
     predictions = TASKS[config.task].predictions
     program = parallel.compile_eval(
         functools.partial(eval_step, forward=forward, predictions=predictions)

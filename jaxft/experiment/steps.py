@@ -16,7 +16,7 @@ from jaxft.experiment.decide import frozen_blocks, moving_statistics
 from jaxft.experiment.optimizer import OptimizerOf
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.stages import Stage, abstract_params, split_for
-from jaxft.models import move_statistics
+from jaxft.models import Pass, move_statistics
 from jaxft.optim import path_map
 from jaxft.training.gradient import MeanGradient
 from jaxft.training.parallel import Parallel, Programs, make_parallel
@@ -70,11 +70,13 @@ def _step(
     config, architecture = prepared.config, prepared.architecture
     forward = functools.partial(
         architecture.apply,
-        frozen_blocks=frozen_blocks(architecture, still),
-        remat=config.model.remat,
-        dtype=jnp.dtype(config.model.dtype),
-        batch_stats=state.stats is not None,
-        axis_name=parallel.axis_name,
+        how=Pass(
+            frozen_blocks=frozen_blocks(architecture, still),
+            remat=config.model.remat,
+            dtype=jnp.dtype(config.model.dtype),
+            batch_stats=state.stats is not None,
+            axis_name=parallel.axis_name,
+        ),
     )
     return functools.partial(
         train_step,
@@ -89,10 +91,10 @@ def _step(
 
 def evaluation_step(prepared: Prepared, parallel: Parallel) -> Programs:
     """`(params, batch) -> predictions` of the task, compiled a shape at a time."""
-    dtype = jnp.dtype(prepared.config.model.dtype)
+    how = Pass(dtype=jnp.dtype(prepared.config.model.dtype))
     step = functools.partial(
         eval_step,
-        forward=functools.partial(prepared.architecture.apply, dtype=dtype),
+        forward=functools.partial(prepared.architecture.apply, how=how),
         predictions=prepared.task.predictions,
         axis_name=parallel.axis_name,
     )

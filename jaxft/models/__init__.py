@@ -5,7 +5,7 @@ tensors (checkpoint/). What differs between families is in one file each (famili
 that family.py describes.
 """
 
-from jaxft.models.architecture import Architecture, load_architecture
+from jaxft.models.architecture import Architecture, Pass, load_architecture
 from jaxft.models.checkpoint import hf
 from jaxft.models.checkpoint.config_json import class_names
 from jaxft.models.checkpoint.names import ReadReport
@@ -19,6 +19,7 @@ __all__ = [
     "Architecture",
     "ImageLimits",
     "Params",
+    "Pass",
     "ReadReport",
     "TextLimits",
     "class_names",

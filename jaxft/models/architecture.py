@@ -33,6 +33,47 @@ from jaxft.models.layers.batch_norm import Sample, sample_of
 from jaxft.models.tree import Params, flatten
 
 
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """How a forward pass is run.
+
+    Attributes:
+        frozen_blocks: depths up to this one (0: stem only, -1: none) are a fixed feature
+            extractor: no dropout, batch norms with the kept statistics, and no
+            rematerialisation, as nothing there is differentiated.
+        all_positions: run the last block, too, for every token, and return its output as
+            'hidden' [B, T, D] in `dtype` (with dropout: under another mask than without).
+        remat: recompute each other block in the backward pass, not keeping its activations. For
+            accelerators: XLA:CPU drops the barriers it rests on, and only the FLOPs grow.
+        dtype: of the blocks' activations and matrix products; stem, norms, softmax and head
+            stay in fp32.
+        batch_stats: batch norms take the statistics of this batch, of its examples whose
+            'weight' [B], if it has one, is not 0.
+        axis_name: the mapped axis under pmap, over which those are taken too.
+    """
+
+    frozen_blocks: int = -1
+    all_positions: bool = False
+    remat: bool = False
+    dtype: jax.typing.DTypeLike = jnp.float32
+    batch_stats: bool = False
+    axis_name: str | None = None
+
+    def seed(self, key: jax.Array | None, depth: int) -> ops.Seed:
+        """Of the dropout at one depth; frozen depths have none."""
+        return None if key is None or depth <= self.frozen_blocks else ops.seed_of(key, depth)
+
+    def context(
+        self, depth: int, key: jax.Array | None, reads: jax.Array | None, sample: Sample | None
+    ) -> Context:
+        """At one depth; a frozen one has no dropout and the statistics that are kept."""
+        own = sample if depth > self.frozen_blocks else None
+        return Context(self.seed(key, depth), reads, own)
+
+
+PLAIN = Pass()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Architecture:
     """Everything about a model but its numbers. Equal only to itself, so jit may close over it."""
@@ -74,23 +115,13 @@ class Architecture:
         return _tree(self.family, *map(nnx.state, parts))
 
     def apply(
-        self,
-        params: Params,
-        batch: Batch,
-        key: jax.Array | None = None,
-        *,
-        frozen_blocks: int = -1,
-        all_positions: bool = False,
-        remat: bool = False,
-        dtype: jax.typing.DTypeLike = jnp.float32,
-        batch_stats: bool = False,
-        axis_name: str | None = None,
+        self, params: Params, batch: Batch, key: jax.Array | None = None, how: Pass = PLAIN
     ) -> Outputs:
         """The forward pass.
 
         Returns fp32 'logits': [R, K, C] for the K examples of each packed text row, [R, L, C] for
-        its tokens (head 'token'), [B, C] for images. With `batch_stats` also 'moments' of norms above
-        `frozen_blocks`, for `move_statistics`.
+        its tokens (head 'token'), [B, C] for images. With `how.batch_stats` also 'moments' of norms
+        above `how.frozen_blocks`, for `move_statistics`.
 
         The last block's queries, output and feed-forward are computed only for the tokens that the
         head reads, its keys and values for all: the same logits for 2/12 of that block's products.
@@ -98,38 +129,8 @@ class Architecture:
         Args:
             params: in the structure of `whole`.
             key: drives dropout, with a seed of its own for each depth; None turns it off.
-            frozen_blocks: depths up to this one (0: stem only, -1: none) are a fixed feature
-                extractor: no dropout, batch norms with the kept statistics, and no
-                rematerialisation, as nothing there is differentiated.
-            all_positions: run the last block, too, for every token, and return its output as
-                'hidden' [B, T, D] in `dtype` (with dropout: under another mask than without).
-            remat: recompute each other block in the backward pass, not keeping its activations. For
-                accelerators: XLA:CPU drops the barriers it rests on, and only the FLOPs grow.
-            dtype: of the blocks' activations and matrix products; stem, norms, softmax and head
-                stay in fp32.
-            batch_stats: batch norms take the statistics of this batch, of its examples whose
-                'weight' [B], if it has one, is not 0.
-            axis_name: the mapped axis under pmap, over which those are taken too.
         """
-        carry = self.prefix(
-            params,
-            batch,
-            0,
-            key,
-            frozen_blocks=frozen_blocks,
-            dtype=dtype,
-            batch_stats=batch_stats,
-            axis_name=axis_name,
-        )
-        return self.suffix(
-            params,
-            carry,
-            0,
-            key,
-            frozen_blocks=frozen_blocks,
-            all_positions=all_positions,
-            remat=remat,
-        )
+        return self.suffix(params, self.prefix(params, batch, 0, key, how), 0, key, how)
 
     def prefix(
         self,
@@ -137,33 +138,26 @@ class Architecture:
         batch: Batch,
         upto: int,
         key: jax.Array | None = None,
-        *,
-        frozen_blocks: int = -1,
-        all_positions: bool = False,
-        remat: bool = False,
-        dtype: jax.typing.DTypeLike = jnp.float32,
-        batch_stats: bool = False,
-        axis_name: str | None = None,
+        how: Pass = PLAIN,
     ) -> Carry:
         """The stem and the first `upto` blocks: what `suffix` goes on from. Arguments as `apply`.
 
-        Returns 'hidden' [B, T, D] in `dtype` after that depth, [B, K, D] if it is the last and not
-        `all_positions`, and in their own dtypes what the blocks and the head still need.
+        Returns 'hidden' [B, T, D] in `how.dtype` after that depth, [B, K, D] if it is the last and
+        not `how.all_positions`, and in their own dtypes what the blocks and the head still need.
 
         Raises:
             ValueError: there are fewer blocks.
         """
         self._check_depth("upto", upto)
         backbone, _ = self.modules(params)
-        sample = sample_of(batch, axis_name) if batch_stats else None
-        carry = backbone.stem(batch, _context(0, key, frozen_blocks, None, sample))
-        carry["hidden"] = carry["hidden"].astype(dtype)
+        sample = sample_of(batch, how.axis_name) if how.batch_stats else None
+        carry = backbone.stem(batch, how.context(0, key, None, sample))
+        carry["hidden"] = carry["hidden"].astype(how.dtype)
         if (reads := self.reads(batch)) is not None:
             carry["reads"] = reads
         if sample is not None:
             carry["sample"] = sample
-        depths = range(1, upto + 1)
-        return self._through(backbone, carry, depths, key, frozen_blocks, all_positions, remat)
+        return self._through(backbone, carry, range(1, upto + 1), key, how)
 
     def suffix(
         self,
@@ -171,13 +165,10 @@ class Architecture:
         carry: Carry,
         start: int,
         key: jax.Array | None = None,
-        *,
-        frozen_blocks: int = -1,
-        all_positions: bool = False,
-        remat: bool = False,
+        how: Pass = PLAIN,
     ) -> Outputs:
         """The blocks after the first `start`, and the head: from `prefix(…, start, …)` with the same
-        arguments what `apply` gives.
+        key and `how` what `apply` gives.
 
         Raises:
             ValueError: there are fewer blocks.
@@ -185,33 +176,26 @@ class Architecture:
         self._check_depth("start", start)
         backbone, head = self.modules(params)
         depths = range(start + 1, self.num_blocks + 1)
-        carry = self._through(backbone, carry, depths, key, frozen_blocks, all_positions, remat)
+        carry = self._through(backbone, carry, depths, key, how)
         hidden = carry["hidden"]
-        read = ops.take(hidden, carry.get("reads")) if all_positions else hidden
+        read = ops.take(hidden, carry.get("reads")) if how.all_positions else hidden
         finished = backbone.finish(read.astype(jnp.float32))
-        outputs = head(finished, _seed(key, self.num_blocks + 1, frozen_blocks))
+        outputs = head(finished, how.seed(key, self.num_blocks + 1))
         kept = {"moments": carry["moments"]} if "moments" in carry else {}
-        return {**outputs, **kept, **({"hidden": hidden} if all_positions else {})}
+        return {**outputs, **kept, **({"hidden": hidden} if how.all_positions else {})}
 
     def _through(
-        self,
-        backbone: Backbone,
-        carry: Carry,
-        depths: range,
-        key: jax.Array | None,
-        frozen_blocks: int,
-        all_positions: bool,
-        remat: bool,
+        self, backbone: Backbone, carry: Carry, depths: range, key: jax.Array | None, how: Pass
     ) -> Carry:
         moments, sample = carry.get("moments", {}), carry.get("sample")
         carry = {name: value for name, value in carry.items() if name != "moments"}
         for depth in depths:
             block = backbone.blocks[depth - 1]
-            rerun = remat and depth > frozen_blocks
+            rerun = how.remat and depth > how.frozen_blocks
             run: Any = jax.checkpoint(block.__call__) if rerun else block
-            narrow = depth == self.num_blocks and not all_positions
+            narrow = depth == self.num_blocks and not how.all_positions
             reads = carry.get("reads") if narrow else None
-            carry, kept = run(carry, _context(depth, key, frozen_blocks, reads, sample))
+            carry, kept = run(carry, how.context(depth, key, reads, sample))
             moments = {**moments, **kept.get("moments", {})}
         return {**carry, "moments": moments} if moments else carry
 
@@ -288,23 +272,6 @@ def load_architecture(
         tensor_rules=family.tensor_rules(config),
         new_head=new_head or not others.isdisjoint(_texts(raw.get("architectures"))),
     )
-
-
-def _seed(key: jax.Array | None, depth: int, frozen_blocks: int) -> ops.Seed:
-    """Of the dropout at one depth; frozen depths have none."""
-    return None if key is None or depth <= frozen_blocks else ops.seed_of(key, depth)
-
-
-def _context(
-    depth: int,
-    key: jax.Array | None,
-    frozen_blocks: int,
-    reads: jax.Array | None,
-    sample: Sample | None,
-) -> Context:
-    """At one depth; a frozen one has no dropout and the statistics that are kept."""
-    own = sample if depth > frozen_blocks else None
-    return Context(_seed(key, depth, frozen_blocks), reads, own)
 
 
 def _family(directory: str, model_type: Any) -> Family[Any]:

@@ -6,7 +6,7 @@ the whole path, and of ordered rules the first that matches decides.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, Self, TypedDict, TypeVar
 
 import jax
@@ -155,6 +155,24 @@ def stored_by_leaf(path: str, ndim: int, config: Any = None) -> Stored:
     name = "weight" if leaf in ("kernel", "embedding", "scale") else leaf
     axes = {2: (1, 0), 4: (2, 3, 1, 0)}[ndim] if leaf == "kernel" else tuple(range(ndim))
     return Stored(".".join((*parents, name)), axes)
+
+
+def depth_rules(
+    stem: str, blocks: Iterable[str], head: str, *, last: str | None = None
+) -> tuple[tuple[str, int], ...]:
+    """The rules of a family, of a path pattern for the stem, one for each block, and one for the head.
+
+    `last` matches what comes after the blocks and has the depth of the last of them, as the norm
+    there has in timm's parameter groups.
+    """
+    patterns = list(blocks)
+    after = [] if last is None else [(last, len(patterns))]
+    return (
+        (stem, 0),
+        *((pattern, depth) for depth, pattern in enumerate(patterns, start=1)),
+        *after,
+        (head, len(patterns) + 1),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from jaxft import evaluate, train
 from jaxft.experiment.stages import split_for
-from jaxft.models import flatten, hf, load_architecture, move_statistics
+from jaxft.models import Pass, flatten, hf, load_architecture, move_statistics
 from jaxft.tasks import classification
 from jaxft.training.gradient import MeanGradient
 from jaxft.training.parallel import Parallel, make_parallel
@@ -75,8 +75,10 @@ def trained(
     hparams, tx = hyperparameters(jax.random.key(1)), tx or optax.sgd(0.1, momentum=0.9)
     state = parallel.init(params, fixed, hparams, lambda _: tx, stats)
     forward = functools.partial(
-        architecture.apply, batch_stats=True, axis_name=parallel.axis_name,
-        frozen_blocks=frozen_blocks, **options,
+        architecture.apply,
+        how=Pass(
+            batch_stats=True, axis_name=parallel.axis_name, frozen_blocks=frozen_blocks, **options
+        ),
     )  # fmt: skip
     step = parallel.compile_train(
         functools.partial(

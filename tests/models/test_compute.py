@@ -115,7 +115,9 @@ def update(
     state = parallel.abstract(parts[optim.TRAIN], parts[optim.FROZEN], hparams, lambda _: tx)
     step = functools.partial(
         train_step,
-        forward=functools.partial(model.apply, frozen_blocks=frozen_blocks, remat=remat),
+        forward=functools.partial(
+            model.apply, how=models.Pass(frozen_blocks=frozen_blocks, remat=remat)
+        ),
         loss=classification.loss,
         optimizer=lambda _: tx,
         gradient=MeanGradient(accumulate, parallel.axis_name),
@@ -194,7 +196,7 @@ def test_the_last_block_is_computed_for_what_the_head_reads(family, tmp):
     model, inputs = architecture(family, tmp), batch(family)
 
     def flops(**options: Any) -> float:
-        forward = functools.partial(model.apply, **options)
+        forward = functools.partial(model.apply, how=models.Pass(**options))
         return jax.jit(forward).lower(model.abstract, inputs).cost_analysis()["flops"]
 
     tokens, reads = (TOKENS, SLOTS) if family == "bert" else (PATCHES + 1, 1)

@@ -17,7 +17,7 @@ import transformers
 from tokenizers import pre_tokenizers
 
 from jaxft import models, optim
-from jaxft.models import hf
+from jaxft.models import Pass, hf
 from jaxft.models.checkpoint import names
 
 LABELS = 3
@@ -213,6 +213,7 @@ FAMILY_ROWS = {
 WITH_DROPOUT = {name for name, family in models.FAMILIES.items() if family.dropouts}
 every_family = pytest.mark.parametrize("family", FAMILY_ROWS)
 # The last block for the tokens that the head reads, or for all.
+EVERYWHERE = Pass(all_positions=True)
 both_ways = pytest.mark.parametrize("all_positions", [False, True])
 text_family = pytest.mark.parametrize(
     "family", [name for name, row in FAMILY_ROWS.items() if row.batch is not image_batch]
@@ -273,12 +274,16 @@ def batches(family: str, seed: int = 0) -> tuple[dict, dict]:
 
 
 def our_logits(architecture: Any, params: Any, batch: dict, key: Any = None, **options: Any) -> Any:
-    run = compiled(lambda params, batch, key: architecture.apply(params, batch, key, **options))
+    how = Pass(**options)
+    run = compiled(lambda params, batch, key: architecture.apply(params, batch, key, how))
     return np.asarray(run(params, batch, key)["logits"]).reshape(-1, architecture.num_labels)
 
 
-def loss(architecture: Any, params: Any, batch: dict, labels: np.ndarray, **options: Any) -> Any:
-    logits = architecture.apply(params, batch, **options)["logits"].reshape(len(labels), -1)
+def loss(
+    architecture: Any, params: Any, batch: dict, labels: np.ndarray, key: Any = None, **options: Any
+) -> Any:
+    outputs = architecture.apply(params, batch, key, Pass(**options))
+    logits = outputs["logits"].reshape(len(labels), -1)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
@@ -329,7 +334,7 @@ def test_all_positions_are_those_of_pytorchs_last_block(family, tmp):
     expected = seen[0].detach().numpy()
     if expected.ndim == 4:  # feature maps are [B, C, H, W] there
         expected = expected.transpose(0, 2, 3, 1)
-    run = compiled(functools.partial(architecture.apply, all_positions=True))
+    run = compiled(functools.partial(architecture.apply, how=Pass(all_positions=True)))
     found = np.asarray(run(params, ours)["hidden"])
     assert found.shape == expected.shape
     tokens = ours.get("segment_ids", np.ones(found.shape[:2])) > 0  # padding has no meaning
@@ -613,7 +618,7 @@ def test_every_token_sees_what_its_family_lets_it_see(family, tmp):
     stem = architecture.prefix(params, batch, 0)
 
     def hidden_of(token, hidden):
-        outputs = architecture.suffix(params, {**stem, "hidden": hidden}, 0, all_positions=True)
+        outputs = architecture.suffix(params, {**stem, "hidden": hidden}, 0, how=EVERYWHERE)
         return outputs["hidden"][0, token].sum()
 
     gradient = compiled(jax.grad(hidden_of, argnums=1))
@@ -661,13 +666,13 @@ def test_prefix_and_suffix_at_every_cut_are_apply_bitwise(family, all_positions,
     checkpoint(family, tmp)
     architecture, params, _ = load(tmp / family, dropout=0.3)
     batch, key = batches(family)[0], jax.random.key(0)
-    options = {"frozen_blocks": 0, "all_positions": all_positions}
+    how = Pass(frozen_blocks=0, all_positions=all_positions, dtype=jnp.bfloat16)
     # Operation by operation: compiled as one, XLA may merge across the cut and round otherwise.
-    whole = architecture.apply(params, batch, key, dtype=jnp.bfloat16, **options)
+    whole = architecture.apply(params, batch, key, how)
     for cut in range(architecture.num_blocks + 1):
-        carry = architecture.prefix(params, batch, cut, key, dtype=jnp.bfloat16, **options)
+        carry = architecture.prefix(params, batch, cut, key, how)
         assert carry["hidden"].dtype == jnp.bfloat16
-        parts = architecture.suffix(params, carry, cut, key, **options)
+        parts = architecture.suffix(params, carry, cut, key, how)
         assert parts.keys() == whole.keys()
         for name in whole:
             np.testing.assert_array_equal(parts[name], whole[name])
@@ -685,7 +690,7 @@ def test_only_hidden_is_cast_to_the_compute_dtype(tmp, monkeypatch):
     stem = backbone.stem
     angles = jnp.linspace(0, 1, 9)
     monkeypatch.setattr(backbone, "stem", lambda *given: {**stem(*given), "angles": angles})
-    carry = architecture.prefix(params, batches("bert")[0], 2, dtype=jnp.bfloat16)
+    carry = architecture.prefix(params, batches("bert")[0], 2, how=Pass(dtype=jnp.bfloat16))
     assert carry["hidden"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(carry["angles"], angles, strict=True)
 

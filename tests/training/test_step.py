@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from jaxft import optim
-from jaxft.models import flatten, hf, load_architecture
+from jaxft.models import Pass, flatten, hf, load_architecture
 from jaxft.tasks import classification
 from jaxft.training.gradient import MeanGradient
 from jaxft.training.parallel import Parallel, make_parallel
@@ -217,14 +217,14 @@ def test_bfloat16_computes_low_and_keeps_parameters_high(setup):
     batch = ONE.put(batch_for(setup))
     params, _ = hf.read_params(setup.directory, setup.architecture, key=jax.random.key(0))
     full = setup.architecture.apply(params, batch)["logits"]
-    low = setup.architecture.apply(params, batch, dtype=jnp.bfloat16)["logits"]
+    low = setup.architecture.apply(params, batch, how=Pass(dtype=jnp.bfloat16))["logits"]
     assert low.dtype == jnp.float32
     assert not np.array_equal(full, low)
     np.testing.assert_allclose(low, full, atol=0.05)
     state, _ = make(setup, ONE)
     tx = optim.fine_tuning_optimizer(1e-2)
     step = functools.partial(
-        train_step, forward=functools.partial(setup.architecture.apply, dtype=jnp.bfloat16),
+        train_step, forward=functools.partial(setup.architecture.apply, how=Pass(dtype=jnp.bfloat16)),
         loss=classification.loss, optimizer=lambda _: tx,
     )  # fmt: skip
     state = ONE.init(state.params, state.frozen, HPARAMS, lambda _: tx)

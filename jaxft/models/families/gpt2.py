@@ -25,6 +25,7 @@ from jaxft.models.family import (
     Outputs,
     Stored,
     TextLimits,
+    depth_rules,
     stored_by_leaf,
 )
 from jaxft.models.heads import last_token
@@ -199,13 +200,8 @@ def _stored(path: str, ndim: int, config: Config) -> Stored:
 
 
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
-    last = config.n_layer
-    return (
-        (r"transformer/w[tp]e/.*", 0),
-        *((rf"transformer/h/{depth - 1}/.*", depth) for depth in range(1, last + 1)),
-        (r"transformer/ln_f/.*", last),  # a norm after the last block is of that block, as in ViT
-        (r"score/.*", last + 1),
-    )
+    blocks = (rf"transformer/h/{n}/.*" for n in range(config.n_layer))
+    return depth_rules(r"transformer/w[tp]e/.*", blocks, r"score/.*", last=r"transformer/ln_f/.*")
 
 
 # Not the fused layer: a device's share of its columns would be no share of the heads.

@@ -16,7 +16,16 @@ from flax import nnx
 from jax import lax
 
 from jaxft.models.checkpoint import config_json
-from jaxft.models.family import Carry, Context, Family, Head, ImageLimits, Kept, Outputs
+from jaxft.models.family import (
+    Carry,
+    Context,
+    Family,
+    Head,
+    ImageLimits,
+    Kept,
+    Outputs,
+    depth_rules,
+)
 from jaxft.models.heads import every_token
 from jaxft.models.layers import modules, ops
 from jaxft.models.layers.batch_norm import BatchNorm, Moments, Sample
@@ -280,15 +289,12 @@ class ImageClassifier(nnx.Module):
 
 
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
-    layers = [(stage, n) for stage, depth in enumerate(config.depths) for n in range(depth)]
-    return (
-        (r"resnet/embedder/.*", 0),
-        *(
-            (rf"resnet/encoder/stages/{stage}/layers/{n}/.*", depth)
-            for depth, (stage, n) in enumerate(layers, start=1)
-        ),
-        (r"classifier/.*", len(layers) + 1),
+    blocks = (
+        rf"resnet/encoder/stages/{stage}/layers/{n}/.*"
+        for stage, depth in enumerate(config.depths)
+        for n in range(depth)
     )
+    return depth_rules(r"resnet/embedder/.*", blocks, r"classifier/.*")
 
 
 FAMILY = Family(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxft.models.checkpoint import config_json
-from jaxft.models.family import Carry, Context, Family, Head, Outputs, TextLimits
+from jaxft.models.family import Carry, Context, Family, Head, Outputs, TextLimits, depth_rules
 from jaxft.models.heads import Classifier, every_token, first_token
 from jaxft.models.layers import encoder, modules, ops
 
@@ -123,12 +123,8 @@ def _limits(config: Config) -> TextLimits:
 
 
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
-    top = config.num_hidden_layers + 1
-    return (
-        (r"roberta/embeddings/.*", 0),
-        *((rf"roberta/encoder/layer/{depth - 1}/.*", depth) for depth in range(1, top)),
-        (r"classifier/.*", top),
-    )
+    blocks = (rf"roberta/encoder/layer/{n}/.*" for n in range(config.num_hidden_layers))
+    return depth_rules(r"roberta/embeddings/.*", blocks, r"classifier/.*")
 
 
 FAMILY = Family(

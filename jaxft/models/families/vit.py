@@ -13,7 +13,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxft.models.checkpoint import config_json
-from jaxft.models.family import Carry, Context, Family, Head, ImageLimits, Kept, Outputs
+from jaxft.models.family import (
+    Carry,
+    Context,
+    Family,
+    Head,
+    ImageLimits,
+    Kept,
+    Outputs,
+    depth_rules,
+)
 from jaxft.models.heads import first_token
 from jaxft.models.layers import modules, ops
 
@@ -206,13 +215,8 @@ class ImageClassifier(nnx.Module):
 
 
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
-    last = config.num_hidden_layers
-    return (
-        (r"vit/embeddings/.*", 0),
-        *((rf"vit/encoder/layer/{depth - 1}/.*", depth) for depth in range(1, last + 1)),
-        (r"vit/layernorm/.*", last),  # as in timm's parameter groups
-        (r"classifier/.*", last + 1),
-    )
+    blocks = (rf"vit/encoder/layer/{n}/.*" for n in range(config.num_hidden_layers))
+    return depth_rules(r"vit/embeddings/.*", blocks, r"classifier/.*", last=r"vit/layernorm/.*")
 
 
 FAMILY = Family(
