@@ -132,11 +132,18 @@ class ImageLimits:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """How a parameter or statistic lies in a checkpoint: its tensor's name, and that tensor's axes
-    in the parameter's order."""
+    """How a parameter or statistic lies in a checkpoint.
+
+    Attributes:
+        name: of its tensor.
+        axes: the tensor's, in the parameter's order.
+        ties: other names of the same tensor. A checkpoint may lack them, or hold it again under
+            them, or under one of them only; an export has it once, as `name`.
+    """
 
     name: str
     axes: tuple[int, ...]
+    ties: tuple[str, ...] = ()
 
     def reordered(self, items: tuple) -> tuple:
         """A parameter's shape or index for the tensor: (3, 5) -> (5, 3) where it is transposed."""

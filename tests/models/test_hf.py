@@ -1,5 +1,6 @@
 """Checkpoints in: what is refused, what is read, and at what memory. Out: test_models_export.py."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -156,6 +157,40 @@ def test_a_fitting_classifier_for_other_labels_is_replaced_if_asked(tmp_path):
     assert not np.asarray(params["classifier"]["bias"]).any()
     assert set(report.initialised) == {"classifier/kernel", "classifier/bias"}
     assert set(report.dropped) == {"classifier.weight", "classifier.bias"}
+
+
+def tied(directory: Path) -> Any:
+    """The architecture, had its word embeddings two names."""
+    architecture = models.load_architecture(str(directory), num_labels=2)
+    path = "bert/embeddings/word_embeddings/embedding"
+    stored = dataclasses.replace(architecture.stored[path], ties=("shared.weight",))
+    return dataclasses.replace(architecture, stored={**architecture.stored, path: stored})
+
+
+def test_a_tied_tensor_is_read_under_any_of_its_names_and_written_once(tmp_path):
+    found, key = checkpoint(tmp_path), jax.random.key(0)
+    architecture, name = tied(tmp_path), "bert.embeddings.word_embeddings.weight"
+    once, _ = hf.read_params(str(tmp_path), architecture, key=key)
+    table = found[name]
+    others = {other: x for other, x in found.items() if other != name}
+    for given in ({name: table, "shared.weight": table}, {"shared.weight": table}):
+        save(tmp_path, {**others, **given})
+        again, report = hf.read_params(str(tmp_path), architecture, key=key)
+        jax.tree.map(np.testing.assert_array_equal, again, once)
+        assert report == names.ReadReport()
+        write(tmp_path / "out", architecture, again, tmp_path, unchanged=architecture.depths)
+        assert tensors.entries(str(tmp_path / "out")).keys() == found.keys()
+
+
+@pytest.mark.parametrize("change", ["value", "shape"])
+def test_tied_tensors_that_differ_are_one_line(change, tmp_path):
+    found = checkpoint(tmp_path)
+    table = found["bert.embeddings.word_embeddings.weight"]
+    other = table[:-1] if change == "shape" else np.where(np.arange(len(table))[:, None], table, 0)
+    save(tmp_path, {**found, "shared.weight": other})
+    with pytest.raises(ValueError, match="are one tensor in this model, but differ") as error:
+        hf.read_params(str(tmp_path), tied(tmp_path), key=jax.random.key(0))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("cut", [0, 5, 200, -1])

@@ -76,7 +76,8 @@ def read_params(
         scratch: initialise everything and read nothing.
 
     Raises:
-        ValueError: one line with every missing, unexpected and misshapen tensor; a damaged file.
+        ValueError: one line with every missing, unexpected and misshapen tensor; a damaged file;
+            tied tensors that differ.
     """
     leaves = flatten(architecture.whole)
     places = dict.fromkeys(leaves) if shardings is None else flatten(shardings)
@@ -84,6 +85,8 @@ def read_params(
         found = Match({}, ReadReport(initialised=tuple(architecture.depths)))
     else:
         found = match(directory, architecture)
+    for path, name, entry in found.again:
+        tensors.require_equal(*found.sources[path], name, entry)
     new = [path for path in leaves if path not in found.sources]
     values = initialise(architecture, new, key, shardings)
     for path, (name, entry) in found.sources.items():

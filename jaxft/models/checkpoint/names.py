@@ -27,6 +27,7 @@ class Match:
 
     sources: dict[str, tuple[str, tensors.Entry]]
     report: ReadReport
+    again: tuple[tuple[str, str, tensors.Entry], ...] = ()  # (path, name, where): tied, twice there
 
 
 def match(directory: str, architecture: Architecture) -> Match:
@@ -40,15 +41,21 @@ def match(directory: str, architecture: Architecture) -> Match:
     """
     family = architecture.family
     others = (*family.other_heads, *family.heads[architecture.head].unused)
-    paths = {stored.name: path for path, stored in architecture.stored.items()}
+    paths = {
+        name: path
+        for path, stored in architecture.stored.items()
+        for name in (stored.name, *stored.ties)
+    }
     sources: dict[str, tuple[str, tensors.Entry]] = {}
-    dropped, unexpected, renamed = [], [], []
+    dropped, unexpected, renamed, again = [], [], [], []
     for name, entry in tensors.entries(directory).items():
         known_as = current_name(name, family.aliases)
         path = paths.get(known_as) or paths.get(f"{family.base}.{known_as}")
         if path is not None and path not in sources:
             sources[path] = (name, entry)
             renamed += [(name, known_as)] if known_as != name else []
+        elif path is not None and architecture.stored[path].ties:
+            again.append((path, name, entry))
         elif any(re.fullmatch(pattern, name) for pattern in others):
             dropped.append(name)
         else:
@@ -62,7 +69,7 @@ def match(directory: str, architecture: Architecture) -> Match:
     problems = [f"{len(some)} {kind}: {listed(some)}" for kind, some in found.items() if some]
     if problems:
         raise ValueError(f"{directory} is no {architecture.exports}: {'; '.join(problems)}")
-    return Match(sources, ReadReport(tuple(new), tuple(dropped), tuple(renamed)))
+    return Match(sources, ReadReport(tuple(new), tuple(dropped), tuple(renamed)), tuple(again))
 
 
 def current_name(name: str, aliases: tuple[tuple[str, str], ...]) -> str:

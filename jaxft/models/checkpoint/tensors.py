@@ -20,6 +20,7 @@ from jaxft.models.checkpoint.checkpoint_files import brief, listed, read_json, r
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FILE = re.compile(r"[^/\\\0]+\.safetensors")
 _SHARD = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
+_COMPARED = 2**22  # elements at a time
 _WRITER = {"writer": "jaxft"}  # in the metadata of a file, where other readers ignore it
 
 # By the names of the format, https://github.com/huggingface/safetensors#format.
@@ -146,6 +147,26 @@ def read(entry: Entry, name: str, index: tuple[slice, ...] | None = None) -> np.
     """One tensor, or the part of it that `index` selects, in the file's dtype."""
     with _open(entry.file) as file:
         return file.get_tensor(name) if index is None else file.get_slice(name)[index]
+
+
+def require_equal(name: str, entry: Entry, other_name: str, other: Entry) -> None:
+    """Compares two tensors that should be one, some megabytes at a time.
+
+    Raises:
+        ValueError: they differ, so reading one of them would silently change the model.
+    """
+    same = (entry.shape, entry.dtype) == (other.shape, other.dtype)
+    rows = max(1, _COMPARED // max(1, int(np.prod(entry.shape[1:]))))
+    for start in range(0, entry.shape[0], rows):
+        part = (
+            slice(start, min(start + rows, entry.shape[0])),
+            *(slice(None) for _ in entry.shape[1:]),
+        )
+        same = same and np.array_equal(read(entry, name, part), read(other, other_name, part))
+    if not same:
+        raise ValueError(
+            f"{other.file}: {name} and {other_name} are one tensor in this model, but differ there"
+        )
 
 
 def write(path: str, tensors: dict[str, Pending]) -> None:
