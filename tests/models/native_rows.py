@@ -1,0 +1,124 @@
+"""One row a variant of a native family: a tiny PyTorch model of awkward sizes, and inputs for both sides.
+
+A family has one or two rows here, and those of `slow=True` for what else its config can say. What is asked
+of each is in test_native.py.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+LABELS = 3
+Inputs = tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]  # (ours, PyTorch's keywords)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A tiny model with random weights.
+
+    Attributes:
+        build: the PyTorch model, in the layout of transformers' classes by default.
+        inputs: of three examples, each in a row of its own, from a generator.
+        head: the kind of head: 'sequence', 'token' or 'image'.
+        slow: among the slow tests.
+        logits: `(model, its keywords) ->` its logits.
+        save: writes the model as a checkpoint.
+        again: the model read back from one.
+    """
+
+    build: Callable[[], torch.nn.Module]
+    inputs: Callable[[np.random.Generator], Inputs]
+    head: str
+    slow: bool = False
+    logits: Callable[[Any, dict], torch.Tensor] = lambda model, inputs: model(**inputs).logits
+    save: Callable[[Any, Path], None] = lambda model, path: model.save_pretrained(path)
+    again: Callable[[Any, Path], Any] = lambda model, path: type(model).from_pretrained(path)
+
+
+def texts(*, pad: int = 0, types: int = 1, left: bool = False, vocabulary: int = 50):
+    """Three texts of 9, 5 and 7 tokens; PyTorch's are padded on the left if asked."""
+
+    def make(rng: np.random.Generator) -> Inputs:
+        lengths, width = [9, 5, 7], 9
+        mask = np.arange(width) < np.array(lengths)[:, None]
+        ids = np.where(mask, rng.integers(pad + 1, vocabulary, mask.shape), pad)
+        kinds = np.where(mask & (np.arange(width) > 3), types - 1, 0)
+        ours = {
+            "input_ids": ids,
+            "segment_ids": mask.astype(int),
+            "positions": np.where(mask, np.arange(width), 0),
+            "token_type_ids": kinds,
+            "starts": np.zeros((len(lengths), 1), int),
+        }
+        shift = [width - length if left else 0 for length in lengths]
+        theirs = {"input_ids": ids, "attention_mask": mask.astype(int)}
+        theirs |= {"token_type_ids": kinds} if types > 1 else {}
+        rolled = {
+            name: np.stack([np.roll(row, by) for row, by in zip(array, shift, strict=True)])
+            for name, array in theirs.items()
+        }
+        return (
+            {name: array.astype(np.int32) for name, array in ours.items()},
+            {name: torch.tensor(array) for name, array in rolled.items()},
+        )
+
+    return make
+
+
+def images(height: int = 8, width: int = 12, channels: int = 2, name: str = "pixel_values"):
+    """Three images; PyTorch's have their channels first."""
+
+    def make(rng: np.random.Generator) -> Inputs:
+        pixels = rng.normal(size=(3, height, width, channels)).astype(np.float32)
+        return {"pixel_values": pixels}, {name: torch.tensor(pixels.transpose(0, 3, 1, 2))}
+
+    return make
+
+
+def of(model: type, config: type, **fields: Any) -> Callable[[], torch.nn.Module]:
+    """A class of transformers with a config of these fields; attention as written in its formulas."""
+    return lambda: model(config(**{"num_labels": LABELS, "attn_implementation": "eager", **fields}))
+
+
+BERT_SIZES = {
+    "vocab_size": 50,
+    "max_position_embeddings": 16,
+    "hidden_size": 33,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 29,
+    "initializer_range": 0.2,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+ROWS = {
+    "bert": Row(
+        of(
+            transformers.BertForSequenceClassification,
+            transformers.BertConfig,
+            **BERT_SIZES,
+            layer_norm_eps=1e-3,
+            hidden_act="gelu_new",
+            type_vocab_size=3,
+        ),
+        texts(types=3),
+        "sequence",
+    ),
+    "bert, tokens": Row(
+        of(
+            transformers.BertForTokenClassification,
+            transformers.BertConfig,
+            **BERT_SIZES,
+            hidden_act="relu",
+        ),
+        texts(types=2),
+        "token",
+        slow=True,
+    ),
+}
