@@ -97,6 +97,19 @@ BERT_SIZES = {
     "attention_probs_dropout_prob": 0.0,
 }
 
+DISTILBERT_SIZES = {
+    "vocab_size": 50,
+    "max_position_embeddings": 16,
+    "dim": 33,
+    "n_layers": 2,
+    "n_heads": 3,
+    "hidden_dim": 29,
+    "initializer_range": 0.2,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "seq_classif_dropout": 0.0,
+}
+
 ROWS = {
     "bert": Row(
         of(
@@ -116,6 +129,69 @@ ROWS = {
             transformers.BertConfig,
             **BERT_SIZES,
             hidden_act="relu",
+        ),
+        texts(types=2),
+        "token",
+        slow=True,
+    ),
+    "xlm-roberta": Row(
+        of(
+            transformers.XLMRobertaForSequenceClassification,
+            transformers.XLMRobertaConfig,
+            **(BERT_SIZES | {"max_position_embeddings": 14, "type_vocab_size": 1}),
+            pad_token_id=3,
+        ),
+        texts(pad=3),
+        "sequence",
+    ),
+    "camembert, tokens": Row(
+        of(
+            transformers.CamembertForTokenClassification,
+            transformers.CamembertConfig,
+            **(BERT_SIZES | {"type_vocab_size": 1}),
+        ),
+        texts(pad=1),
+        "token",
+        slow=True,
+    ),
+    "distilbert": Row(
+        of(
+            transformers.DistilBertForSequenceClassification,
+            transformers.DistilBertConfig,
+            **DISTILBERT_SIZES,
+            activation="relu",
+        ),
+        texts(),
+        "sequence",
+    ),
+    "distilbert, tokens": Row(
+        of(
+            transformers.DistilBertForTokenClassification,
+            transformers.DistilBertConfig,
+            **DISTILBERT_SIZES,
+        ),
+        texts(),
+        "token",
+        slow=True,
+    ),
+    "electra": Row(
+        of(
+            transformers.ElectraForSequenceClassification,
+            transformers.ElectraConfig,
+            **BERT_SIZES,
+            embedding_size=15,
+            layer_norm_eps=1e-3,
+            hidden_act="relu",
+        ),
+        texts(types=2),
+        "sequence",
+    ),
+    "electra, tokens": Row(
+        of(
+            transformers.ElectraForTokenClassification,
+            transformers.ElectraConfig,
+            **BERT_SIZES,
+            embedding_size=33,
         ),
         texts(types=2),
         "token",

@@ -5,12 +5,16 @@ To add one: its file here with a FAMILY, its line in the table, its row in the p
 
 from typing import Any
 
-from jaxft.models.families import bert, gpt2, resnet, roberta, vit
+from jaxft.models.families import bert, distilbert, electra, gpt2, resnet, roberta, vit
 from jaxft.models.family import Family
 
 FAMILIES: dict[str, Family[Any]] = {
     "bert": bert.FAMILY,
     "roberta": roberta.FAMILY,
+    "xlm-roberta": roberta.XLM_ROBERTA,
+    "camembert": roberta.CAMEMBERT,
+    "distilbert": distilbert.FAMILY,
+    "electra": electra.FAMILY,
     "gpt2": gpt2.FAMILY,
     "vit": vit.FAMILY,
     "resnet": resnet.FAMILY,

@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al., 2019, arXiv:1907.11692) with a head for sequences or tokens, on packed rows.
+"""RoBERTa (Liu et al., 2019, arXiv:1907.11692), XLM-RoBERTa and CamemBERT, on packed rows.
 
 BERT's encoder, but positions count from `pad_token_id` + 1 on, and pairs of texts are told apart by
 the tokens between them, `<s> a </s></s> b </s>`. Attributes are named as in HF's classes.
@@ -48,6 +48,13 @@ class Config:
     def first_position(self) -> int:
         """The row of the position table that an example's first token has."""
         return self.pad_token_id + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LaterConfig(Config):
+    """XLM-RoBERTa's and CamemBERT's, whose classes in HF have another default."""
+
+    vocab_size: int = 30522
 
 
 def _sizes_fit(config: Config) -> list[str]:
@@ -127,35 +134,44 @@ def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     return depth_rules(r"roberta/embeddings/.*", blocks, r"classifier/.*")
 
 
-FAMILY = Family(
-    model_type="roberta",
-    config=Config,
-    dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
-    limits=_limits,
-    base="roberta",
-    backbone=lambda config, kind, rngs: Roberta(config, rngs=rngs),
-    heads={
-        "sequence": Head(
-            "RobertaForSequenceClassification",
-            SequenceClassifier,
-            first_token,
-            classifier="classifier/out_proj",
-            unused=(r"classifier\.(weight|bias)",),
+def _family(model_type: str, classes: str, config: type[Config]) -> Family[Config]:
+    """The network under another name; HF's classes begin with `classes`."""
+    return Family(
+        model_type=model_type,
+        config=config,
+        dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+        limits=_limits,
+        base="roberta",
+        backbone=lambda config, kind, rngs: Roberta(config, rngs=rngs),
+        heads={
+            "sequence": Head(
+                f"{classes}ForSequenceClassification",
+                SequenceClassifier,
+                first_token,
+                classifier="classifier/out_proj",
+                unused=(r"classifier\.(weight|bias)",),
+            ),
+            "token": Head(
+                f"{classes}ForTokenClassification",
+                _token_classifier,
+                every_token,
+                unused=(r"classifier\.(dense|out_proj)\..*",),
+            ),
+        },
+        depth_rules=_depth_rules,
+        tensor_rules=lambda config: modules.ENCODER_TENSOR_RULES,
+        # RobertaModel's pooler, which no head here stands on; a buffer that old versions saved.
+        other_heads=(
+            r"lm_head\..*",
+            r"qa_outputs\..*",
+            r"(roberta\.)?pooler\..*",
+            r"(roberta\.)?embeddings\.position_ids",
         ),
-        "token": Head(
-            "RobertaForTokenClassification",
-            _token_classifier,
-            every_token,
-            unused=(r"classifier\.(dense|out_proj)\..*",),
-        ),
-    },
-    depth_rules=_depth_rules,
-    tensor_rules=lambda config: modules.ENCODER_TENSOR_RULES,
-    # RobertaModel's pooler, which no head here stands on; a buffer that old versions saved.
-    other_heads=(
-        r"lm_head\..*",
-        r"qa_outputs\..*",
-        r"(roberta\.)?pooler\..*",
-        r"(roberta\.)?embeddings\.position_ids",
-    ),
-)
+    )
+
+
+FAMILY = _family("roberta", "Roberta", Config)
+# Conneau et al., 2020, arXiv:1911.02116, and Martin et al., 2020, arXiv:1911.03894: RoBERTa on other
+# texts, with SentencePiece tokenizers.
+XLM_ROBERTA = _family("xlm-roberta", "XLMRoberta", LaterConfig)
+CAMEMBERT = _family("camembert", "Camembert", LaterConfig)

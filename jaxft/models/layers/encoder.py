@@ -1,4 +1,4 @@
-"""The encoder that BERT and RoBERTa share: a norm after each residual sum, learned positions.
+"""The encoder that BERT, RoBERTa and ELECTRA share: a norm after each residual sum, learned positions.
 
 Attributes are named as in HF's BertEmbeddings and BertEncoder.
 """
@@ -43,8 +43,9 @@ class Config(Protocol):
 
 
 class Embeddings(nnx.Module):
-    def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        width, std = config.hidden_size, config.initializer_range
+    def __init__(self, config: Config, *, rngs: nnx.Rngs, width: int | None = None):
+        """`width`: of the embeddings, where it is not the encoder's."""
+        width, std = width or config.hidden_size, config.initializer_range
         self.word_embeddings = modules.Embedding(config.vocab_size, width, std=std, rngs=rngs)
         self.position_embeddings = modules.Embedding(
             config.max_position_embeddings, width, std=std, rngs=rngs

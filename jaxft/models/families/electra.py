@@ -1,0 +1,155 @@
+"""ELECTRA's discriminator (Clark et al., 2020, arXiv:2003.10555) with a head for sequences or tokens.
+
+BERT's encoder on packed rows, over embeddings that may be narrower than it; no pooler, but a hidden layer
+in the sequence head. Attributes are named as in HF's classes.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jaxft.models.checkpoint import config_json
+from jaxft.models.family import Carry, Context, Family, Head, Outputs, TextLimits, depth_rules
+from jaxft.models.heads import Classifier, every_token, first_token
+from jaxft.models.layers import encoder, modules, ops
+
+# Of HF's heads for multiple choice.
+_IGNORED = frozenset(
+    "summary_type summary_use_proj summary_activation summary_last_dropout".split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What changes the logits or their initial values in HF's ElectraConfig, with its defaults."""
+
+    vocab_size: int = 30522
+    embedding_size: int = 128
+    hidden_size: int = 256
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 4
+    intermediate_size: int = 1024
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None  # None: hidden_dropout_prob
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
+        """Raises ValueError for every key with a value that is not implemented or not possible."""
+        only = {"position_embedding_type": "absolute"}
+        rules = {"embedding_size": config_json.RULES["hidden_size"]}
+        check = config_json.heads_fit
+        return config_json.fields(cls, raw, ignored=_IGNORED, only=only, rules=rules, check=check)
+
+    @property
+    def head_dropout(self) -> float:
+        given = self.classifier_dropout
+        return self.hidden_dropout_prob if given is None else given
+
+
+class Electra(nnx.Module):
+    """The carry holds hidden [R, L, D] and the batch's segment_ids."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        narrow, width = config.embedding_size, config.hidden_size
+        self.embeddings = encoder.Embeddings(config, width=narrow, rngs=rngs)
+        self.embeddings_project = (
+            None
+            if narrow == width
+            else modules.Linear(narrow, width, std=config.initializer_range, rngs=rngs)
+        )
+        self.encoder = encoder.Encoder(config, rngs=rngs)
+
+    def stem(self, batch: Mapping[str, jax.Array], context: Context) -> Carry:
+        hidden = self.embeddings(batch, context.seed)
+        if self.embeddings_project is not None:
+            hidden = self.embeddings_project(hidden)
+        return {"hidden": hidden, "segment_ids": batch["segment_ids"]}
+
+    @property
+    def blocks(self) -> nnx.List:
+        return self.encoder.layer
+
+    def finish(self, hidden: jax.Array) -> jax.Array:
+        return hidden
+
+
+class TwoLayers(nnx.Module):
+    """A dense layer with gelu, whatever the encoder has, and the linear map; dropout before each."""
+
+    def __init__(self, config: Config, num_labels: int, *, rngs: nnx.Rngs):
+        width, std = config.hidden_size, config.initializer_range
+        self.dense = modules.Linear(width, width, std=std, rngs=rngs)
+        self.out_proj = modules.Linear(width, num_labels, std=std, rngs=rngs)
+        self.rate = config.head_dropout
+
+    def __call__(self, first: jax.Array, seed: ops.Seed) -> jax.Array:
+        dense_seed, out_seed = ops.split(seed, 2)
+        hidden = ops.gelu(self.dense(ops.dropout(first, self.rate, dense_seed)))
+        return self.out_proj(ops.dropout(hidden, self.rate, out_seed))
+
+
+class SequenceClassifier(nnx.Module):
+    def __init__(self, config: Config, num_labels: int, rngs: nnx.Rngs):
+        self.classifier = TwoLayers(config, num_labels, rngs=rngs)
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed) -> Outputs:
+        """[R, K, D] of each example's first token -> logits [R, K, C]."""
+        return {"logits": self.classifier(hidden, seed)}
+
+
+def _token_classifier(config: Config, num_labels: int, rngs: nnx.Rngs) -> Classifier:
+    width, std = config.hidden_size, config.initializer_range
+    return Classifier(width, num_labels, rate=config.head_dropout, std=std, rngs=rngs)
+
+
+def _limits(config: Config) -> TextLimits:
+    pairs = config.type_vocab_size > 1
+    return TextLimits(config.vocab_size, config.max_position_embeddings, pairs)
+
+
+def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
+    blocks = (rf"electra/encoder/layer/{n}/.*" for n in range(config.num_hidden_layers))
+    return depth_rules(r"electra/embeddings(_project)?/.*", blocks, r"classifier/.*")
+
+
+FAMILY = Family(
+    model_type="electra",
+    config=Config,
+    dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    limits=_limits,
+    base="electra",
+    backbone=lambda config, kind, rngs: Electra(config, rngs=rngs),
+    heads={
+        "sequence": Head(
+            "ElectraForSequenceClassification",
+            SequenceClassifier,
+            first_token,
+            classifier="classifier/out_proj",
+            unused=(r"classifier\.(weight|bias)",),
+        ),
+        "token": Head(
+            "ElectraForTokenClassification",
+            _token_classifier,
+            every_token,
+            unused=(r"classifier\.(dense|out_proj)\..*",),
+        ),
+    },
+    depth_rules=_depth_rules,
+    tensor_rules=lambda config: modules.ENCODER_TENSOR_RULES,
+    # The heads of ElectraForPreTraining, of the generator and for questions; a buffer of old versions.
+    other_heads=(
+        r"discriminator_predictions\..*",
+        r"generator_(predictions|lm_head)\..*",
+        r"qa_outputs\..*",
+        r"(electra\.)?embeddings\.position_ids",
+    ),
+)
