@@ -174,6 +174,47 @@ ROWS = {
         "token",
         slow=True,
     ),
+    "deberta-v3": Row(
+        of(
+            transformers.DebertaV2ForSequenceClassification,
+            transformers.DebertaV2Config,
+            **(BERT_SIZES | {"type_vocab_size": 0}),
+            relative_attention=True,
+            position_buckets=4,
+            norm_rel_ebd="layer_norm",
+            share_att_key=True,
+            pos_att_type="p2c|c2p",
+            position_biased_input=False,
+            max_relative_positions=-1,
+            layer_norm_eps=1e-7,
+        ),
+        texts(),
+        "sequence",
+    ),
+    "deberta-v2, tokens": Row(
+        of(
+            transformers.DebertaV2ForTokenClassification,
+            transformers.DebertaV2Config,
+            **(BERT_SIZES | {"type_vocab_size": 2}),
+            relative_attention=True,
+            max_relative_positions=7,
+            pos_att_type=["c2p", "p2c"],
+        ),
+        texts(types=2),
+        "token",
+        slow=True,
+    ),
+    "deberta-v2 without relative attention": Row(
+        of(
+            transformers.DebertaV2ForSequenceClassification,
+            transformers.DebertaV2Config,
+            **(BERT_SIZES | {"type_vocab_size": 0}),
+            pooler_hidden_act="relu",
+        ),
+        texts(),
+        "sequence",
+        slow=True,
+    ),
     "electra": Row(
         of(
             transformers.ElectraForSequenceClassification,

@@ -5,7 +5,7 @@ To add one: its file here with a FAMILY, its line in the table, its row in the p
 
 from typing import Any
 
-from jaxft.models.families import bert, distilbert, electra, gpt2, resnet, roberta, vit
+from jaxft.models.families import bert, deberta_v2, distilbert, electra, gpt2, resnet, roberta, vit
 from jaxft.models.family import Family
 
 FAMILIES: dict[str, Family[Any]] = {
@@ -15,6 +15,7 @@ FAMILIES: dict[str, Family[Any]] = {
     "camembert": roberta.CAMEMBERT,
     "distilbert": distilbert.FAMILY,
     "electra": electra.FAMILY,
+    "deberta-v2": deberta_v2.FAMILY,
     "gpt2": gpt2.FAMILY,
     "vit": vit.FAMILY,
     "resnet": resnet.FAMILY,
