@@ -83,14 +83,10 @@ def share(
       report: of `read_params`.
       cache: directory of tokenised text; None: not kept.
     """
-    config, splits = prepared.config, prepared.splits
+    config, splits, task = prepared.config, prepared.splits, prepared.task
+    architecture = prepared.architecture
     encoder = make_encoder(
-        config,
-        prepared.task.inputs,
-        prepared.directory,
-        prepared.architecture.limits,
-        splits,
-        cache,
+        config, task.inputs, prepared.directory, architecture.limits, splits, cache
     )
     cut = slicing(parallel)
     return Shared(
@@ -99,8 +95,8 @@ def share(
         eval_batches=encoder.evaluation(splits.eval, config, cut),
         # Planned now, so that a mistake in the test data is found before the training and not after.
         test_batches=None if splits.test is None else encoder.evaluation(splits.test, config, cut),
-        eval_rows=Predictions(prepared.task, splits.eval, encoder),
-        eval_step=evaluation_step(prepared, parallel),
+        eval_rows=Predictions(task, splits.eval, encoder),
+        eval_step=evaluation_step(architecture, task, config.model.dtype, parallel),
         initialised=report.initialised,
         dropped=report.dropped,
     )

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxft.config import ConfigDict, default_config, nearest
@@ -20,12 +18,11 @@ from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.evaluation import Evaluation, evaluate, predict
 from jaxft.experiment.provenance import fingerprint
 from jaxft.experiment.split import Split, find_input_columns, model_inputs
-from jaxft.experiment.steps import slicing
-from jaxft.models import Architecture, Pass, TextLimits, hf, load_architecture
+from jaxft.experiment.steps import evaluation_step, slicing
+from jaxft.models import Architecture, TextLimits, hf, load_architecture
 from jaxft.tasks.contract import Task
 from jaxft.tasks.table import TASKS
 from jaxft.training.parallel import Parallel, Programs, make_parallel
-from jaxft.training.step import eval_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,17 +200,13 @@ def _ready(
             f"{path} has no classifier for {architecture.num_labels} labels (it lacks "
             f"{', '.join(report.initialised)}); fine-tune it first"
         )
-    forward = functools.partial(architecture.apply, how=Pass(dtype=jnp.dtype(config.model.dtype)))
-    predictions = TASKS[config.task].predictions
-    program = parallel.compile_eval(
-        functools.partial(eval_step, forward=forward, predictions=predictions)
-    )
+    task = TASKS[config.task]
+    program = evaluation_step(architecture, task, config.model.dtype, parallel)
     limits = architecture.limits
     positions = limits.positions if isinstance(limits, TextLimits) else 0
     encoder = Encoder(
-        TASKS[config.task].inputs, str(path), limits, columns,
-        config.data.max_length or positions, None,
-    )  # fmt: skip
+        task.inputs, str(path), limits, columns, config.data.max_length or positions, None
+    )
     return Inference(directory, config, architecture, names, params, program, parallel, encoder)
 
 

@@ -16,8 +16,9 @@ from jaxft.experiment.decide import frozen_blocks, moving_statistics
 from jaxft.experiment.optimizer import OptimizerOf
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.stages import Stage, abstract_params, split_for
-from jaxft.models import Pass, move_statistics
+from jaxft.models import Architecture, Pass, move_statistics
 from jaxft.optim import path_map
+from jaxft.tasks.contract import Task
 from jaxft.training.gradient import MeanGradient
 from jaxft.training.parallel import Parallel, Programs, make_parallel
 from jaxft.training.step import Optimizer, TrainState, eval_step, train_step
@@ -89,13 +90,18 @@ def _step(
     )
 
 
-def evaluation_step(prepared: Prepared, parallel: Parallel) -> Programs:
-    """`(params, batch) -> predictions` of the task, compiled a shape at a time."""
-    how = Pass(dtype=jnp.dtype(prepared.config.model.dtype))
+def evaluation_step(
+    architecture: Architecture, task: Task[Any], dtype: str, parallel: Parallel
+) -> Programs:
+    """`(params, batch) -> predictions` of the task, compiled a shape at a time.
+
+    Args:
+      dtype: of the computation: `model.dtype`.
+    """
     step = functools.partial(
         eval_step,
-        forward=functools.partial(prepared.architecture.apply, how=how),
-        predictions=prepared.task.predictions,
+        forward=functools.partial(architecture.apply, how=Pass(dtype=jnp.dtype(dtype))),
+        predictions=task.predictions,
         axis_name=parallel.axis_name,
     )
     return parallel.compile_eval(step)
