@@ -10,16 +10,13 @@ if __name__ == "__main__":  # before jax is imported, which Ctrl-C may interrupt
 
     begin()
 
-import contextlib
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import nullcontext
 
 from jaxft import api
 from jaxft.experiment.inference import column_names, load_inference
-from jaxft.experiment.measure import measure
-from jaxft.experiment.output import Output, check_output
+from jaxft.experiment.measure import measure, metrics_file
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 from jaxft.terminal.tables import show_metrics
@@ -27,29 +24,21 @@ from jaxft.terminal.tables import show_metrics
 FLAGS = (
     Flag("run", "directory of a finished run, or a checkpoint with a classifier", required=True),
     Flag("data", "labelled data; default: the run's own test data, else its evaluation data"),
-    Flag(
-        "text", "input column, or two for pairs: a,b; default: the run's own, else by usual names"
-    ),
+    Flag("text", "input column, or two for pairs: a,b; default: the run's own, else by usual names"),
     Flag("label", "label column; default: the run's own, else by usual names"),
     Flag("output", "also write the metrics to this JSON file; never over another file"),
-)
+)  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns the exit status."""
     values, _ = parse(argv, FLAGS)
-    with contextlib.ExitStack() as stack:
-        file = None
-        if values.output:
-            output = check_output(
-                values.output, reads={"--data": values.data}, earlier=_is_metrics,
-                written_by="evaluate",
-            )  # fmt: skip
-            file = stack.enter_context(Output(output))
+    writing = metrics_file(values.output, values.data) if values.output else nullcontext()
+    with writing as file:
         model = load_inference(values.run)
         measured = measure(model, values.data, column_names(values.text), values.label)
         if file is not None:
-            file.write((json.dumps(measured.result.to_json(), indent=1) + "\n").encode())
+            measured.write(file)
     of = values.run if model.directory is None else f"{values.run}/best"
     print(f"{measured.name}: {measured.rows} rows, model {of}")
     for note in measured.notes:
@@ -58,17 +47,6 @@ def main(argv: Sequence[str]) -> int:
     for warning in model.task.warnings(measured.result.metrics):
         print(f"warning: {warning}")
     return 0
-
-
-def _is_metrics(path: Path) -> bool:
-    """Whether a file is an earlier output of this command."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return (
-        isinstance(value, dict) and "loss" in value and bool({"examples", "accuracy"} & set(value))
-    )
 
 
 api.make_callable(__name__, api.evaluate)

@@ -13,10 +13,10 @@ if __name__ == "__main__":  # before jax is imported, which Ctrl-C may interrupt
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from jaxft.experiment import finish
 from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.output import check_export
 from jaxft.experiment.saved import open_saved, read_step
 from jaxft.experiment.weights import best_weights
 from jaxft.models import hf
@@ -29,19 +29,14 @@ FLAGS = (
     Flag("output", "directory to write; must not exist, or be an earlier export", required=True),
     Flag("step", "optimizer updates of the checkpoint to take; default: the best one", default=-1),
 )
-# Names in a run directory that training writes, perhaps later; best/ may be written by an export.
-_OF_THE_RUN = frozenset(
-    ("config.json", "source.json", "metrics.jsonl", "parameters.json", "checkpoints", "predictions")
-    + ("summary.json", "report.html", "tensorboard", "cache", ".lock")
-)
 
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns the exit status."""
     values, _ = parse(argv, FLAGS)
-    directory, output = RunDirectory(values.run), Path(values.output)
+    directory = RunDirectory(values.run)
     config = directory.config()
-    _check_output(output, directory, hf.resolve(config.model.path))
+    output = check_export(values.output, directory.path, hf.resolve(config.model.path))
     run = open_saved(directory)
     checkpoints = CheckpointReader(directory.checkpoints, run.parallel)
     step, whole = read_step(
@@ -53,24 +48,6 @@ def main(argv: Sequence[str]) -> int:
     finish.export(run.prepared, whole, str(output), unchanged=frozen, lead=True)
     print(f"step {step} of {directory.path} -> {output}")
     return 0
-
-
-def _check_output(output: Path, directory: RunDirectory, source: str) -> None:
-    """Before anything is read: the output is replaced as a whole, so it must not be another's place."""
-    if output.exists() and not (output / "config.json").exists():
-        raise ValueError(f"--output {output} exists and is not a checkpoint; it is left as it is")
-    target, run = output.resolve(), directory.path.resolve()
-    for place, what in ((run, "run"), (Path(source).resolve(), "checkpoint that it began from")):
-        if target == place or target in place.parents:
-            verb = "is" if target == place else "holds"
-            raise ValueError(f"--output {output} {verb} the {what}; give a directory of its own")
-    if run in target.parents and target.relative_to(run).parts[0] in _OF_THE_RUN:
-        raise ValueError(
-            f"--output {output} belongs to the run, which writes there; give a directory of its own"
-        )
-    above = next(folder for folder in target.parents if folder.exists())
-    if not above.is_dir():
-        raise ValueError(f"--output {output}: {above} is a file, not a directory")
 
 
 if __name__ == "__main__":

@@ -27,16 +27,14 @@ from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 
 FLAGS = (
-    Flag(
-        "workdir", "directory of the run; created, or continued if it holds this run", required=True
-    ),
+    Flag("workdir", "directory of the run; created, or continued if it holds this run", required=True),
     Flag(
         "resume_from",
         "continue from this earlier checkpoint (0: begin again); later ones are set aside, not deleted",
         default=-1,
     ),
     *processes.FLAGS,
-)
+)  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:

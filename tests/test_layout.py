@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxft.terminal.console import COMMANDS
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxft"
 PARTS = {"data", "models", "tasks", "optim", "training", "analysis", "terminal", "experiment"}
@@ -115,6 +117,11 @@ def test_files_and_functions_stay_small():
                 ]
                 length = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
                 assert length <= 60, f"{path}: {node.name} has {length} lines"
+
+
+def test_a_command_is_read_at_a_glance():
+    for command in COMMANDS:
+        assert (PACKAGE / f"{command}.py").read_text().count("\n") <= 60, command
 
 
 def test_the_readme_tree_names_every_file_of_the_package():

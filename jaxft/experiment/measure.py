@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from jaxft.data.sources import open_source
 from jaxft.experiment.evaluation import Evaluation
 from jaxft.experiment.inference import Inference, named_by_flags
+from jaxft.experiment.output import Output, check_output
 from jaxft.experiment.split import hold_out, labelled_split
 from jaxft.tasks.contract import Reading
 
@@ -24,6 +27,23 @@ class Measured:
     rows: int
     notes: tuple[str, ...]
     result: Evaluation
+
+    def write(self, file: Output) -> None:
+        """The metrics as JSON, as `metrics_file` knows them again."""
+        file.write((json.dumps(self.result.to_json(), indent=1) + "\n").encode())
+
+
+def metrics_file(given: str, reads: str) -> Output:
+    """The file of `--output GIVEN`, to be entered before any work.
+
+    Args:
+      reads: `--data`, which must not be overwritten.
+
+    Raises:
+      ValueError: a file that must stay as it is; see `check_output`.
+    """
+    path = check_output(given, reads={"--data": reads}, earlier=_is_metrics, written_by="evaluate")
+    return Output(path)
 
 
 def measure(
@@ -54,3 +74,14 @@ def measure(
     held_out = hold_out(split, c)[1]
     result = model.evaluate(held_out, held_out=True)
     return Measured(f"held-out share of {c.train}", len(held_out.targets), notes, result)
+
+
+def _is_metrics(path: Path) -> bool:
+    """Whether a file is what `Measured.write` wrote, now or in an earlier version."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return (
+        isinstance(value, dict) and "loss" in value and bool({"examples", "accuracy"} & set(value))
+    )

@@ -1,4 +1,4 @@
-"""Files that a command writes where its user says: over nothing else, and whole or not at all."""
+"""Files and exports that a command writes where its user says: over nothing else, whole or not at all."""
 
 from __future__ import annotations
 
@@ -60,6 +60,36 @@ def check_output(
             "is; give another file"
         )
     return path
+
+
+def check_export(given: str, run: Path, source: str) -> Path:
+    """The directory that `--output GIVEN` of an export names, which is replaced as a whole.
+
+    Args:
+      run: directory of the run.
+      source: the checkpoint that it began from.
+
+    Raises:
+      ValueError: something else than a checkpoint; a place that is the run, the source or theirs, or
+        holds one of them; a place below a file.
+    """
+    output = Path(given)
+    if output.exists() and not (output / "config.json").exists():
+        raise ValueError(f"--output {output} exists and is not a checkpoint; it is left as it is")
+    target, run = output.resolve(), run.resolve()
+    for place, what in ((run, "run"), (Path(source).resolve(), "checkpoint that it began from")):
+        if target == place or target in place.parents:
+            verb = "is" if target == place else "holds"
+            raise ValueError(f"--output {output} {verb} the {what}; give a directory of its own")
+    # An export is what best/ holds, also before the run itself has written one.
+    if run in target.parents and target.relative_to(run).parts[0] in _RUN_PARTS - {"best"}:
+        raise ValueError(
+            f"--output {output} belongs to the run, which writes there; give a directory of its own"
+        )
+    above = next(folder for folder in target.parents if folder.exists())
+    if not above.is_dir():
+        raise ValueError(f"--output {output}: {above} is a file, not a directory")
+    return output
 
 
 def _owner(path: Path) -> str:

@@ -83,6 +83,25 @@ def parse(
     return values, config_file.load(values.config, overrides) if with_config else None
 
 
+def take_words(argv: Sequence[str], defined: Sequence[Flag]) -> tuple[list[str], list[str]]:
+    """(the words that are no flag and no flag's value, everything else), for `parse` to read the latter.
+
+    Args:
+      argv: with the program's name first.
+      defined: the command's own flags, each of which has a value.
+    """
+    taken, rest, words = [], [argv[0]], list(argv[1:])
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-"):
+            taken.append(word)
+            continue
+        rest.append(word)
+        if word.lstrip("-") in {flag.name for flag in defined} and words:
+            rest.append(words.pop(0))
+    return taken, rest
+
+
 def field_lines(section: str = "") -> list[str]:
     """One line a field of `section` (or of all): name, default, what it means and may be.
 

@@ -1,4 +1,4 @@
-"""Tables for the terminal: metrics of an evaluation, and what happens to every parameter."""
+"""Tables for the terminal: metrics of an evaluation, several runs, and what happens to every parameter."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from rich import box
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxft.terminal.text import plain, plain_console
 
 # Confusion matrices beyond this many classes do not fit a line; they are in the JSON and the report.
 _WIDEST_CONFUSION = 12
+_WIDE = 10_000  # columns where there is no terminal to fit into: a table is as wide as it is
 
 
 def show_metrics(
@@ -40,6 +44,26 @@ def show_metrics(
         for name, counts in zip(names, counted["matrix"], strict=True):
             confusion.add_row(name, *map(str, counts))
         console.print(confusion)
+
+
+def show_comparison(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], *, words: int
+) -> None:
+    """One row a group of runs, and below what is to be known of them.
+
+    Args:
+      words: how many of the first columns hold words, which may be wrapped; the rest are numbers.
+    """
+    console = Console(width=None if sys.stdout.isatty() else _WIDE)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, head in enumerate(heads):
+        is_number = number >= words
+        table.add_column(head, justify="right" if is_number else "left", no_wrap=is_number)
+    for row in rows:
+        table.add_row(*map(Text, row))  # as Text: a name may look like markup
+    console.print(table)
+    for note in notes:
+        console.print(Text(f"note: {note}"), soft_wrap=True)
 
 
 def show_parameters(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,0 +1,30 @@
+"""The runs that `compare` holds against each other, read from their directories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxft.analysis.comparison import Compared
+from jaxft.analysis.record import read_record
+from jaxft.config import flatten, to_json
+from jaxft.experiment.directory import RunDirectory
+from jaxft.tasks.table import TASKS
+
+
+def read_compared(path: str) -> Compared:
+    """One run.
+
+    Raises:
+      ValueError: no run directory, or files in it that jaxft did not write.
+    """
+    directory = RunDirectory(path)
+    config, source = directory.config(), directory.source()
+    return Compared(path, read_record(path), flatten(to_json(config)), source)
+
+
+def compared_metrics(runs: Sequence[Compared]) -> list[str]:
+    """The metric that chooses the best checkpoint of the first run, then those of each task."""
+    names = [str(runs[0].config["eval.metric"])]
+    for run in runs:
+        names += TASKS[run.config["task"]].compared
+    return list(dict.fromkeys(names))
