@@ -1,7 +1,8 @@
 """Show what a config does to every parameter, before any compute: `python -m jaxft.describe --config FILE`.
 
-One row a parameter: path, shape, depth, trainable, peak learning rate, weight decay; then totals and
-warnings, among them those of `jaxft.optim.lint`. `--paths` prints only the paths, to write patterns from.
+One row a parameter: path, shape, depth, trainable, peak learning rate, weight decay, and which axis of the
+mesh cuts each dimension; then totals and warnings, among them those of `jaxft.optim.lint`. `--paths`
+prints only the paths, to write patterns from.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -45,6 +46,7 @@ def header(record: Record, view: View) -> Html:
         parts.append(element("p", _result(record, metrics, view), attributes={"class": "lead"}))
         parts.append(_tiles(record, metrics, view.tiles))
     rows = [("model", model), *_data_rows(record), *_parameter_rows(summary)]
+    rows += _placement_rows(record)
     parts.append(table(["", ""], rows, kinds="tw"))
     return join(parts)
 
@@ -235,6 +237,22 @@ def _parameter_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if summary.get("initialised"):
         rows.append(("newly initialised", ", ".join(map(str, summary["initialised"]))))
     return rows
+
+
+def _placement_rows(record: Record) -> list[tuple[str, str]]:
+    """How many tensors are cut over which axes of the mesh; nothing where all are whole."""
+    counts = Counter(_axes(row.get("placement")) for row in record.parameters)
+    whole = counts.pop((), 0)
+    if not counts:
+        return []
+    parts = [f"over {' and '.join(axes)}: {count}" for axes, count in counts.most_common()]
+    return [("tensors cut", f"{'; '.join(parts)}; whole on every device: {whole}")]
+
+
+def _axes(placement: Any) -> tuple[str, ...]:
+    """The axes that cut a tensor; none where a row of an earlier version does not say."""
+    entries = placement if isinstance(placement, list) else []
+    return tuple(sorted({axis for axis in entries if isinstance(axis, str)}))
 
 
 def _key(colour: str, words: str) -> Html:

@@ -137,21 +137,19 @@ def check_trains(prepared: Prepared) -> None:
 
 def read_params(prepared: Prepared, parallel: Parallel) -> tuple[Any, ReadReport]:
     """The model's tree as the run begins with it, placed, and what was not in the source."""
-    config, architecture = prepared.config, prepared.architecture
     return hf.read_params(
         prepared.directory,
-        architecture,
+        prepared.architecture,
         key=_head_key(prepared),
-        shardings=parallel.param_shardings(architecture.whole, architecture.tensor_rules),
-        scratch=config.model.scratch,
+        shardings=prepared.shardings(parallel),
+        scratch=prepared.config.model.scratch,
     )
 
 
 def own_copy(prepared: Prepared, shared: Shared, params: Any) -> Any:
     """A copy of shared weights for one trial; what no checkpoint holds is drawn by the trial's seed."""
-    architecture, parallel = prepared.architecture, shared.parallel
-    places = parallel.param_shardings(architecture.whole, architecture.tensor_rules)
-    drawn = hf.initialise(architecture, shared.initialised, _head_key(prepared), places)
+    places = prepared.shardings(shared.parallel)
+    drawn = hf.initialise(prepared.architecture, shared.initialised, _head_key(prepared), places)
     return path_map(lambda path, x: drawn[path] if path in drawn else jnp.copy(x), params)
 
 

@@ -1,4 +1,4 @@
-"""From `config.optim` to one decision a parameter: whether it trains and when, how fast, decayed or not."""
+"""From the config to one decision a parameter: whether it trains and when, how fast, where it lives."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from jaxft.experiment.ideas import groups, unfreezing
 from jaxft.experiment.length import Length
 from jaxft.models import Architecture, flatten
 from jaxft.optim.hints import widened
+from jaxft.training.parallel import param_specs
 
 # Rates above these are rarely meant: ten times the usual highest of each.
 _HIGH_RATES = {"adamw": 0.05, "lion": 0.01, "sgd": 5.0}
 
 
 def decide(config: ConfigDict, architecture: Architecture, length: Length) -> Decisions:
-    """Settle everything in `config.optim` that speaks of single parameters.
+    """Settle everything in `config.optim` and `config.parallel` that speaks of single parameters.
 
     Raises:
       ValueError: a pattern that matches nothing, more blocks to freeze than there are, or a plan of
@@ -37,6 +38,10 @@ def decide(config: ConfigDict, architecture: Architecture, length: Length) -> De
     multipliers = flatten(_rules(c.lr_mult, abstract, "lr_mult", default=1.0))
     decayed, leaves = flatten(optim.decay_mask(abstract)), flatten(abstract)
     plan = unfreezing.make_plan(config, depths, frozen, length)
+    p = config.parallel
+    placements = flatten(
+        param_specs(abstract, architecture.tensor_rules, fsdp=p.fsdp, tensor=p.tensor)
+    )
     labels = _rules(groups.rules(c), dict.fromkeys(depths, 0), "groups", default=groups.REST)
     rows = []
     for path, depth in depths.items():
@@ -50,6 +55,7 @@ def decide(config: ConfigDict, architecture: Architecture, length: Length) -> De
                 lr_scale=c.layer_decay ** (blocks + 1 - depth) * multipliers[path],
                 group=labels[path],
                 decays=bool(decayed[path]),
+                placement=placements[path],
                 **own,
             )
         )

@@ -7,6 +7,8 @@ import functools
 import math
 from collections.abc import Collection, Iterator
 
+from jax.sharding import PartitionSpec
+
 from jaxft import optim
 
 
@@ -21,6 +23,8 @@ class Decision:
       group: label of its group of `optim.groups`.
       lr, weight_decay, schedule, optimizer: of that group; the peak rate is `lr * lr_scale`.
       decays: weight decay acts on it, were it trainable.
+      placement: the axis of the mesh that cuts each dimension, None where it is whole; without a
+        mesh it is whole on every device.
     """
 
     path: str
@@ -34,6 +38,7 @@ class Decision:
     schedule: str
     optimizer: str
     decays: bool
+    placement: PartitionSpec
 
     @property
     def trains(self) -> bool:
@@ -80,6 +85,10 @@ class Decisions:
     @functools.cached_property
     def depths(self) -> dict[str, int]:
         return {row.path: row.depth for row in self}
+
+    @functools.cached_property
+    def placements(self) -> dict[str, PartitionSpec]:
+        return {row.path: row.placement for row in self}
 
     @property
     def starts(self) -> tuple[int, ...]:

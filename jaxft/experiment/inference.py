@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from jaxft.config import ConfigDict, default_config, nearest
 from jaxft.data.sources import Source
@@ -193,7 +194,7 @@ def _ready(
     config.eval.batch_size = max(config.eval.batch_size, parallel.shards)
     params, report = hf.read_params(
         str(path), architecture, key=jax.random.key(0),
-        shardings=parallel.param_shardings(architecture.whole, architecture.tensor_rules),
+        shardings=parallel.shardings(jax.tree.map(lambda _: PartitionSpec(), architecture.whole)),
     )  # fmt: skip
     if report.initialised:
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from jaxft.config import ConfigDict, flatten
 from jaxft.experiment.data import Splits, open_splits
@@ -16,9 +17,10 @@ from jaxft.experiment.length import Length, run_length
 from jaxft.experiment.optimizer import OptimizerOf, learning_rates, numbers
 from jaxft.experiment.split import model_inputs
 from jaxft.models import Architecture, class_names, hf, load_architecture
-from jaxft.optim import Finding, lint
+from jaxft.optim import Finding, lint, path_map
 from jaxft.tasks.contract import Task
 from jaxft.tasks.table import TASKS
+from jaxft.training.parallel import Parallel
 from jaxft.training.step import hyperparameters
 
 # What the trials of one search have in common: the data, the model, the devices.
@@ -56,6 +58,12 @@ class Prepared:
         """`TrainState.hparams`, on the host."""
         key = jax.random.fold_in(jax.random.key(self.config.train.seed), 2)
         return jax.tree.map(np.asarray, hyperparameters(key, self.hyperparameters))
+
+    def shardings(self, parallel: Parallel) -> Any:
+        """A Sharding for every leaf of the model's tree: as decided; batch statistics are whole."""
+        placements, whole = self.decisions.placements, self.architecture.whole
+        specs = path_map(lambda path, _: placements.get(path, PartitionSpec()), whole)
+        return parallel.shardings(specs)
 
     def trial(self, config: ConfigDict) -> Prepared:
         """The same data and model under another config, of which nothing is read again.

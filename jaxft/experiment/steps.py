@@ -37,8 +37,7 @@ def make_stages(
       programs: of another run, one a stage, where `structure` says that they serve this one too.
     """
     architecture = prepared.architecture
-    places = parallel.param_shardings(architecture.whole, architecture.tensor_rules)
-    shapes = abstract_params(architecture.whole, places)
+    shapes = abstract_params(architecture.whole, prepared.shardings(parallel))
     hparams = prepared.inputs()
     stages = []
     decisions = prepared.decisions

@@ -14,6 +14,7 @@ def parameter_rows(
     """One row a parameter, by depth and then by the model's own order.
 
     `learning_rate` is the peak one, `weight_decay` the decoupled coefficient; both 0 when frozen.
+    `placement` is the axis of the mesh that cuts each dimension, or None.
 
     Args:
       never_trained: paths that have the source's values in the weights that count, where these are
@@ -31,6 +32,7 @@ def parameter_rows(
                 "lr_scale": decision.lr_scale if decision.trains else 0.0,
                 "learning_rate": decision.peak_lr,
                 "weight_decay": decision.decay,
+                "placement": list(decision.placement),
             }
         )
         if never_trained is not None:

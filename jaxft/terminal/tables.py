@@ -69,12 +69,16 @@ def show_comparison(
 def show_parameters(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line a parameter, whole however narrow the terminal: paths are there to be copied."""
     width = max(len(row["path"]) for row in rows)
-    print(f"{'parameter':<{width}}  {'shape':>16}  depth  trainable  learning rate  weight decay")
+    heads = "depth  trainable  learning rate  weight decay  placement"
+    print(f"{'parameter':<{width}}  {'shape':>16}  {heads}")
     for row in rows:
         shape = "x".join(map(str, row["shape"])) or "scalar"
         rate = f"{row['learning_rate']:.3g}" if row["trainable"] else "-"
         decay = f"{row['weight_decay']:.3g}" if row["trainable"] else "-"
         state = "yes" if row["trainable"] else "frozen"
+        cut = any(row["placement"])
+        place = ", ".join(axis or "-" for axis in row["placement"]) if cut else "whole"
         print(
-            f"{row['path']:<{width}}  {shape:>16}  {row['depth']:>5}  {state:>9}  {rate:>13}  {decay:>12}"
+            f"{row['path']:<{width}}  {shape:>16}  {row['depth']:>5}  {state:>9}  {rate:>13}  "
+            f"{decay:>12}  {place}"
         )

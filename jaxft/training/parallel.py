@@ -58,19 +58,14 @@ class Parallel:
             return f"jit over {self.mesh.size} {kind} devices ({axes})"
         return f"{self.mode} on {self.shards} {kind} device{'s' if self.shards > 1 else ''}"
 
-    def param_shardings(self, abstract: Any, rules: Sequence[tuple[str, PartitionSpec]]) -> Any:
-        """A Sharding for every leaf of `abstract` (a tree of things with `.shape`)."""
-        if self.mode != "shard" or self.mesh is None:
-            # pmap, too, reads to one device first: `place` then copies to the others.
-            here = SingleDeviceSharding(jax.local_devices()[0])
-            return jax.tree.map(lambda _: here, abstract)
-        mesh = self.mesh
-        specs = match_rules(rules, abstract, default=PartitionSpec(), must_match=False)
-        return jax.tree.map(
-            lambda leaf, spec: NamedSharding(mesh, _with_fsdp(leaf.shape, spec, mesh)),
-            abstract,
-            specs,
-        )
+    def shardings(self, specs: Any) -> Any:
+        """A Sharding for every PartitionSpec of a tree; see `param_specs`. Only a mesh can cut."""
+        if self.mode == "shard" and self.mesh is not None:
+            place = functools.partial(NamedSharding, self.mesh)
+            return jax.tree.map(place, specs, is_leaf=_is_spec)
+        # pmap, too, reads to one device first: `replicate` then copies to the others.
+        here = SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda _: here, specs, is_leaf=_is_spec)
 
     def init(
         self, params: Any, frozen: Any, hparams: Any, optimizer: Optimizer, stats: Any = None
@@ -253,6 +248,27 @@ class Programs:
         return self._compiled[shapes](*args)
 
 
+def param_specs(
+    abstract: Any, rules: Sequence[tuple[str, PartitionSpec]], *, fsdp: int, tensor: int
+) -> Any:
+    """How each parameter is cut: by its rule over 'tensor', then a free dimension over 'fsdp'.
+
+    A function of shapes and sizes: no device is asked.
+
+    Args:
+      abstract: a tree of things with `.shape`.
+      rules: (path pattern, spec over 'tensor'); what none matches is cut over fsdp alone.
+      fsdp, tensor: sizes of the mesh; an axis of one device cuts nothing.
+
+    Returns:
+      A tree of PartitionSpec with one entry a dimension.
+    """
+    chosen = match_rules(rules, abstract, default=PartitionSpec(), must_match=False)
+    return jax.tree.map(
+        lambda leaf, rule: _spec(leaf.shape, rule, fsdp=fsdp, tensor=tensor), abstract, chosen
+    )
+
+
 def make_parallel(mode: str, *, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Parallel:
     """Devices of this run, over all processes.
 
@@ -308,17 +324,20 @@ def _place(value: Any, sharding: Any) -> jax.Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
-def _with_fsdp(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> PartitionSpec:
-    """`spec` with fsdp on the largest free dimension that it divides."""
-    axes = [*spec, *[None] * (len(shape) - len(spec))]
+def _spec(shape: tuple[int, ...], rule: PartitionSpec, *, fsdp: int, tensor: int) -> PartitionSpec:
+    """`rule` with fsdp on the largest free dimension that it divides."""
+    axes = [*rule, *[None] * (len(shape) - len(rule))]
     for i, axis in enumerate(axes):
-        if axis is not None and shape[i] % mesh.shape[axis]:
+        if axis is not None and shape[i] % tensor:
             axes[i] = None  # e.g. 3 labels over 2 devices: kept whole
-    size = mesh.shape["fsdp"]
-    free = [i for i, axis in enumerate(axes) if axis is None and shape[i] % size == 0]
-    if size > 1 and free and int(np.prod(shape)) >= MIN_FSDP_SIZE:
+    free = [i for i, axis in enumerate(axes) if axis is None and shape[i] % fsdp == 0]
+    if fsdp > 1 and free and int(np.prod(shape)) >= MIN_FSDP_SIZE:
         axes[max(free, key=lambda i: shape[i])] = "fsdp"
-    return PartitionSpec(*axes)
+    return PartitionSpec(*(None if axis == "tensor" and tensor == 1 else axis for axis in axes))
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, PartitionSpec)
 
 
 def _shapes(batch: dict[str, Any]) -> tuple:

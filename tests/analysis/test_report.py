@@ -134,16 +134,16 @@ def write_json(path, value):
     path.write_text(json.dumps(value))
 
 
-def parameter(path, depth, size, scale, trainable=True):
+def parameter(path, depth, size, scale, trainable=True, placement=(None,)):
     return {
         "path": path, "shape": [size], "size": size, "depth": depth, "trainable": trainable,
-        "lr_scale": scale, "weight_decay": 0.0,
+        "lr_scale": scale, "weight_decay": 0.0, "placement": list(placement),
     }  # fmt: skip
 
 
 PARAMETERS = [
     parameter("stem/a", 0, 10, 0.0, trainable=False),
-    parameter("block/a", 1, 1500, 0.25),
+    parameter("block/a", 1, 1500, 0.25, placement=("fsdp",)),
     parameter("block/b", 1, 500, 0.5),
     parameter("block/c", 1, 7, 0.0, trainable=False),
     parameter("head/a", 2, 30, 1.0),
@@ -164,6 +164,7 @@ def test_a_finished_run(tmp_path):
     assert f"{metrics['accuracy']:.1%} of 40 test examples are classified correctly" in page.text
     assert "always giving the most frequent label would be right for 50.0%" in page.text
     assert "The checkpoint is that of step 10" in page.text
+    assert "over fsdp: 1; whole on every device: 4" in page.text
     assert "step 10: resume – continued" in page.sections["training"]
     assert f"{metrics['per_class']['yes']['f1']:.3f}" in page.sections["predictions"]
     assert "1 x TestDevice" in page.sections["environment"]

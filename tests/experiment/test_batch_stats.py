@@ -20,7 +20,7 @@ from jaxft.experiment.stages import split_for
 from jaxft.models import Pass, flatten, hf, load_architecture, move_statistics
 from jaxft.tasks import classification
 from jaxft.training.gradient import MeanGradient
-from jaxft.training.parallel import Parallel, make_parallel
+from jaxft.training.parallel import Parallel, make_parallel, param_specs
 from jaxft.training.step import hyperparameters, train_step
 from tests import tiny
 from tests.end_to_end.test_train import killed_at
@@ -66,7 +66,7 @@ def trained(
 ) -> tuple[Any, dict[str, np.ndarray], list[float]]:
     """(architecture, the model's tree by path, losses) after some updates."""
     architecture = load_architecture(str(directory), num_labels=LABELS)
-    places = parallel.param_shardings(architecture.whole, architecture.tensor_rules)
+    places = parallel.shardings(param_specs(architecture.whole, (), fsdp=1, tensor=1))
     whole, _ = hf.read_params(str(directory), architecture, key=jax.random.key(0), shardings=places)
     depths = {**architecture.depths, **architecture.statistics}
     frozen = frozenset(path for path, depth in depths.items() if depth <= frozen_blocks)

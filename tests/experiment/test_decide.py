@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from jax.sharding import PartitionSpec
 
-from jaxft.config import default_config
+from jaxft.config import default_config, override
 from jaxft.experiment.decide import decide
 from jaxft.experiment.length import Length
 from jaxft.models import load_architecture
+from jaxft.training import parallel
 
 LENGTH = Length(steps=100, epoch=10)
 SIZES = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 16}
@@ -48,3 +50,17 @@ def test_a_block_number_alone_is_not(architecture):
         ".*/layer/1[01]/.*",
     )
     assert decide(config, architecture, LENGTH).warnings == ()
+
+
+def test_where_a_parameter_lives_is_decided_without_a_device(architecture, monkeypatch):
+    """Larger meshes than this machine has: rules over tensor first, then the largest free dimension."""
+    monkeypatch.setattr(parallel, "MIN_FSDP_SIZE", 64)
+    config = override(default_config(), {"parallel.fsdp": 4, "parallel.tensor": 8})
+    placements = decide(config, architecture, LENGTH).placements
+    block = "bert/encoder/layer/3"
+    assert placements[f"{block}/attention/self/query/kernel"] == PartitionSpec("fsdp", "tensor")
+    assert placements[f"{block}/attention/self/query/bias"] == PartitionSpec("tensor")
+    assert placements[f"{block}/output/LayerNorm/scale"] == PartitionSpec(None)
+    assert placements["classifier/kernel"] == PartitionSpec(None, None)  # 8 x 2 is small
+    whole = decide(default_config(), architecture, LENGTH).placements
+    assert not any(axis for spec in whole.values() for axis in spec)

@@ -16,7 +16,7 @@ import pytest
 from jaxft import models, optim
 from jaxft.tasks import classification
 from jaxft.training.gradient import MeanGradient
-from jaxft.training.parallel import Parallel, make_parallel
+from jaxft.training.parallel import Parallel, make_parallel, param_specs
 from jaxft.training.step import hyperparameters, train_step
 from tests.hlo import count_matmuls
 
@@ -105,7 +105,7 @@ def update(
     abstract = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         model.abstract,
-        parallel.param_shardings(model.abstract, model.tensor_rules),
+        parallel.shardings(param_specs(model.abstract, model.tensor_rules, fsdp=1, tensor=1)),
     )
     still = optim.align({p: depth <= frozen_blocks for p, depth in model.depths.items()}, abstract)
     frozen = jax.tree.map(lambda is_still: is_still and not held, still)

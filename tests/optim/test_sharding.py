@@ -7,7 +7,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxft.training.parallel import make_parallel
+from jaxft.training.parallel import make_parallel, param_specs
 from jaxft.training.step import hyperparameters
 
 HPARAMS = hyperparameters(jax.random.key(0))
@@ -17,7 +17,9 @@ def sharded():
     parallel = make_parallel("shard", data=2, fsdp=4)
     shapes = {"kernel": (512, 256), "bias": (256,)}
     tree = {name: jnp.ones(shape) for name, shape in shapes.items()}
-    return parallel, jax.device_put(tree, parallel.param_shardings(tree, ()))
+    return parallel, jax.device_put(
+        tree, parallel.shardings(param_specs(tree, (), fsdp=4, tensor=1))
+    )
 
 
 def test_slots_of_the_shape_of_a_parameter_are_cut_like_it():

@@ -15,7 +15,7 @@ from jaxft import optim
 from jaxft.models import Pass, flatten, hf, load_architecture
 from jaxft.tasks import classification
 from jaxft.training.gradient import MeanGradient
-from jaxft.training.parallel import Parallel, make_parallel
+from jaxft.training.parallel import Parallel, make_parallel, param_specs
 from jaxft.training.step import eval_step, hyperparameters, train_step
 from tests import tiny
 
@@ -68,7 +68,10 @@ def make(
 ):
     """(state, compiled step) for a fresh model."""
     architecture = setup.architecture
-    shardings = parallel.param_shardings(architecture.abstract, architecture.tensor_rules)
+    axes = parallel.mesh.shape if parallel.mode == "shard" else {}
+    sizes = {axis: axes.get(axis, 1) for axis in ("fsdp", "tensor")}
+    specs = param_specs(architecture.abstract, architecture.tensor_rules, **sizes)
+    shardings = parallel.shardings(specs)
     params, _ = hf.read_params(
         setup.directory, architecture, key=jax.random.key(0), shardings=shardings
     )
