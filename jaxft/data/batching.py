@@ -272,9 +272,9 @@ def plan_evaluation(
     for length, group in _groups(lengths[by_length], cuts):
         examples = by_length[group][::-1]
         count = packing.slots_per_row(length, pack)
-        rows = packing.pack_rows(lengths[examples].tolist(), length, count)
+        rows = packing.pack_dataset(lengths[examples], length, count)
         most = tokens / length if pack else batch_size
-        per_shard, batches = _divide(max(rows) + 1, most, shards, row_multiple)
+        per_shard, batches = _divide(int(rows.max()) + 1, most, shards, row_multiple)
         placed = packing.place(examples, rows, batches * shards * per_shard, count)
         shapes.append(Shape(length, per_shard))
         slots.append(placed.reshape(batches, shards * per_shard, count))

@@ -98,6 +98,46 @@ def pack_rows(lengths: Iterable[int], length: int, slots: int) -> list[int]:
     return rows
 
 
+def pack_dataset(lengths: np.ndarray, length: int, slots: int) -> np.ndarray:
+    """`pack_rows` of a whole dataset: lengths [n] that descend -> rows [n] int32, the same ones.
+
+    Examples of one length are placed together, by numpy: there is one step for each pair of a length and
+    a row's room. That is best fit still. A row that was just given an example has less room than any
+    other in which one of this length fits, so it is the best fit again until it takes no more.
+    """
+    found = np.empty(len(lengths), np.int32)
+    used = np.zeros(len(lengths), np.int32)  # slots of each row
+    rooms: dict[int, list[np.ndarray]] = {}  # free tokens -> stack of rows, in pieces
+    opened = done = 0
+    sizes, counts = np.unique(lengths, return_counts=True)
+    for size, count in zip(sizes[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        end = done + count
+        while done < end:
+            room = min((free for free in rooms if free >= size), default=0)
+            if room:
+                rows = np.concatenate(rooms.pop(room))[::-1]
+            else:
+                room, rows = length, np.arange(opened, opened + end - done)
+            fitting = room // size if size else slots
+            given = np.minimum(fitting, slots - used[rows])
+            total = np.cumsum(given)
+            taken = min(int(np.searchsorted(total, end - done)) + 1, len(rows))
+            if opened <= rows[0]:
+                opened += taken
+            elif taken < len(rows):
+                rooms[room] = [rows[taken:][::-1]]
+            rows, given = rows[:taken], given[:taken]
+            given[-1] -= max(0, int(total[taken - 1]) - (end - done))  # the examples ran out
+            found[done : done + given.sum()] = np.repeat(rows, given)
+            done += int(given.sum())
+            used[rows] += given
+            for number in np.unique(given).tolist():
+                rest = room - number * size
+                if rest and len(own := rows[(given == number) & (used[rows] < slots)]):
+                    rooms.setdefault(rest, []).append(own)
+    return found
+
+
 def deal(lengths: np.ndarray, shards: int) -> list[np.ndarray]:
     """Positions of each shard's examples, longest first; the shards' sizes differ by at most one.
 
@@ -118,13 +158,16 @@ def rows_needed(shards: Sequence[np.ndarray], length: int, pack: bool) -> int:
     return max(max(pack_rows(s.tolist(), length, slots), default=-1) + 1 for s in shards)
 
 
-def place(examples: np.ndarray, rows: Sequence[int], count: int, slots: int) -> np.ndarray:
+def place(
+    examples: np.ndarray, rows: Sequence[int] | np.ndarray, count: int, slots: int
+) -> np.ndarray:
     """Slots [count, slots] int64: each example in the next free slot of its row, -1 elsewhere."""
     placed = np.full((count, slots), -1, np.int64)
-    filled = [0] * count
-    for example, row in zip(examples.tolist(), rows, strict=True):
-        placed[row, filled[row]] = example
-        filled[row] += 1
+    row = np.asarray(rows, np.int32)
+    by_row = np.argsort(row, kind="stable")
+    row = row[by_row]
+    # In the order of the rows, an example's slot is how far it is from the first of its row.
+    placed[row, np.arange(len(row)) - np.searchsorted(row, row)] = examples[by_row]
     return placed
 
 

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from jaxft.data.batching import plan_evaluation, plan_training
-from jaxft.data.packing import ROW_LENGTHS, choose_shapes, deal, pack_rows, row_length
+from jaxft.data.packing import (
+    ROW_LENGTHS,
+    choose_shapes,
+    deal,
+    pack_dataset,
+    pack_rows,
+    place,
+    row_length,
+)  # fmt: skip
 from jaxft.data.sampler import Sampler
 
 
@@ -200,6 +208,22 @@ def test_packing_is_within_one_row_of_the_bound():
         rows = np.array(pack_rows(lengths.tolist(), 128, 16))
         assert np.bincount(rows, weights=lengths).max() <= 128
         assert rows.max() + 1 <= -(-lengths.sum() // 128) + 1
+
+
+def test_a_dataset_is_packed_as_a_batch_is():
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        row, slots = int(random.choice(ROW_LENGTHS[:20])), int(random.integers(1, 20))
+        longest = int(random.integers(1, row + 1))
+        lengths = random.integers(0, longest + 1, int(random.integers(1, 400)))
+        lengths = np.sort(lengths)[::-1]
+        rows = pack_rows(lengths.tolist(), row, slots)
+        assert pack_dataset(lengths, row, slots).tolist() == rows
+        placed, filled = np.full((max(rows) + 1, slots), -1), [0] * (max(rows) + 1)
+        for example, own in enumerate(rows):
+            placed[own, filled[own]] = example
+            filled[own] += 1
+        assert np.array_equal(place(np.arange(len(rows)), rows, len(placed), slots), placed)
 
 
 def test_shards_get_equal_shares():
