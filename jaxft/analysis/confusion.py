@@ -11,6 +11,7 @@ import numpy as np
 # Up to this many classes a matrix is written as rows, which people can read; beyond it as triples,
 # of which there are at most as many as examples, however many classes there are.
 DENSE = 100
+_BLOCK = 1 << 20  # pairs that are counted at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +104,14 @@ class Confusion:
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Confusion:
     """The counts of (label, predicted) pairs, given as class numbers [N] each."""
-    pairs = np.asarray(labels, np.int64) * len(names) + np.asarray(predicted, np.int64)
-    found, counts = np.unique(pairs, return_counts=True)
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    found, counts = np.zeros((2, 0), np.int64)
+    for start in range(0, len(labels), _BLOCK):
+        some = slice(start, start + _BLOCK)
+        pairs = labels[some].astype(np.int64) * len(names) + predicted[some]
+        more, times = np.unique(pairs, return_counts=True)
+        found, place = np.unique(np.concatenate([found, more]), return_inverse=True)
+        counts = np.bincount(place, np.concatenate([counts, times])).astype(np.int64)
     return Confusion(tuple(names), *np.divmod(found, len(names)), counts)
 
 

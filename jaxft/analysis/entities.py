@@ -7,12 +7,13 @@ reads them. Computed from counts; tests hold the numbers to seqeval's.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxft.analysis.confusion import Confusion, confusion
+from jaxft.analysis.confusion import Confusion
 
 # (number of the example, first word, one past the last, type)
 Span = tuple[int, int, int, str]
@@ -45,40 +46,52 @@ def spans_of(tags: Sequence[str], split: Split, example: int = 0) -> Iterator[Sp
         yield example, start, len(tags), kind
 
 
-def entity_metrics(found: set[Span], true: set[Span]) -> dict[str, Any]:
-    """Metrics of the entities of a whole split, as plain JSON.
+class EntityCounts:
+    """How many entities are found, by type: of all examples, added a few at a time."""
 
-    Returns:
-      'f1', 'precision', 'recall' over all entities (micro average), 'f1_macro' (mean over the types
-      that occur), 'entities', 'predicted_entities', 'per_class' {type: precision, recall, f1,
-      support}. A ratio without a denominator is 0.
-    """
-    types = sorted({span[3] for span in (*found, *true)})
-    counts = {kind: [0, 0, 0] for kind in types}  # right, found, true
-    for place, spans in enumerate((found & true, found, true)):
-        for span in spans:
-            counts[span[3]][place] += 1
-    per_class = {kind: _scores(*own) for kind, own in counts.items()}
-    total = _scores(len(found & true), len(found), len(true))
-    return {
-        **{name: total[name] for name in ("f1", "precision", "recall")},
-        "f1_macro": float(np.mean([row["f1"] for row in per_class.values()] or [0.0])),
-        "entities": len(true),
-        "predicted_entities": len(found),
-        "per_class": per_class,
-    }
+    def __init__(self) -> None:
+        self._by_type: collections.defaultdict[str, list[int]] = collections.defaultdict(
+            lambda: [0, 0, 0]  # right, found, true
+        )
+        self._pairs: collections.Counter[tuple[str, str]] = collections.Counter()
 
+    def add(self, found: set[Span], true: set[Span]) -> None:
+        """The entities of some examples, all of them."""
+        for place, spans in enumerate((found & true, found, true)):
+            for span in spans:
+                self._by_type[span[3]][place] += 1
+        found_at, true_at = ({span[:3]: span[3] for span in spans} for spans in (found, true))
+        self._pairs.update(
+            (true_at.get(place, NONE), found_at.get(place, NONE))
+            for place in found_at.keys() | true_at.keys()
+        )
 
-def confusion_of(found: set[Span], true: set[Span], types: Sequence[str]) -> Confusion:
-    """Which type is taken for which, of entities with the same words; `NONE` is no such entity."""
-    number = {kind: i for i, kind in enumerate((*types, NONE))}
-    found_at, true_at = ({span[:3]: span[3] for span in spans} for spans in (found, true))
-    pairs = [
-        (number[true_at.get(place, NONE)], number[found_at.get(place, NONE)])
-        for place in sorted({*found_at, *true_at})
-    ]
-    labels, predicted = np.array(pairs, np.int64).reshape(-1, 2).T
-    return confusion(labels, predicted, tuple(number))
+    def metrics(self) -> dict[str, Any]:
+        """Metrics of the entities of a whole split, as plain JSON.
+
+        Returns:
+          'f1', 'precision', 'recall' over all entities (micro average), 'f1_macro' (mean over the types
+          that occur), 'entities', 'predicted_entities', 'per_class' {type: precision, recall, f1,
+          support}. A ratio without a denominator is 0.
+        """
+        per_class = {kind: _scores(*own) for kind, own in sorted(self._by_type.items())}
+        right, found, true = (
+            sum(counts) for counts in zip(*self._by_type.values(), (0, 0, 0), strict=True)
+        )
+        total = _scores(right, found, true)
+        return {
+            **{name: total[name] for name in ("f1", "precision", "recall")},
+            "f1_macro": float(np.mean([row["f1"] for row in per_class.values()] or [0.0])),
+            "entities": true,
+            "predicted_entities": found,
+            "per_class": per_class,
+        }
+
+    def confusion(self, types: Sequence[str]) -> Confusion:
+        """Which type is taken for which, of entities with the same words; `NONE` is no such entity."""
+        number = {kind: i for i, kind in enumerate((*types, NONE))}
+        rows = sorted((number[true], number[found], n) for (true, found), n in self._pairs.items())
+        return Confusion(tuple(number), *np.array(rows, np.int64).reshape(-1, 3).T)
 
 
 def warnings_of(metrics: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Classification metrics of a whole split, from its logits. Not for use inside a compiled step.
+"""Classification metrics of a whole split, from what is kept of each batch's logits.
 
 The numbers are scikit-learn's, by its definitions, but computed from counts: its own Matthews
 correlation and confusion matrix are quadratic in the classes, and its import takes a second.
@@ -21,19 +21,49 @@ _TEXT_LIMIT = 300  # characters of a text kept in a prediction row
 _BLOCK = 1 << 22  # logits converted to float64 at a time: 32 MB
 
 
+def outcomes(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """What metrics and rows need of predictions, however many the classes.
+
+    Args:
+      logits: [k, C], or log-probabilities.
+      labels: [k] class numbers.
+
+    Returns:
+      'predicted' [k] int32, the class; 'probability' [k] float64, of it; 'loss' [k] float64, the
+      cross-entropy, computed in float64: NaN where logits are not finite, and only there.
+
+    Raises:
+      ValueError: a label that is no class.
+    """
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    assert logits.shape[:-1] == labels.shape, (logits.shape, labels.shape)
+    classes = logits.shape[-1]
+    if len(labels) and (labels.min() < 0 or labels.max() >= classes):
+        raise ValueError(f"labels must be 0..{classes - 1}, got {labels.min()}..{labels.max()}")
+    predicted = np.zeros(len(labels), np.int32)
+    probability, losses = np.full((2, len(labels)), np.nan)
+    for rows in _blocks(logits):
+        sound = np.flatnonzero(np.isfinite(logits[rows]).all(-1)) + rows.start
+        scores = _log_softmax(logits[sound])
+        predicted[sound] = logits[sound].argmax(-1)
+        probability[sound] = np.exp(scores[np.arange(len(sound)), predicted[sound]])
+        losses[sound] = -scores[np.arange(len(sound)), labels[sound]]
+    return {"predicted": predicted, "probability": probability, "loss": losses}
+
+
 def classification_metrics(
-    logits: np.ndarray, labels: np.ndarray, names: Sequence[str], *, loss: float | None = None
-) -> dict[str, Any]:
+    outcome: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]
+) -> tuple[dict[str, Any], Confusion]:
     """Metrics of single-label predictions, as plain JSON values; small, however many classes.
 
     Args:
-      logits: [N, C], or log-probabilities.
+      outcome: 'predicted' and 'loss' [N], as `outcomes` gives them.
       labels: [N] class numbers.
       names: C label names.
-      loss: mean loss when it is known already; None: mean cross-entropy, in float64.
 
     Returns:
-      'loss', 'accuracy', 'precision_*', 'recall_*', 'f1_*' for macro and micro, 'mcc' (Matthews
+      The metrics, and which label is predicted as which: 'loss' (mean cross-entropy), 'accuracy',
+      'precision_*', 'recall_*', 'f1_*' for macro and micro, 'mcc' (Matthews
       correlation for several classes, Gorodkin 2004; 0 when all labels or all predictions are one
       class), 'examples', 'majority_accuracy' (of always giving the most frequent label),
       'predicted_classes' (how many are ever predicted), 'most_predicted' (the name of the most
@@ -42,17 +72,23 @@ def classification_metrics(
       among labels or predictions.
 
     Raises:
-      ValueError: no examples, or a label that is no class.
+      ValueError: no examples.
       FloatingPointError: logits that are not finite.
     """
-    counts = confusion_of(logits, labels, names)
+    losses, labels = outcome["loss"], np.asarray(labels)
+    assert losses.shape == labels.shape, (losses.shape, labels.shape)
+    if not len(labels):
+        raise ValueError("there is no example to compute metrics of")
+    if broken := int(np.isnan(losses).sum()):
+        raise FloatingPointError(f"the logits of {broken} of {len(labels)} examples are not finite")
+    counts = confusion(labels, outcome["predicted"], names)
     support, chosen = counts.support, counts.chosen
     precision, recall, f1 = counts.scores()
     occurs = (support > 0) | (chosen > 0)
     # With one label and one prediction an example, the three micro averages are the accuracy.
     accuracy = float(counts.correct.sum() / support.sum())
     metrics = {
-        "loss": float(_cross_entropy(logits, labels).mean()) if loss is None else float(loss),
+        "loss": float(losses.mean()),
         "accuracy": accuracy,
         "f1_macro": float(f1[occurs].mean()),
         "precision_macro": float(precision[occurs].mean()),
@@ -68,7 +104,7 @@ def classification_metrics(
     }
     if len(names) <= PER_CLASS:
         metrics["per_class"] = per_class(counts)
-    return metrics
+    return metrics, counts
 
 
 def per_class(counts: Confusion) -> dict[str, dict[str, float]]:
@@ -77,12 +113,6 @@ def per_class(counts: Confusion) -> dict[str, dict[str, float]]:
     keys = ("precision", "recall", "f1", "support")
     rows = zip(counts.names, *columns, strict=True)
     return {name: dict(zip(keys, values, strict=True)) for name, *values in rows}
-
-
-def confusion_of(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Confusion:
-    """Which label is predicted as which. Arguments and errors as `classification_metrics`."""
-    logits, labels = _checked(logits, labels, names)
-    return confusion(labels, logits.argmax(-1), names)
 
 
 def warnings_of(metrics: Mapping[str, Any]) -> list[str]:
@@ -97,7 +127,7 @@ def warnings_of(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def prediction_rows(
-    logits: np.ndarray,
+    outcome: Mapping[str, np.ndarray],
     labels: np.ndarray,
     names: Sequence[str],
     *,
@@ -108,29 +138,26 @@ def prediction_rows(
     """Rows of predictions/*.jsonl, one an example.
 
     Args:
-      logits: [N, C].
+      outcome: of `outcomes`.
       labels: [N] class numbers.
       names: C label names.
       index: [N] row numbers in the source.
       kind: 'text' or 'image', the key of the input.
       inputs: N texts (cut to 300 characters) or image paths.
     """
-    logits, labels = _checked(logits, labels, names)
-    assert len(labels) == len(index) == len(inputs), (len(labels), len(index), len(inputs))
-    predicted = logits.argmax(-1)
-    # exp(-cross-entropy) of the prediction is its probability; no [N, C] array is made for it.
-    probability = np.exp(-_cross_entropy(logits, predicted))
-    losses = _cross_entropy(logits, labels)
+    columns = (outcome[key].tolist() for key in ("predicted", "probability", "loss"))
     return [
         {
-            "index": int(index[i]),
-            "label": names[labels[i]],
-            "predicted": names[predicted[i]],
-            "probability": float(probability[i]),
-            "loss": float(losses[i]),
-            kind: shorten(inputs[i]) if kind == "text" else inputs[i],
+            "index": row,
+            "label": names[label],
+            "predicted": names[predicted],
+            "probability": probability,
+            "loss": loss,
+            kind: shorten(text) if kind == "text" else text,
         }
-        for i in range(len(labels))
+        for row, label, predicted, probability, loss, text in zip(
+            index.tolist(), labels.tolist(), *columns, inputs, strict=True
+        )
     ]
 
 
@@ -159,21 +186,6 @@ def shorten(text: str, limit: int = _TEXT_LIMIT) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _checked(
-    logits: np.ndarray, labels: np.ndarray, names: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    logits, labels = np.asarray(logits), np.asarray(labels)
-    assert logits.shape == (len(labels), len(names)), (logits.shape, len(labels), len(names))
-    if not len(labels):
-        raise ValueError("there is no example to compute metrics of")
-    if labels.min() < 0 or labels.max() >= len(names):
-        raise ValueError(f"labels must be 0..{len(names) - 1}, got {labels.min()}..{labels.max()}")
-    broken = sum(int((~np.isfinite(logits[rows])).any(-1).sum()) for rows in _blocks(logits))
-    if broken:
-        raise FloatingPointError(f"the logits of {broken} of {len(labels)} examples are not finite")
-    return logits, labels
-
-
 def _blocks(logits: np.ndarray) -> Iterator[slice]:
     """Rows by the block: of many classes the logits alone are gigabytes, and copies would be more."""
     size = max(1, _BLOCK // logits.shape[-1])
@@ -185,16 +197,6 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     logits = np.asarray(logits, np.float64)
     logits = logits - logits.max(-1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-
-
-def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """[N] float64."""
-    logits, labels = np.asarray(logits), np.asarray(labels)
-    losses = np.empty(len(labels))
-    for rows in _blocks(logits):
-        own = labels[rows]
-        losses[rows] = -_log_softmax(logits[rows])[np.arange(len(own)), own]
-    return losses
 
 
 def _matthews(counts: Confusion) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxft.analysis.pictures import thumbnail
 from jaxft.analysis.record import Record
 from jaxft.analysis.sections import missing
 from jaxft.analysis.view import View
+from jaxft.training.rows import Row
 
 _MAX_TEXTS, _MAX_IMAGES = 15, 24
 # Beyond this many labels a picture of the matrix shows nothing but its diagonal, and a table of the
@@ -99,18 +101,30 @@ def _by_label(confusion: Confusion) -> Html:
 
 def confident_mistakes(record: Record, _: ModuleType) -> Html:
     """Wrong predictions, the most confident first."""
-    rows = [row for row in record.predictions.get(record.split, []) if _is_prediction(row)]
+    rows = wrong = 0
+    images = False
+
+    def mistakes() -> Iterator[Row]:
+        nonlocal rows, wrong, images
+        for row in filter(_is_prediction, record.predictions.get(record.split, ())):
+            rows += 1
+            if row["label"] != row["predicted"]:
+                wrong, images = wrong + 1, images or "image" in row
+                yield row
+
+    first = heapq.nsmallest(
+        max(_MAX_IMAGES, _MAX_TEXTS),
+        mistakes(),
+        key=lambda row: (-row["probability"], row["index"]),
+    )
     if not rows:
         return missing(f"No predictions/{record.split}.jsonl.")
-    wrong = [row for row in rows if row["label"] != row["predicted"]]
     if not wrong:
-        return element("p", f"All {len(rows):,} examples are classified correctly.")
-    wrong.sort(key=lambda row: (-row["probability"], row["index"]))
-    images = any("image" in row for row in wrong)
-    shown = wrong[: _MAX_IMAGES if images else _MAX_TEXTS]
-    rest = len(wrong) - len(shown)
+        return element("p", f"All {rows:,} examples are classified correctly.")
+    shown = first[: _MAX_IMAGES if images else _MAX_TEXTS]
+    rest = wrong - len(shown)
     note = (
-        f"{len(wrong):,} of {len(rows):,} examples are classified wrongly"
+        f"{wrong:,} of {rows:,} examples are classified wrongly"
         + (f"; the {len(shown)} most confident of them are shown" if rest else "")
         + ". Confident mistakes are often mislabelled or ambiguous examples."
     )

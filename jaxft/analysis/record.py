@@ -8,11 +8,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxft.training.rows import Row, read_rows
+from jaxft.training.rows import Row, each_row
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Rows of a file predictions/*.jsonl, read anew each time they are gone through.
+
+    There may be millions. Of each a task knows what it has besides the row of the data that it is of.
+    """
+
+    path: Path
+
+    def __iter__(self) -> Iterator[Row]:
+        return (row for row in _each_row(self.path) if type(row.get("index")) is int)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +39,7 @@ class Record:
       train: rows of training metrics, by step.
       evals: rows of evaluations by split, each by step.
       events: rows of events, by step.
-      predictions: rows by split.
+      predictions: by split.
       details: what predictions/SPLIT.NAME.json hold, by split and name.
     """
 
@@ -37,7 +50,7 @@ class Record:
     train: list[Row]
     evals: dict[str, list[Row]]
     events: list[Row]
-    predictions: dict[str, list[Row]]
+    predictions: dict[str, Predictions]
     details: dict[str, dict[str, Any]]
 
     @property
@@ -67,7 +80,7 @@ def read_record(directory: str | Path) -> Record:
     path = Path(directory)
     if not path.is_dir():
         raise ValueError(f"no run directory {str(path)!r}")
-    rows = [row for row in _rows(path / "metrics.jsonl") if _has_a_step(row)]
+    rows = [row for row in _each_row(path / "metrics.jsonl") if _has_a_step(row)]
     evals = [row for row in _by_step(rows, "eval") if _has_a_metric(row)]
     files = sorted(path.glob("predictions/*.jsonl"))
     parameters = _read_json(path / "parameters.json")
@@ -84,7 +97,7 @@ def read_record(directory: str | Path) -> Record:
             split: [row for row in evals if row.get("split") == split] for split in ("eval", "test")
         },
         events=[row for row in rows if row["kind"] == "event"],
-        predictions={file.stem: list(filter(_is_of_a_row, _rows(file))) for file in files},
+        predictions={file.stem: Predictions(file) for file in files},
         details=_details(path / "predictions"),
     )
 
@@ -127,11 +140,6 @@ def _has_a_metric(row: Row) -> bool:
     return any(_is_number(row[name]) for name in row.keys() - {"step", "epoch", "seconds"})
 
 
-def _is_of_a_row(row: Row) -> bool:
-    """Whether it says of which row of the data it is; the task knows what else it has."""
-    return type(row.get("index")) is int
-
-
 def _is_parameter(row: Any) -> bool:
     return (
         isinstance(row, dict)
@@ -145,12 +153,13 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _rows(path: Path) -> list[Row]:
-    """Rows of a file; [] if it cannot be read."""
+def _each_row(path: Path) -> Iterator[Row]:
+    """Rows of a file, as far as it can be read."""
     try:
-        return read_rows(path) if path.is_file() else []
+        if path.is_file():
+            yield from each_row(path)
     except (OSError, ValueError, RecursionError):
-        return []
+        return
 
 
 def _read_json(path: Path) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -31,11 +33,12 @@ def result(record: Record, metrics: Mapping[str, Any]) -> str:
 
 def predictions(record: Record, plots: ModuleType) -> Html:
     """Predicted against true numbers, and how the errors are distributed."""
-    rows = _rows(record)
-    if not rows:
+    numbers = array("d")
+    for row in _rows(record):
+        numbers.extend((row["label"], row["predicted"]))
+    if not numbers:
         return missing(f"No predictions/{record.split}.jsonl.")
-    labels = np.array([row["label"] for row in rows], float)
-    predicted = np.array([row["predicted"] for row in rows], float)
+    labels, predicted = np.frombuffer(numbers).reshape(-1, 2).T
     against = figure(
         plots.scatter(labels, predicted),
         "Predicted against true numbers, a dot an example; on the line they are equal.",
@@ -49,13 +52,15 @@ def predictions(record: Record, plots: ModuleType) -> Html:
 
 def worst(record: Record, _: ModuleType) -> Html:
     """The examples with the largest error."""
-    rows = sorted(_rows(record), key=lambda row: (-abs(row["error"]), row["index"]))
+    rows = heapq.nsmallest(
+        _WORST, _rows(record), key=lambda row: (-abs(row["error"]), row["index"])
+    )
     if not rows:
         return missing(f"No predictions/{record.split}.jsonl.")
     cells = [
         [str(row["index"]), *(f"{row[key]:.4g}" for key in ("label", "predicted", "error")),
          str(row.get("text", ""))]
-        for row in rows[:_WORST]
+        for row in rows
     ]  # fmt: skip
     note = (
         "The largest errors. An example whose neighbours in this list are of one kind tells what the "
@@ -65,13 +70,13 @@ def worst(record: Record, _: ModuleType) -> Html:
     return join([element("p", note), table(heads, cells, kinds="nnnnw")])
 
 
-def _rows(record: Record) -> list[Row]:
+def _rows(record: Record) -> Iterator[Row]:
     """Of predictions/*.jsonl, those that hold what was written."""
-    return [
+    return (
         row
-        for row in record.predictions.get(record.split, [])
+        for row in record.predictions.get(record.split, ())
         if all(_is_number(row.get(key)) for key in ("label", "predicted", "error"))
-    ]
+    )
 
 
 def _is_number(value: Any) -> bool:

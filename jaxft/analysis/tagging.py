@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import heapq
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -57,17 +58,29 @@ def predictions(record: Record, plots: ModuleType) -> Html:
 
 def worst(record: Record, _: ModuleType) -> Html:
     """The examples with the most entities that are missed or made up."""
-    rows = [row for row in record.predictions.get(record.split, []) if _is_prediction(row)]
+    rows = wrong = 0
+
+    def mistakes() -> Iterator[Row]:
+        nonlocal rows, wrong
+        for row in filter(_is_prediction, record.predictions.get(record.split, ())):
+            rows += 1
+            if row["missed"] or row["spurious"]:
+                wrong += 1
+                yield row
+
+    first = heapq.nsmallest(
+        _WORST,
+        mistakes(),
+        key=lambda row: (-len(row["missed"]) - len(row["spurious"]), row["index"]),
+    )
     if not rows:
         return missing(f"No predictions/{record.split}.jsonl.")
-    wrong = [row for row in rows if row["missed"] or row["spurious"]]
-    wrong.sort(key=lambda row: (-len(row["missed"]) - len(row["spurious"]), row["index"]))
     cells = [
         [str(row["index"]), _named(row["missed"]), _named(row["spurious"]), str(row.get("text", ""))]
-        for row in wrong[:_WORST]
+        for row in first
     ]  # fmt: skip
     note = (
-        f"In {len(wrong):,} of {len(rows):,} examples an entity is missed or made up; those with the "
+        f"In {wrong:,} of {rows:,} examples an entity is missed or made up; those with the "
         "most of them are first. One with wrong words or of the wrong type is both."
     )
     heads = ["row", "missed", "made up", "text"]

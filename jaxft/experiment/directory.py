@@ -18,7 +18,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -204,19 +204,20 @@ class RunDirectory:
 
     def write_json(self, name: str, value: Any) -> None:
         """Whole or not at all."""
-        self._write(name, json.dumps(value, indent=1) + "\n")
+        self._write(name, [json.dumps(value, indent=1), "\n"])
 
-    def write_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """JSON lines, whole or not at all."""
-        self._write(name, "".join(json.dumps(row) + "\n" for row in rows))
+    def write_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        """JSON lines, whole or not at all; each is written as it comes."""
+        self._write(name, (json.dumps(row) + "\n" for row in rows))
 
-    def _write(self, name: str, text: str) -> None:
+    def _write(self, name: str, parts: Iterable[str]) -> None:
         """Written beside and renamed."""
         path = self.path / name
         beside = path.with_name(path.name + ".tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(text)
+            with beside.open("w") as file:
+                file.writelines(parts)
             os.replace(beside, path)
         except OSError as error:  # a write, unlike an open, does not say of what
             raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error

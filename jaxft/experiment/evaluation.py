@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,20 @@ from jaxft.experiment.split import Split
 from jaxft.tasks.contract import Predicted, Task
 from jaxft.training.parallel import Parallel, Programs
 
+# Up to so many rows what is shown of each is read once and kept: some 20 MB of texts.
+KEPT = 1 << 16
+_ROWS = 1024  # rows of a file that are made at a time
+
+# Of predictions [k, ...] and their places [k] among those of the split: what is kept of them.
+Keep = Callable[[dict[str, np.ndarray], np.ndarray], Predicted]
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What one pass over a split gives.
 
     Attributes:
-      predicted: in the order of the split's rows.
+      predicted: what `Task.kept` leaves of each prediction, in the order of the split's rows.
       metrics, details: see `Task.scores`.
     """
 
@@ -47,31 +54,41 @@ def predict(
     parallel: Parallel,
     targets: Targets,
     *,
+    keep: Keep | None = None,
     threads: int = 2,
 ) -> dict[str, np.ndarray]:
     """What the task brings back of every example (see `Predicted`), in the order of `targets`.
 
-    `params` is the whole tree, placed as the program was compiled for. `threads` prepare batches.
-    Every process runs this and every process gets everything.
+    `params` is the whole tree, placed as the program was compiled for. `keep` is asked of each batch what
+    stays of it; None: everything. `threads` prepare batches. Every process runs this and every process
+    gets everything.
     """
-    rows, offsets = targets.rows, targets.offsets
-    position = np.full(int(rows.max()) + 1, -1, np.int64)
-    position[rows] = np.arange(len(rows))
+    offsets, position = targets.offsets, _positions(targets.rows)
     found: dict[str, np.ndarray] = {"seen": np.zeros(offsets[-1], bool)}
     several = False
     for arrays in _outputs(program, params, batches, parallel, threads):
         out = {name: np.asarray(array) for name, array in arrays.items()}
         index, item = out.pop("index"), out.pop("item", None)
         real, several = index >= 0, item is not None
-        place = offsets[position[index[real]]] + (item[real] if item is not None else 0)
+        place = offsets[position(index[real])] + (item[real] if item is not None else 0)
         found["seen"][place] = True
-        for name, array in out.items():
+        own = {name: array[real] for name, array in out.items()}
+        for name, array in (own if keep is None else keep(own, place)).items():
             # Filled in place: of many classes the logits are gigabytes, and are never there twice.
             if name not in found:
-                found[name] = np.zeros((offsets[-1], *array.shape[index.ndim :]), array.dtype)
-            found[name][place] = array[real]
-    assert several or found["seen"].all(), (found["seen"].sum(), len(rows))
+                found[name] = np.zeros((offsets[-1], *array.shape[1:]), array.dtype)
+            found[name][place] = array
+    assert several or found["seen"].all(), (found["seen"].sum(), len(targets))
     return found
+
+
+def _positions(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Where each of some rows of the source stands among `rows`, which are all different."""
+    if (rows[1:] > rows[:-1]).all():  # as they nearly always are
+        return lambda wanted: np.searchsorted(rows, wanted)
+    order = np.argsort(rows)
+    ascending = rows[order]
+    return lambda wanted: order[np.searchsorted(ascending, wanted)]
 
 
 def evaluate(
@@ -85,38 +102,56 @@ def evaluate(
     threads: int = 2,
 ) -> Evaluation:
     """Predict a split and compare with its targets. `threads` prepare batches."""
-    predicted = predict(program, params, batches, parallel, split.targets, threads=threads)
+    keep = functools.partial(task.kept, split.targets)
+    predicted = predict(
+        program, params, batches, parallel, split.targets, keep=keep, threads=threads
+    )
     return Evaluation(predicted, *task.scores(predicted, split.targets))
 
 
 class Predictions:
     """Rows of predictions/NAME.jsonl for a split that is evaluated again and again.
 
-    What a row shows of its input is read from the source once, at the first use, and kept: at most
-    a few hundred bytes a row, where reading Parquet rows or images anew at each new best can take
-    longer than the evaluation.
+    Of a split of up to `KEPT` rows, what a row shows of its input is read from the source once, at the
+    first use: reading Parquet rows or images anew at each new best can take longer than the evaluation.
+    Of a larger one it is read each time, a few rows at a time, and so are the rows made.
     """
 
     def __init__(self, task: Task[Any], split: Split, encoder: Encoder):
         self._task, self._split, self._encoder = task, split, encoder
 
-    def rows(self, result: Evaluation) -> list[dict[str, Any]]:
-        """See `Task.rows`."""
-        return self._task.rows(result.predicted, self._split.targets, self._inputs)
+    def rows(self, result: Evaluation) -> Iterator[dict[str, Any]]:
+        """One an example (see `Task.rows`), in the order of the split's."""
+        targets = self._split.targets
+        offsets, count = targets.offsets, len(targets)
+        for start in range(0, count, _ROWS):
+            some = slice(start, min(start + _ROWS, count))
+            own = slice(offsets[some.start], offsets[some.stop])
+            predicted = {name: array[own] for name, array in result.predicted.items()}
+            inputs = self._inputs[some] if count <= KEPT else self._read(targets.rows[some])
+            part = targets.take(np.arange(some.start, some.stop))
+            yield from self._task.rows(predicted, part, inputs)
 
     @functools.cached_property
-    def _inputs(self) -> list[str]:
-        source, encoder = self._split.source, self._encoder
-        return [_shown(source[int(row)], encoder) for row in self._split.targets.rows]
+    def _inputs(self) -> Sequence[str]:
+        return self._read(self._split.targets.rows)
+
+    def _read(self, rows: np.ndarray) -> list[str]:
+        columns, encoder = self._encoder.columns, self._encoder
+        return [
+            _shown(values, encoder.inputs)
+            for _, found in self._split.source.chunks(columns, rows)
+            for values in zip(*found, strict=True)
+        ]
 
 
-def _shown(row: dict[str, Any], encoder: Encoder) -> str:
+def _shown(values: Sequence[Any], inputs: str) -> str:
     """What a reader of the report sees of an example: its text, or its image (a path, or inline)."""
-    if encoder.inputs == "text":
-        return shorten(" | ".join(str(row[c]) for c in encoder.columns))
-    if encoder.inputs == "words":
-        return shorten(" ".join(words_of(row[encoder.columns[0]])))
-    image = row[encoder.columns[0]]
+    if inputs == "text":
+        return shorten(" | ".join(map(str, values)))
+    if inputs == "words":
+        return shorten(" ".join(words_of(values[0])))
+    image = values[0]
     if isinstance(image, dict):  # an undecoded image of a Hugging Face data set
         image = image.get("path") or b""
     if isinstance(image, str | Path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxft.analysis import metrics as analysis
@@ -70,7 +71,10 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """A task (see contract.py) whose predictions are 'logits' [N, C] float32."""
+    """A task (see contract.py) whose predictions are 'logits' [N, C] float32.
+
+    Of them an evaluation keeps the predicted class, its probability and the loss.
+    """
 
     inputs: str
     head: str | None = None
@@ -106,20 +110,25 @@ class Classification:
     def predictions(self, outputs: Arrays, batch: Arrays) -> Arrays:
         return logits_of(outputs, batch)
 
+    def kept(
+        self, targets: Labels, found: Mapping[str, np.ndarray], places: np.ndarray
+    ) -> Predicted:
+        """See `outcomes`."""
+        return analysis.outcomes(found["logits"], targets.ids[places])
+
     def scores(
         self, predicted: Predicted, targets: Labels
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """See `classification_metrics`; the detail 'confusion' is what `Confusion.to_json` gives."""
-        logits, ids, names = predicted["logits"], targets.ids, targets.names
-        metrics = analysis.classification_metrics(logits, ids, names)
-        return metrics, {"confusion": analysis.confusion_of(logits, ids, names).to_json()}
+        metrics, counts = analysis.classification_metrics(predicted, targets.ids, targets.names)
+        return metrics, {"confusion": counts.to_json()}
 
     def rows(
         self, predicted: Predicted, targets: Labels, inputs: Sequence[str]
     ) -> list[dict[str, Any]]:
         """See `prediction_rows`."""
         return analysis.prediction_rows(
-            predicted["logits"], targets.ids, targets.names, index=targets.rows,
+            predicted, targets.ids, targets.names, index=targets.rows,
             kind=self.inputs, inputs=inputs,
         )  # fmt: skip
 

@@ -117,8 +117,16 @@ class Task(Protocol[Own]):
 
     # Of a whole split
 
+    def kept(self, targets: Own, found: Mapping[str, np.ndarray], places: np.ndarray) -> Predicted:
+        """What `scores` and `rows` need of a batch: arrays [k, ...] of a few bytes for each prediction.
+
+        found: what `predictions` gave [k, ...], without 'index' and 'item'.
+        places: [k] of each prediction among all those of the split.
+        """
+        ...
+
     def scores(self, predicted: Predicted, targets: Own) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(metrics, details), as plain JSON; each detail has a file of its own because of its size.
+        """(metrics, details) of what was `kept`, as plain JSON; details have files of their own.
 
         Raises:
           FloatingPointError: predictions that are not finite.
@@ -128,7 +136,10 @@ class Task(Protocol[Own]):
     def rows(
         self, predicted: Predicted, targets: Own, inputs: Sequence[str]
     ) -> list[dict[str, Any]]:
-        """Rows of predictions/*.jsonl, one an example; `inputs` [n] is what to show of each."""
+        """Rows of predictions/*.jsonl, one an example, of what was `kept` of some.
+
+        inputs: [n], what to show of each.
+        """
         ...
 
     def warnings(self, metrics: Mapping[str, Any]) -> list[str]:

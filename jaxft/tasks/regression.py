@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxft.analysis import regression as analysis
 from jaxft.analysis import residuals
@@ -78,6 +79,12 @@ class Regression:
 
     def predictions(self, outputs: Arrays, batch: Arrays) -> Arrays:
         return {"logits": outputs["logits"].astype(jnp.float32), "index": batch["index"]}
+
+    def kept(
+        self, targets: Numbers, found: Mapping[str, np.ndarray], places: np.ndarray
+    ) -> Predicted:
+        """All of it."""
+        return found
 
     def scores(
         self, predicted: Predicted, targets: Numbers

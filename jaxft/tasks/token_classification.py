@@ -24,6 +24,8 @@ from jaxft.data.targets import Unlabelled
 from jaxft.tasks import classification
 from jaxft.tasks.contract import Arrays, Predicted, Reading
 
+_EXAMPLES = 1024  # whose tags are texts at a time
+
 
 @dataclasses.dataclass(frozen=True)
 class Tagged:
@@ -90,36 +92,47 @@ class TokenClassification:
             found["loss"] = -own[..., 0]
         return found
 
+    def kept(self, targets: Tags, found: Mapping[str, np.ndarray], places: np.ndarray) -> Predicted:
+        """Tags and losses."""
+        return {"tag": found["tag"], "loss": found["loss"]}
+
     def scores(self, predicted: Predicted, targets: Tags) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `entity_metrics`; besides 'loss' (mean over the words that were read), 'accuracy' of all
-        words, 'examples', 'words' and 'unread_words', which count as outside of any entity."""
+        """See `EntityCounts.metrics`; besides 'loss' (mean over the words that were read), 'accuracy' of
+        all words, 'examples', 'words' and 'unread_words', which count as outside of any entity."""
         seen, names = predicted["seen"], targets.names
         losses = predicted["loss"][seen].astype(np.float64)
         if not np.isfinite(losses).all():
             broken = int((~np.isfinite(losses)).sum())
             raise FloatingPointError(f"the loss of {broken} of {len(losses)} words is not finite")
-        given, true = _spans(_tags(predicted, names), targets), _spans(_true(targets), targets)
-        right = [a == b for a, b in zip(_tags(predicted, names), _true(targets), strict=True)]
+        counts, right = analysis.EntityCounts(), 0
+        for start in range(0, len(targets), _EXAMPLES):
+            ends = targets.offsets[start : start + _EXAMPLES + 1]
+            own = slice(ends[0], ends[-1])
+            tags = _tags({name: array[own] for name, array in predicted.items()}, names)
+            true = [names[i] for i in targets.ids[own].tolist()]
+            counts.add(*(_spans(of, ends - ends[0], start) for of in (tags, true)))
+            right += sum(a == b for a, b in zip(tags, true, strict=True))
         metrics = {
             "loss": float(losses.mean()) if len(losses) else 0.0,
-            **analysis.entity_metrics(given, true),
-            "accuracy": sum(right) / max(1, len(right)),
+            **counts.metrics(),
+            "accuracy": right / max(1, len(seen)),
             "examples": len(targets),
             "words": len(seen),
             "unread_words": int((~seen).sum()),
         }
         types = list(dict.fromkeys(type_of(name) for name in names if name != OUTSIDE))
-        return metrics, {"confusion": analysis.confusion_of(given, true, types).to_json()}
+        return metrics, {"confusion": counts.confusion(types).to_json()}
 
     def rows(
         self, predicted: Predicted, targets: Tags, inputs: Sequence[str]
     ) -> list[dict[str, Any]]:
         """One an example: its words, their tags and predicted tags, the entities that are missed or
         made up, and the sum of the losses of its words."""
-        tags, true, ends = _tags(predicted, targets.names), _true(targets), targets.offsets
+        tags, ends = _tags(predicted, targets.names), targets.offsets
+        true = [targets.names[i] for i in targets.ids.tolist()]
         rows = []
-        for j in range(len(targets)):
-            own, words = slice(ends[j], ends[j + 1]), targets.words[j]
+        for j, words in enumerate(targets.words):
+            own = slice(ends[j], ends[j + 1])
             found, there = (set(spans_of(t[own], split_tag)) for t in (tags, true))
             rows.append(
                 {
@@ -150,10 +163,11 @@ class TokenClassification:
     def answers(
         self, predicted: Predicted, given: Unlabelled, names: Sequence[str]
     ) -> Iterator[Tagged]:
-        tags, ends = _tags(predicted, names), given.offsets
-        for j in range(len(given)):
-            own = tags[ends[j] : ends[j + 1]]
-            yield Tagged(own, _named(spans_of(own, split_tag), given.words[j]))
+        ends = given.offsets
+        for j, words in enumerate(given.words):
+            own = slice(ends[j], ends[j + 1])
+            tags = _tags({name: array[own] for name, array in predicted.items()}, names)
+            yield Tagged(tags, _named(spans_of(tags, split_tag), words))
 
     def id2label(self, names: Sequence[str]) -> dict[int, str]:
         return dict(enumerate(names))
@@ -172,17 +186,12 @@ def _tags(predicted: Predicted, names: Sequence[str]) -> list[str]:
     return [names[tag] if seen else OUTSIDE for tag, seen in pairs]
 
 
-def _true(targets: Tags) -> list[str]:
-    return [targets.names[i] for i in targets.ids.tolist()]
-
-
-def _spans(tags: Sequence[str], targets: Tags) -> set[Span]:
-    """The entities of all examples, of which `tags` are one after the other."""
-    ends = targets.offsets
+def _spans(tags: Sequence[str], ends: np.ndarray, first: int) -> set[Span]:
+    """The entities of some examples, the first of which has this number; `tags` one after the other."""
     return {
         span
-        for j in range(len(targets))
-        for span in spans_of(tags[ends[j] : ends[j + 1]], split_tag, j)
+        for j in range(len(ends) - 1)
+        for span in spans_of(tags[ends[j] : ends[j + 1]], split_tag, first + j)
     }
 
 

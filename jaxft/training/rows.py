@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +63,23 @@ class RowFile:
 
 def read_rows(path: Path) -> list[Row]:
     """Rows of a JSON-lines file; [] without a file. A line that is cut short is left out."""
+    return list(each_row(path))
+
+
+def each_row(path: Path) -> Iterator[Row]:
+    """What `read_rows` returns, one after the other."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        file = path.open(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        return []
-    rows = []
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):  # nested without end, or a number of 10,000 digits
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+        return
+    with file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):  # nested without end, or a number of 10,000 digits
+                continue
+            if isinstance(row, dict):
+                yield row
 
 
 def read_metrics(path: Path) -> list[Row]:

@@ -8,15 +8,22 @@ import pytest
 from scipy.special import softmax
 from sklearn import metrics as sk
 
+from jaxft.analysis import confusion as confusion_module
+from jaxft.analysis import metrics as analysis
 from jaxft.analysis.confusion import Confusion, confusion
-from jaxft.analysis.metrics import (
-    classification_metrics,
-    confusion_of,
-    per_class,
-    prediction_rows,
-    warnings_of,
-    wilson_interval,
-)
+from jaxft.analysis.metrics import outcomes, per_class, warnings_of, wilson_interval
+
+
+def classification_metrics(logits, labels, names):
+    return analysis.classification_metrics(outcomes(logits, labels), labels, names)[0]
+
+
+def confusion_of(logits, labels, names):
+    return analysis.classification_metrics(outcomes(logits, labels), labels, names)[1]
+
+
+def prediction_rows(logits, labels, names, **more):
+    return analysis.prediction_rows(outcomes(logits, labels), labels, names, **more)
 
 
 def case(seed: int, examples: int, classes: int, used: int) -> tuple[np.ndarray, np.ndarray]:
@@ -131,13 +138,27 @@ def test_a_model_that_predicts_one_class_is_warned_of():
     assert not warnings_of({"accuracy": 0.5})
 
 
-def test_the_loss_is_exact_for_extreme_logits_and_can_be_given():
+def test_what_is_kept_of_logits_does_not_depend_on_the_batch_they_came_in(monkeypatch):
+    logits, labels = case(3, 500, 7, 7)
+    whole = outcomes(logits, labels)
+    monkeypatch.setattr(analysis, "_BLOCK", 64)
+    monkeypatch.setattr(confusion_module, "_BLOCK", 9)
+    parts = [outcomes(logits[i : i + 13], labels[i : i + 13]) for i in range(0, 500, 13)]
+    for name, array in whole.items():
+        assert np.array_equal(np.concatenate([part[name] for part in parts]), array)
+        assert parts[0][name].dtype == array.dtype
+    np.testing.assert_array_equal(whole["predicted"], logits.argmax(-1))
+    expected = sk.confusion_matrix(labels, whole["predicted"])
+    np.testing.assert_array_equal(confusion_of(logits, labels, "abcdefg").matrix(), expected)
+    logits[2, 3], logits[9, 0] = np.inf, np.nan
+    assert np.flatnonzero(np.isnan(outcomes(logits, labels)["loss"])).tolist() == [2, 9]
+
+
+def test_the_loss_is_exact_for_extreme_logits():
     logits = np.array([[1000.0, 0.0], [0.0, 1000.0]])
     ours = classification_metrics(logits, np.array([0, 0]), ["a", "b"])
     assert ours["loss"] == pytest.approx(500.0)
-    given = classification_metrics(logits, np.array([0, 0]), ["a", "b"], loss=0.25)
-    assert given["loss"] == 0.25
-    assert given["accuracy"] == ours["accuracy"] == 0.5
+    assert ours["accuracy"] == 0.5
 
 
 def test_broken_inputs_are_refused():

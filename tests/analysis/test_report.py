@@ -16,7 +16,7 @@ from PIL import Image
 
 from jaxft.analysis import mistakes, report
 from jaxft.analysis.confusion import confusion
-from jaxft.analysis.metrics import classification_metrics, confusion_of, prediction_rows
+from jaxft.analysis.metrics import classification_metrics, outcomes, prediction_rows
 from jaxft.analysis.page import Html, element, table
 from jaxft.analysis.pictures import inline, thumbnail
 from jaxft.analysis.record import read_record
@@ -78,7 +78,8 @@ def make_run(directory, names, inputs=None, kind="text", **summary):
     directory.mkdir(exist_ok=True)
     labels = np.arange(20 * len(names)) % len(names)
     logits = logits_for(labels, len(names))
-    metrics = classification_metrics(logits, labels, names)
+    outcome = outcomes(logits, labels)
+    metrics, counted = classification_metrics(outcome, labels, names)
     rows = [
         {"kind": "train", "step": s, "epoch": s / 10, "loss": 2 / s, "learning_rate": 1e-4}
         for s in range(1, 21)
@@ -95,14 +96,13 @@ def make_run(directory, names, inputs=None, kind="text", **summary):
     inputs = inputs or [f"input {i}" for i in range(len(labels))]
     (directory / "predictions").mkdir(exist_ok=True)
     predicted = prediction_rows(
-        logits, labels, names, index=np.arange(len(labels)), kind=kind, inputs=inputs
+        outcome, labels, names, index=np.arange(len(labels)), kind=kind, inputs=inputs
     )
     (directory / "predictions/test.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in predicted)
     )
-    counted = confusion_of(logits, labels, names).to_json()
     for split in ("eval", "test"):
-        write_json(directory / f"predictions/{split}.confusion.json", counted)
+        write_json(directory / f"predictions/{split}.confusion.json", counted.to_json())
     write_json(
         directory / "summary.json",
         {

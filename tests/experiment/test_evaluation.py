@@ -48,9 +48,9 @@ def split(reads=None):
     return Split(source, Labels(("a", "b"), ROWS, np.array([1, 0, 0, 1], np.int32)))
 
 
-def test_an_evaluation_has_logits_metrics_and_confusion_in_the_order_of_the_rows():
+def test_an_evaluation_has_predictions_metrics_and_confusion_in_the_order_of_the_rows():
     result = evaluate(TEXT, program, None, Batches(), PARALLEL, split())
-    assert result.predicted["logits"].argmax(-1).tolist() == [1, 0, 0, 0]
+    assert result.predicted["predicted"].tolist() == [1, 0, 0, 0]
     assert result.metrics["accuracy"] == 0.75 and "confusion" not in result.metrics
     assert result.details["confusion"]["matrix"] == [[2, 0], [1, 1]]
     assert result.to_json()["confusion"]["matrix"] == [[2, 0], [1, 1]]
@@ -76,10 +76,25 @@ def test_inputs_are_read_once_however_often_predictions_are_written():
     rows = split(reads)
     predictions = Predictions(TEXT, rows, SimpleNamespace(inputs="text", columns=("text",)))
     result = evaluate(TEXT, program, None, Batches(), PARALLEL, rows)
-    first = predictions.rows(result)
-    assert predictions.rows(result) == first and reads == ROWS.tolist()
+    first = list(predictions.rows(result))
+    assert list(predictions.rows(result)) == first and reads == ROWS.tolist()
     assert [row["text"] for row in first] == [f"text {i} of many" for i in ROWS]
     assert [row["predicted"] for row in first] == ["b", "a", "a", "a"]
+
+
+def test_of_a_large_split_inputs_are_read_again_and_rows_are_the_same(monkeypatch):
+    from jaxft.experiment import evaluation
+
+    rows, reads = split(), []
+    encoder = SimpleNamespace(inputs="text", columns=("text",))
+    result = evaluate(TEXT, program, None, Batches(), PARALLEL, rows)
+    kept = list(Predictions(TEXT, rows, encoder).rows(result))
+    monkeypatch.setattr(evaluation, "KEPT", 3)
+    monkeypatch.setattr(evaluation, "_ROWS", 3)
+    again = Predictions(TEXT, split(reads), encoder)
+    assert list(again.rows(result)) == kept and reads == ROWS.tolist()
+    next(again.rows(result))
+    assert reads[4:] == ROWS[:3].tolist()  # no more than is asked for
 
 
 @pytest.mark.parametrize(

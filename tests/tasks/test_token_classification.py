@@ -12,7 +12,7 @@ import transformers
 
 from jaxft import evaluate, load, predict, train
 from jaxft.analysis.confusion import Confusion
-from jaxft.analysis.entities import NONE, confusion_of, entity_metrics, spans_of
+from jaxft.analysis.entities import NONE, EntityCounts, spans_of
 from jaxft.data.files import table
 from jaxft.data.tags import complete, find_tag_column, read_tags, split_tag
 from tests import tiny
@@ -75,17 +75,20 @@ def test_entities_of_every_scheme(tags, expected):
 def test_scores_are_counts_of_whole_entities():
     true = {(0, 0, 2, "a"), (0, 3, 4, "b"), (1, 0, 1, "a")}
     found = {(0, 0, 2, "a"), (0, 3, 4, "a"), (1, 0, 2, "a"), (1, 5, 6, "b")}
-    scores = entity_metrics(found, true)
+    counts = EntityCounts()
+    for example in (0, 1):
+        counts.add(*({span for span in spans if span[0] == example} for spans in (found, true)))
+    scores = counts.metrics()
     assert (scores["precision"], scores["recall"]) == (1 / 4, 1 / 3)
     assert scores["f1"] == 2 / 7 and scores["entities"] == 3 and scores["predicted_entities"] == 4
     assert scores["per_class"]["a"] == {
         "precision": 1 / 3, "recall": 1 / 2, "f1": 2 / 5, "support": 2
     }  # fmt: skip
     assert scores["f1_macro"] == pytest.approx((2 / 5 + 0) / 2)
-    counted = confusion_of(found, true, ["a", "b"])
+    counted = counts.confusion(["a", "b"])
     assert counted.names == ("a", "b", NONE)
     assert counted.matrix().tolist() == [[1, 0, 1], [1, 0, 0], [1, 1, 0]]
-    assert entity_metrics(set(), set())["f1"] == 0.0
+    assert EntityCounts().metrics()["f1"] == 0.0
 
 
 @pytest.mark.parametrize("prefixes", ["BI", "BIES"])
@@ -96,10 +99,10 @@ def test_scores_are_those_of_seqeval(prefixes):
     true, found = ([rng.choices(names, k=12) for _ in range(300)] for _ in range(2))
     for sentence, other in zip(true, found, strict=True):  # so that something is found
         other[:6] = sentence[:6]
-    ours = entity_metrics(
-        *({s for j, tags in enumerate(all_) for s in spans_of(tags, split_tag, j)}
-          for all_ in (found, true))
-    )  # fmt: skip
+    counts = EntityCounts()
+    for j, pair in enumerate(zip(found, true, strict=True)):
+        counts.add(*(set(spans_of(tags, split_tag, j)) for tags in pair))
+    ours = counts.metrics()
     expected = metrics.classification_report(true, found, output_dict=True, zero_division=0)
     for name, row in ours["per_class"].items():
         assert row["f1"] == pytest.approx(expected[name]["f1-score"])
