@@ -87,6 +87,7 @@ class Architecture:
     num_blocks: int
     backbone_graph: nnx.GraphDef
     head_graph: nnx.GraphDef
+    head_names: tuple[str, ...]  # of the head's modules, beside the backbone in the tree
     abstract: Params  # the parameters, as ShapeDtypeStruct leaves
     whole: Params  # the parameters and, where there are such, batch statistics beside them
     stored: dict[str, Stored]  # path in `whole` -> how it lies in a checkpoint
@@ -207,9 +208,11 @@ class Architecture:
 
     def modules(self, params: Params) -> tuple[Backbone, HeadModule]:
         """The modules with these parameters and statistics in them."""
+        top = {name: params[name] for name in self.head_names}
         base = self.family.base
-        rest = {name: tree for name, tree in params.items() if name != base}
-        return nnx.merge(self.backbone_graph, params[base]), nnx.merge(self.head_graph, rest)
+        rest = {name: tree for name, tree in params.items() if name not in top}
+        backbone = nnx.merge(self.backbone_graph, rest[base] if base else rest)
+        return backbone, nnx.merge(self.head_graph, top)
 
 
 def load_architecture(
@@ -264,6 +267,7 @@ def load_architecture(
         num_blocks=len(backbone.blocks),
         backbone_graph=backbone_graph,
         head_graph=head_graph,
+        head_names=tuple(nnx.to_pure_dict(head_state)),
         abstract=abstract,
         whole=whole,
         stored={path: family.stored(path, leaf.ndim, config) for path, leaf in leaves.items()},
@@ -293,8 +297,9 @@ def _make(
 
 
 def _tree(family: Family[Any], backbone: Any, head: Any) -> Params:
-    """The tree of HF's model: the backbone under its name, the head's modules beside it."""
-    return {family.base: nnx.to_pure_dict(backbone), **nnx.to_pure_dict(head)}
+    """The tree of the checkpoint: the backbone, under its name if it has one, and beside it the head."""
+    body = nnx.to_pure_dict(backbone)
+    return {**({family.base: body} if family.base else body), **nnx.to_pure_dict(head)}
 
 
 def _texts(value: Any) -> list[str]:

@@ -191,7 +191,8 @@ class Family(Generic[C]):
         config: reads config.json; each field has a type and bounds there.
         dropouts: the fields of `config` that are dropout rates.
         limits: which inputs a model can take.
-        base: name of the backbone in HF's models with a head, which files of the base model leave out.
+        base: name of the backbone in HF's models with a head, which files of the base model leave out;
+            '': its modules stand beside the head's.
         backbone: `(config, kind of head, rngs)`.
         heads: by kind ('sequence', 'token', 'image'), the classification head first.
         depth_rules: ordered (path pattern, depth), covering every parameter and statistic: stem 0,

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import (
@@ -29,6 +28,7 @@ from jaxft.models.family import (
 from jaxft.models.heads import every_token
 from jaxft.models.layers import modules, ops
 from jaxft.models.layers.batch_norm import BatchNorm, Moments, Sample
+from jaxft.models.layers.convolution import Convolution, Normed, max_pool, residual
 
 _REDUCTION = 4  # of the channels between the 1 x 1 convolutions of a bottleneck
 # Of HF's ResNetBackbone, which other models stand on.
@@ -80,29 +80,8 @@ def _stages_fit(config: Config) -> list[str]:
     return []
 
 
-class Convolution(nnx.Module):
-    """Without bias; the images are padded so that a stride of 1 keeps their size."""
-
-    def __init__(self, inputs: int, outputs: int, *, size: int, stride: int, rngs: nnx.Rngs):
-        # He et al. 2015, arXiv:1502.01852, for the backward pass.
-        std = math.sqrt(2 / (size * size * outputs))
-        shape = (size, size, inputs, outputs)
-        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape))
-        self.stride, self.padding = stride, size // 2
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, in] -> [B, H / stride, W / stride, out], rounded up, in the dtype of `x`."""
-        return lax.conv_general_dilated(
-            x,
-            self.kernel[...].astype(x.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=[(self.padding, self.padding)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-
-
 class ConvLayer(nnx.Module):
-    """Convolution, norm and, if any, an activation."""
+    """A convolution and its norm."""
 
     def __init__(
         self,
@@ -113,15 +92,13 @@ class ConvLayer(nnx.Module):
         rngs: nnx.Rngs,
         size: int = 3,
         stride: int = 1,
-        activation: str | None = "relu",
     ):
         self.convolution = Convolution(inputs, outputs, size=size, stride=stride, rngs=rngs)
         self.normalization = BatchNorm(outputs, path=f"{path}/normalization")
-        self.activation = activation
 
-    def __call__(self, x: jax.Array, sample: Sample | None) -> tuple[jax.Array, dict[str, Moments]]:
-        x, moments = self.normalization(self.convolution(x), sample)
-        return x if self.activation is None else ops.ACTIVATIONS[self.activation](x), moments
+    @property
+    def normed(self) -> Normed:
+        return self.convolution, self.normalization
 
 
 class Embeddings(nnx.Module):
@@ -135,8 +112,8 @@ class Embeddings(nnx.Module):
             rngs=rngs,
             size=7,
             stride=2,
-            activation=config.hidden_act,
         )
+        self.activation = config.hidden_act
         self.channels = config.num_channels
 
     def __call__(
@@ -146,9 +123,9 @@ class Embeddings(nnx.Module):
             raise ValueError(
                 f"pixel_values have {images.shape[-1]} channels, but the checkpoint takes {self.channels}"
             )
-        x, moments = self.embedder(images.astype(jnp.float32), sample)
-        padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding), moments
+        convolution, norm = self.embedder.normed
+        x, moments = norm(convolution(images.astype(jnp.float32)), sample)
+        return max_pool(ops.ACTIVATIONS[self.activation](x), 3, 2, padding=1), moments
 
 
 def _basic(
@@ -156,7 +133,7 @@ def _basic(
 ) -> list[ConvLayer]:
     return [
         ConvLayer(inputs, outputs, path=f"{path}/0", rngs=rngs, stride=stride),
-        ConvLayer(outputs, outputs, path=f"{path}/1", rngs=rngs, activation=None),
+        ConvLayer(outputs, outputs, path=f"{path}/1", rngs=rngs),
     ]
 
 
@@ -168,7 +145,7 @@ def _bottleneck(
     return [
         ConvLayer(inputs, inner, path=f"{path}/0", rngs=rngs, size=1, stride=first),
         ConvLayer(inner, inner, path=f"{path}/1", rngs=rngs, stride=second),
-        ConvLayer(inner, outputs, path=f"{path}/2", rngs=rngs, size=1, activation=None),
+        ConvLayer(inner, outputs, path=f"{path}/2", rngs=rngs, size=1),
     ]
 
 
@@ -182,7 +159,7 @@ class Residual(nnx.Module):
         self, inputs: int, outputs: int, config: Config, *, stride: int, path: str, rngs: nnx.Rngs
     ):
         shortcut = functools.partial(
-            ConvLayer, path=f"{path}/shortcut", rngs=rngs, size=1, stride=stride, activation=None
+            ConvLayer, path=f"{path}/shortcut", rngs=rngs, size=1, stride=stride
         )
         changes = inputs != outputs or stride != 1
         self.shortcut = shortcut(inputs, outputs) if changes else None
@@ -193,15 +170,10 @@ class Residual(nnx.Module):
         self.activation = config.hidden_act
 
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
-        x, moments = carry["hidden"], dict[str, Moments]()
-        residual = x
-        for layer in self.layer:
-            x, seen = layer(x, context.sample)
-            moments |= seen
-        if self.shortcut is not None:
-            residual, seen = self.shortcut(residual, context.sample)
-            moments |= seen
-        x = ops.ACTIVATIONS[self.activation](x + residual)
+        layers = [layer.normed for layer in self.layer]
+        shortcut = None if self.shortcut is None else self.shortcut.normed
+        activation = ops.ACTIVATIONS[self.activation]
+        x, moments = residual(carry["hidden"], layers, shortcut, activation, context.sample)
         return {**carry, "hidden": x}, {"moments": moments}
 
 
