@@ -52,6 +52,7 @@ def trained(tmp_path_factory):
     pictures = {
         "model.path": tiny.vit(folder / "vit", blocks=1), "data.train": str(folder / "images"),
         "train": {"batch_size": 4, "steps": 8}, "optim.lr": 1e-2, "eval.batch_size": 1,
+        "optim.freeze_below": 0,
     }  # fmt: skip
     train(configs / "image_classification.py", folder / "pictures", {**common, **pictures})
     return folder

@@ -78,10 +78,16 @@ def test_nothing_imports_a_command():
         assert not {name.split(".")[0] for name in imports(path)} & commands, path
 
 
+# What only works where PyTorch is installed: holding an export to it, and its own weights-only loader.
+WITH_TORCH = {"experiment/certificate.py", "models/checkpoint/pickled.py"}
+
+
 @pytest.mark.parametrize("module", ["torch", "tensorflow", "pickle"])
 def test_what_is_never_imported_at_run_time(module):
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        allowed = module == "torch" and str(path.relative_to(PACKAGE)) in WITH_TORCH
+        for node in tree.body if allowed else ast.walk(tree):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert module not in {name.split(".")[0] for name in names}, path
@@ -129,5 +135,6 @@ def test_the_readme_tree_names_every_file_of_the_package():
     tree = re.search(r"```text\njaxft/\n(.*?)```", readme, re.DOTALL)
     assert tree, "the README has no file tree"
     for path in PACKAGE.rglob("*.py"):
-        if path.name != "__init__.py":
+        # Families are in the table of what works.
+        if path.name != "__init__.py" and path.parent.name != "families":
             assert re.search(rf"\b{re.escape(path.name)}\b", tree[1]), path.relative_to(ROOT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from jaxft.config import default_config, to_json
+from jaxft.experiment.card import model_card
 from jaxft.experiment.compilation import release_free_memory
 from jaxft.experiment.data import Batches
 from jaxft.experiment.directory import RunDirectory
@@ -50,7 +52,7 @@ def finish(session: Session, whole: Any, memory: Memory, last_step: int) -> None
     # First what cannot be had again, then what is made of it; last what declares the run finished.
     with clock.time("save"):
         export(prepared, run.parallel.unreplicate(whole), str(session.directory.best),
-               unchanged=never_trained, lead=logs.enabled)  # fmt: skip
+               unchanged=never_trained, lead=logs.enabled, metrics=memory.best_metrics)  # fmt: skip
     tested = None
     if run.shared.test_batches is not None:
         with clock.time("eval"):
@@ -75,7 +77,15 @@ def report(directory: RunDirectory, summary: dict[str, Any] | None = None) -> Pa
 
 
 def export(
-    prepared: Prepared, whole: Any, output: str, *, unchanged: frozenset[str], lead: bool
+    prepared: Prepared,
+    whole: Any,
+    output: str,
+    *,
+    unchanged: frozenset[str],
+    lead: bool,
+    metrics: Mapping[str, Any] | None = None,
+    dtype: str = "",
+    max_shard_bytes: int = hf.MAX_SHARD_BYTES,
 ) -> None:
     """Write a Hugging Face checkpoint; what was frozen keeps the source's bytes.
 
@@ -84,6 +94,8 @@ def export(
       output: directory; replaced as a whole.
       unchanged: paths that never trained.
       lead: whether this process writes; all must call (sharded parameters are gathered).
+      metrics: of these weights on the evaluation data, for the model card.
+      dtype, max_shard_bytes: see `hf.write_checkpoint`.
     """
     whole = jax.tree.map(_gathered, whole)
     if lead:
@@ -95,6 +107,9 @@ def export(
             problem_type=prepared.task.problem_type,
             source=prepared.directory,
             unchanged=() if prepared.config.model.scratch else unchanged,
+            max_shard_bytes=max_shard_bytes,
+            dtype=dtype,
+            card=model_card(prepared, unchanged, metrics),
         )
 
 

@@ -126,7 +126,32 @@ def load_inference(path: str | Path) -> Inference:
     directory = RunDirectory(path)
     if "model_type" in directory.read_json("config.json"):
         return _from_checkpoint(directory.path)
-    return _from_run(directory)
+    return load_run(directory)
+
+
+def load_run(directory: RunDirectory, model: Path | None = None) -> Inference:
+    """The model of a run: its DIR/best, or what was exported of it to another place.
+
+    Raises:
+      ValueError: as `load_inference`.
+    """
+    config = directory.config()
+    if model is None and not directory.best.is_dir():
+        raise ValueError(
+            f"{directory.path} has no best/ yet: finish the run with the command that began it, "
+            f"or write one now with: python -m jaxft.export --run {directory.path} "
+            f"--output {directory.best}"
+        )
+    source, task, place = directory.source(), TASKS[config.task], model or directory.best
+    names, columns = source["label names"], source["columns"]
+    if not _are_texts(names, task.fewest_names) or not _are_texts(columns, 1) or len(columns) > 2:
+        raise ValueError(f"{directory.path / 'source.json'} is not what jaxft wrote; restore it")
+    architecture = load_architecture(
+        str(place), num_labels=len(task.id2label(names)), head=task.head
+    )
+    if architecture.inputs != model_inputs(task.inputs):
+        raise ValueError(f"{place} is not the model of the run: it is of another task")
+    return _ready(place, architecture, tuple(names), tuple(columns), config, directory)
 
 
 def column_names(text: str) -> tuple[str, ...]:
@@ -141,26 +166,6 @@ def named_by_flags() -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(str(error).replace("config.data.", "--")) from error
-
-
-def _from_run(directory: RunDirectory) -> Inference:
-    config = directory.config()
-    if not directory.best.is_dir():
-        raise ValueError(
-            f"{directory.path} has no best/ yet: finish the run with the command that began it, "
-            f"or write one now with: python -m jaxft.export --run {directory.path} "
-            f"--output {directory.best}"
-        )
-    source, task = directory.source(), TASKS[config.task]
-    names, columns = source["label names"], source["columns"]
-    if not _are_texts(names, task.fewest_names) or not _are_texts(columns, 1) or len(columns) > 2:
-        raise ValueError(f"{directory.path / 'source.json'} is not what jaxft wrote; restore it")
-    architecture = load_architecture(
-        str(directory.best), num_labels=len(task.id2label(names)), head=task.head
-    )
-    if architecture.inputs != model_inputs(task.inputs):
-        raise ValueError(f"{directory.best} is not the model of the run: it is of another task")
-    return _ready(directory.best, architecture, tuple(names), tuple(columns), config, directory)
 
 
 def _from_checkpoint(path: Path) -> Inference:

@@ -11,7 +11,7 @@ from jaxft.data.sources import open_source
 from jaxft.experiment.evaluation import Evaluation
 from jaxft.experiment.inference import Inference, named_by_flags
 from jaxft.experiment.output import Output, check_output
-from jaxft.experiment.split import hold_out, labelled_split
+from jaxft.experiment.split import Split, hold_out, labelled_split
 from jaxft.tasks.contract import Reading
 
 
@@ -59,6 +59,22 @@ def measure(
     Raises:
       ValueError: no data, without the columns of the model, or held-out rows that have changed.
     """
+    model, name, split, notes, held_out = _rows(model, spec, columns, label)
+    result = model.evaluate(split, held_out=held_out)
+    return Measured(name, len(split.targets), notes, result)
+
+
+def own_rows(model: Inference) -> tuple[str, Split]:
+    """The rows that a run is measured on, and what to call them; see `measure`."""
+    _, name, split, _, _ = _rows(model, "", (), "")
+    return name, split
+
+
+def _rows(
+    model: Inference, spec: str, columns: Sequence[str], label: str
+) -> tuple[Inference, str, Split, tuple[str, ...], bool]:
+    """The model reading its columns, what to call the rows, the rows, notes, and whether they are those
+    that the run held out."""
     c = model.config.data
     given = spec or c.test or c.eval
     if not given and model.directory is None:
@@ -70,10 +86,8 @@ def measure(
     reading = Reading(names=model.names, classes=c.classes, drop=c.on_bad_row == "drop")
     split, notes = labelled_split(model.task, source, column, model.encoder.columns, reading)
     if given:
-        return Measured(given, len(split.targets), notes, model.evaluate(split))
-    held_out = hold_out(split, c)[1]
-    result = model.evaluate(held_out, held_out=True)
-    return Measured(f"held-out share of {c.train}", len(held_out.targets), notes, result)
+        return model, given, split, notes, False
+    return model, f"held-out share of {c.train}", hold_out(split, c)[1], notes, True
 
 
 def _is_metrics(path: Path) -> bool:

@@ -29,7 +29,13 @@ TOKENIZER = (
     "vocab.txt",
 )
 PREPROCESSOR = "preprocessor_config.json"
-COMPANIONS = (*TOKENIZER, PREPROCESSOR, "processor_config.json")
+COMPANIONS = (
+    *TOKENIZER,
+    PREPROCESSOR,
+    "processor_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 
 # The config of 20,000 classes has 1.5 MB, the index of a model of 700 GB 10 MB.
 _MOST_JSON = 64 * 2**20

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Collection
 from typing import Any
 
@@ -18,20 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxft.models.architecture import Architecture
-from jaxft.models.checkpoint import tensors
+from jaxft.models.checkpoint import companions, tensors
 from jaxft.models.checkpoint.checkpoint_files import (
     COMPANIONS,
     PREPROCESSOR,
     TOKENIZER,
     digest,
     replacing,
-    require_plain,
 )
 from jaxft.models.checkpoint.names import Match, ReadReport, match
 from jaxft.models.family import Stored
 from jaxft.models.tree import Params, flatten
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+MAX_SHARD_BYTES = 5 * 10**9  # HF's default
 _HUB_SECONDS = 5.0  # for the hub's first answer
 
 
@@ -115,7 +114,9 @@ def write_checkpoint(
     source: str | None,
     unchanged: Collection[str],
     problem_type: str | None = "single_label_classification",
-    max_shard_bytes: int = 5 * 10**9,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    dtype: str = "",
+    card: str = "",
 ) -> None:
     """Writes a directory that transformers loads: config.json, safetensors, tokenizer files.
 
@@ -126,6 +127,10 @@ def write_checkpoint(
         source: the checkpoint directory that the parameters came from; None if from none.
         unchanged: paths whose tensors are copied from `source` byte for byte, in its dtype, where
             it has them. Everything else is written in fp32, counts as 64-bit integers.
+        max_shard_bytes: of a file of weights; a larger tensor has one of its own.
+        dtype: 'F32', 'F16' or 'BF16' for every tensor but counts, the unchanged ones included; '':
+            as said.
+        card: text of README.md; '' for none.
         problem_type: of config.json, by which HF's sequence classifiers choose their loss; None
             leaves it out.
 
@@ -135,18 +140,19 @@ def write_checkpoint(
     """
     assert sorted(id2label) == list(range(architecture.num_labels)), id2label
     check_output(output, source)
-    pending = _pending(architecture, params, source, frozenset(unchanged))
+    pending = _pending(architecture, params, source, frozenset(unchanged), dtype)
     dtypes = {tensor.dtype for tensor in pending.values()}
     config = _exported_config(architecture, id2label, problem_type, dtypes)
+    if dtype:
+        config["dtype"] = np.dtype(tensors.DTYPES[dtype]).name
     with replacing(output, check_output) as directory:
         tensors.write_sharded(directory, pending, max_bytes=max_shard_bytes)
         with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as file:
             json.dump(config, file, indent=2, ensure_ascii=False)
-        for name in COMPANIONS if source is not None else ():
-            companion = os.path.join(str(source), name)
-            if os.path.exists(companion):
-                require_plain(companion)
-                shutil.copyfile(companion, os.path.join(directory, name))
+        if source is not None:
+            companions.copy(source, directory)
+        if card:
+            companions.write_card(directory, card)
 
 
 def check_output(output: str, source: str | None = None) -> None:
@@ -167,6 +173,7 @@ def check_output(output: str, source: str | None = None) -> None:
     present = sorted(os.listdir(output))
     for name in present:
         known = name in COMPANIONS or name == "config.json" or tensors.is_weights(name)
+        known = known or companions.is_ours(output, name)
         if not known or not os.path.isfile(os.path.join(output, name)):
             raise ValueError(f"{output} holds {name!r}, so it is no checkpoint to be replaced")
     if present and not tensors.written_here(output):
@@ -272,7 +279,11 @@ def _read_leaf(
 
 
 def _pending(
-    architecture: Architecture, params: Params, source: str | None, unchanged: frozenset[str]
+    architecture: Architecture,
+    params: Params,
+    source: str | None,
+    unchanged: frozenset[str],
+    chosen: str,
 ) -> dict[str, tensors.Pending]:
     """What is to be written, by name; nothing is read or converted yet."""
     copied = match(source, architecture).sources if source and unchanged else {}
@@ -284,19 +295,26 @@ def _pending(
     }
     for path, leaf in flatten(params).items():
         stored = architecture.stored[path]
-        if path in unchanged and path in copied:
-            old_name, entry = copied[path]
+        kept = copied.get(path) if path in unchanged else None
+        if kept and (chosen in ("", kept[1].dtype) or path in whole_numbers):
+            old_name, entry = kept
             read = functools.partial(tensors.read, entry, old_name)
             pending[stored.name] = tensors.Pending(entry.shape, entry.dtype, read)
         else:
-            dtype = "I64" if path in whole_numbers else "F32"
-            read = functools.partial(_stored_array, leaf, stored.axes, tensors.DTYPES[dtype])
+            dtype = "I64" if path in whole_numbers else (chosen or "F32")
+            read = functools.partial(_stored_array, path, leaf, stored.axes, tensors.DTYPES[dtype])
             pending[stored.name] = tensors.Pending(stored.reordered(leaf.shape), dtype, read)
     return pending
 
 
-def _stored_array(leaf: Any, axes: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    return np.asarray(leaf, dtype).transpose(np.argsort(axes).astype(int))
+def _stored_array(path: str, leaf: Any, axes: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    given = np.asarray(leaf)
+    with np.errstate(over="ignore"):
+        array = given.astype(dtype, copy=False)
+    if dtype.itemsize < 4 and (np.isinf(array) & np.isfinite(given)).any():
+        largest = float(np.abs(given).max())
+        raise ValueError(f"{path} has values up to {largest:.3g}, which {dtype.name} cannot hold")
+    return array.transpose(np.argsort(axes).astype(int))
 
 
 def _exported_config(

@@ -1,0 +1,182 @@
+"""The round-trip certificate: whether an export gives the logits of the run that it is from.
+
+Some real rows go through the run's parameters, through the export read back, and through PyTorch's own class
+where that is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxft.experiment.data import Slicing
+from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.inference import load_run
+from jaxft.experiment.measure import own_rows
+from jaxft.experiment.provenance import versions
+from jaxft.models import Architecture, hf
+from jaxft.models.checkpoint import companions, tensors
+
+FORMAT = 1
+Logits = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+
+
+def certify(
+    directory: RunDirectory, output: str, whole: Any, unchanged: Collection[str], *, rows: int
+) -> dict[str, Any]:
+    """Compare, and write certificate.json beside the weights; returns what is in it.
+
+    Args:
+      directory: of the run, whose evaluation data the rows are from.
+      output: the export.
+      whole: the parameters that it was written from.
+      unchanged: paths that have the values of the source checkpoint.
+      rows: how many at most.
+
+    Raises:
+      ValueError: the run's data is gone, or the export cannot be read back.
+    """
+    model = load_run(directory, Path(output))
+    name, split = own_rows(model)
+    split = split.take(np.arange(min(rows, len(split.targets))))
+    config = model.config.copy_and_resolve_references()
+    # Each text in a row of its own, as PyTorch's classes take them.
+    with config.unlocked():
+        config.data.pack = False
+    batches = model.encoder.evaluation(split, config, Slicing())
+    architecture = model.architecture
+    again, _ = hf.read_params(output, architecture, key=jax.random.key(0))
+    run = jax.jit(lambda whole, batch: architecture.apply(whole, batch)["logits"])
+    pairs = {"exported": lambda batch: np.asarray(run(again, batch))}
+    theirs, missing = _pytorch(architecture, output)
+    if theirs is not None:
+        pairs["pytorch"] = theirs
+    found = _compared(batches, lambda batch: np.asarray(run(whole, batch)), pairs)
+    certificate = {
+        "written by": companions.WRITER,
+        "format": FORMAT,
+        "rows": len(split.targets),
+        "of": name,
+        **found,
+        **({"pytorch": {"not compared": missing}} if missing else {}),
+        "untouched tensors": _untouched(directory, architecture, output, unchanged),
+        "versions": versions(("jaxft", "jax", "transformers", *(() if missing else ("torch",)))),
+    }
+    text = json.dumps(certificate, indent=1, ensure_ascii=False)
+    (Path(output) / companions.CERTIFICATE).write_text(text + "\n", "utf-8")
+    return certificate
+
+
+def lines(certificate: Mapping[str, Any]) -> list[str]:
+    """What the terminal says of it."""
+    out = [f"compared on {certificate['rows']} rows of {certificate['of']}"]
+    for key, what in (("exported", "the export read back"), ("pytorch", "PyTorch's own class")):
+        found = certificate[key]
+        if "not compared" in found:
+            out.append(f"{what}: not compared, since {found['not compared']}")
+        else:
+            out.append(
+                f"{what}: logits differ by at most {found['largest difference']:.3g} (the largest logit is "
+                f"{certificate['largest logit']:.3g}), KL at most {found['largest KL']:.3g}"
+            )
+    kept = certificate["untouched tensors"]
+    same = sum(entry["identical"] for entry in kept.values())
+    out.append(f"{same} of {len(kept)} untouched tensors are the base's, byte for byte")
+    return out
+
+
+def _compared(batches: Any, run: Logits, others: Mapping[str, Logits]) -> dict[str, Any]:
+    """Over all real rows: the largest logit, and of each other its largest difference and KL."""
+    largest, worst = 0.0, {name: [0.0, 0.0] for name in others}
+    for step in range(len(batches)):
+        batch = {k: v for k, v in batches[step].items() if k not in ("labels", "weight")}
+        real = _real(batch)
+        batch = {name: array[real] for name, array in batch.items()}
+        if not real.any():
+            continue
+        counts = batch["segment_ids"] > 0 if "segment_ids" in batch else None
+        logits = _counted(run(batch), counts)
+        largest = max(largest, float(np.abs(logits).max()))
+        for name, other in others.items():
+            found = _counted(other(batch), counts)
+            worst[name][0] = max(worst[name][0], float(np.abs(found - logits).max()))
+            worst[name][1] = max(worst[name][1], float(_divergence(logits, found).max()))
+    pairs = {
+        name: {"largest difference": difference, "largest KL": divergence}
+        for name, (difference, divergence) in worst.items()
+    }
+    return {"largest logit": largest, **pairs}
+
+
+def _real(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which rows of a batch hold an example."""
+    return batch["index"].reshape(len(batch["index"]), -1).max(1) >= 0
+
+
+def _counted(logits: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
+    """[N, C] in fp64 of the examples, or of the tokens that are no padding."""
+    if counts is not None and logits.ndim == 3 and logits.shape[1] == counts.shape[1] > 1:
+        logits = logits[counts]
+    return logits.reshape(-1, logits.shape[-1]).astype(np.float64)
+
+
+def _divergence(logits: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """KL of softmax(others) from softmax(logits) [N]; 0 for a single output, which has no softmax."""
+    first, second = (x - np.logaddexp.reduce(x, axis=-1, keepdims=True) for x in (logits, others))
+    return np.maximum((np.exp(first) * (first - second)).sum(-1), 0)
+
+
+def _pytorch(architecture: Architecture, output: str) -> tuple[Logits | None, str]:
+    """(logits by PyTorch of a batch, ''), or (None, why not)."""
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        return None, f"{error.name} is not installed"
+    cls = getattr(transformers, architecture.exports, None)
+    if cls is None:
+        return None, f"transformers has no {architecture.exports}"
+    transformers.utils.logging.disable_progress_bar()
+    model = cls.from_pretrained(output, dtype=torch.float32).eval()
+    kinds = "token_type_ids" in inspect.signature(model.forward).parameters
+    kinds = kinds and getattr(model.config, "type_vocab_size", 2) > 1
+
+    def logits(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        if "pixel_values" in batch:
+            given = {"pixel_values": batch["pixel_values"].transpose(0, 3, 1, 2)}
+        else:
+            given = {"input_ids": batch["input_ids"], "attention_mask": batch["segment_ids"]}
+            given |= {"token_type_ids": batch["token_type_ids"]} if kinds else {}
+        with torch.no_grad():
+            return model(**{k: torch.tensor(v) for k, v in given.items()}).logits.numpy()
+
+    return logits, ""
+
+
+def _untouched(
+    directory: RunDirectory, architecture: Architecture, output: str, unchanged: Collection[str]
+) -> dict[str, dict[str, Any]]:
+    """SHA-256 of each untouched tensor of the export, and whether the base's has the same."""
+    base = tensors.entries(hf.resolve(directory.config().model.path))
+    found = {}
+    for name, entry in tensors.entries(output).items():
+        path = next((p for p, stored in architecture.stored.items() if stored.name == name), "")
+        if path not in unchanged:
+            continue
+        prefix = f"{architecture.family.base}."
+        source = next((n for n in (name, name.removeprefix(prefix)) if n in base), None)
+        own = _sha256(entry, name)
+        same = source is not None and own == _sha256(base[source], source)
+        found[name] = {"sha256": own, "identical": same}
+    return found
+
+
+def _sha256(entry: tensors.Entry, name: str) -> str:
+    return hashlib.sha256(np.ascontiguousarray(tensors.read(entry, name)).tobytes()).hexdigest()

@@ -1,0 +1,79 @@
+"""A run's model written in Hugging Face format, and pickled weights made safetensors: what `export` does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxft.config import nearest
+from jaxft.experiment import certificate, finish
+from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.output import check_export
+from jaxft.experiment.saved import open_saved, read_step
+from jaxft.experiment.session import Memory
+from jaxft.experiment.weights import best_weights
+from jaxft.models import hf
+from jaxft.models.checkpoint import pickled
+from jaxft.training.reader import CheckpointReader
+
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_SIZE = re.compile(r"(\d{1,9})\s*([KMGT]?)B", re.IGNORECASE)
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def export_run(
+    run: str, output: str, *, step: int = -1, dtype: str = "", shard: str = "5GB", verify: int = 0
+) -> Iterator[str]:
+    """Export the best weights of a run so far, or those of a step; yields lines on what was done.
+
+    Args:
+      dtype: one of DTYPES, of every tensor; '': fp32, and what never trained as it was.
+      shard: the size of a file, as '5GB'.
+      verify: so many rows are compared; see `certificate`.
+
+    Raises:
+      ValueError: no run, no such step, an output that must stay, or a value that is not possible.
+    """
+    if dtype and dtype not in DTYPES:
+        raise ValueError(
+            f"--dtype={dtype} is not possible{nearest(dtype, DTYPES)}; it may be {', '.join(DTYPES)}"
+        )
+    if verify < 0:
+        raise ValueError(f"--verify={verify} is below 0; it is a number of rows")
+    size, directory = _bytes(shard), RunDirectory(run)
+    source = hf.resolve(directory.config().model.path)
+    target = str(check_export(output, directory.path, source))
+    saved = open_saved(directory)
+    checkpoints = CheckpointReader(directory.checkpoints, saved.parallel)
+    taken, whole = read_step(
+        checkpoints,
+        step if step >= 0 else None,
+        lambda step: best_weights(saved, checkpoints, step, saved.source),
+    )
+    memory = Memory.from_json(checkpoints.memory(taken))
+    unchanged = saved.stages.saved_at(taken).frozen
+    finish.export(
+        saved.prepared, whole, target, unchanged=unchanged, lead=True,
+        metrics=memory.best_metrics if memory.best_step == taken else None,
+        dtype=DTYPES[dtype] if dtype else "", max_shard_bytes=size,
+    )  # fmt: skip
+    yield f"step {taken} of {directory.path} -> {output}"
+    if verify:
+        found = certificate.certify(directory, target, whole, unchanged, rows=verify)
+        yield from certificate.lines(found)
+
+
+def convert(directory: str, output: str) -> Iterator[str]:
+    """Make a checkpoint of safetensors of one of pickled weights; see `pickled.convert`."""
+    found = pickled.convert(hf.resolve(directory), output)
+    yield f"{found.tensors} tensors of {', '.join(found.files)} -> {Path(output) / found.written}"
+    if found.tied:
+        yield f"tied, and written once: {', '.join(found.tied)}"
+
+
+def _bytes(size: str) -> int:
+    match = _SIZE.fullmatch(size.strip())
+    if not match or not int(match[1]):
+        raise ValueError(f"--max_shard_size={size} is no size; give one as 500MB or 5GB")
+    return int(match[1]) * _UNITS[match[2].upper()]
