@@ -14,13 +14,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxft.base.nearest import nearest
+from jaxft.base.nested import flatten
 from jaxft.config_check import duration_steps, validate
-from jaxft.config_fields import BY_NAME, FIELDS, SECTIONS, nearest
+from jaxft.config_fields import BY_NAME, FIELDS, SECTIONS
 from jaxft.config_names import field_named
 
 __all__ = [
-    "ConfigDict", "as_tuples", "choose", "default_config", "duration_steps", "flatten", "from_json",
-    "nearest", "override", "to_json", "unflatten",
+    "ConfigDict", "as_tuples", "choose", "default_config", "duration_steps", "from_json", "override",
+    "to_json", "unflatten",
 ]  # fmt: skip
 
 
@@ -74,17 +76,6 @@ def choose(options: Mapping[str, Any], name: str) -> Any:
     if name not in options:
         raise ValueError(f"{name!r} is not one of {', '.join(options)}{nearest(name, options)}")
     return options[name]
-
-
-def flatten(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
-    """`{'optim.lr': …}` of a nested config; tuples and None are leaves."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping | ConfigDict):
-            flat.update({f"{key}.{name}": leaf for name, leaf in flatten(value).items()})
-        else:
-            flat[key] = value
-    return flat
 
 
 def unflatten(flat: Mapping[str, Any]) -> ConfigDict:

@@ -13,7 +13,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxft.config_fields import BY_NAME, FIELDS, MANY, MOST_STEPS, SECTIONS, Field, nearest
+from jaxft.base.nearest import nearest
+from jaxft.config_fields import BY_NAME, FIELDS, MANY, MOST_STEPS, SECTIONS, Field
 from jaxft.config_names import no_such_field
 from jaxft.tasks.names import METRICS
 

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterable
 from typing import Any
 
 from jaxft.tasks.names import METRICS
@@ -225,9 +223,3 @@ FIELDS: tuple[Field, ...] = (
 # fmt: on
 BY_NAME = {field.name: field for field in FIELDS}
 SECTIONS = tuple(dict.fromkeys(field.section for field in FIELDS if field.section))
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """' (did you mean X?)' when something is close, else ''."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,20 +109,6 @@ def _details(folder: Path) -> dict[str, dict[str, Any]]:
         split, _, name = file.name.removesuffix(".json").partition(".")
         found.setdefault(split, {})[name] = _read_json(file)
     return found
-
-
-def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    >>> flatten({'task': 'x', 'optim': {'lr': 0.1}})
-    {'task': 'x', 'optim.lr': 0.1}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{key}.{name}": leaf for name, leaf in flatten(value).items()})
-        else:
-            flat[key] = value
-    return flat
 
 
 def _by_step(rows: list[Row], kind: str) -> list[Row]:

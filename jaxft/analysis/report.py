@@ -14,8 +14,9 @@ from typing import Any
 
 from jaxft.analysis import sections
 from jaxft.analysis.page import Html, element, join, page
-from jaxft.analysis.record import Record, flatten, read_record
+from jaxft.analysis.record import Record, read_record
 from jaxft.analysis.view import View
+from jaxft.base.nested import flatten
 
 
 def write_report(

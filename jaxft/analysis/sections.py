@@ -8,8 +8,9 @@ from types import ModuleType
 from typing import Any
 
 from jaxft.analysis.page import Html, element, figure, join, table
-from jaxft.analysis.record import Record, flatten
+from jaxft.analysis.record import Record
 from jaxft.analysis.view import View
+from jaxft.base.nested import flatten
 
 _PHASES = {
     "load": ("#CC79A7", "reading model and data"),

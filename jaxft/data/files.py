@@ -6,19 +6,18 @@ A source gives the values of a few rows at a time, so that no step holds those o
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxft.base.nearest import nearest
+
 # The formats that Pillow reads without a plug-in and that people keep photographs in.
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm".split())
-# Among more names than this no nearest one is looked for: difflib compares with each.
-_MOST_CHOICES = 5000
 # Rows that are in memory at a time: enough that what a chunk costs beside its rows does not count.
 CHUNK = 1024
 
@@ -88,15 +87,6 @@ class Source:
         numbers = [int(self.lines[row]) if by_line else row + 1 for row in shown]
         kind = ("line" if by_line else "row") + ("s" if len(rows) > 1 else "")
         return f"{kind} {', '.join(map(str, numbers))}{more}"
-
-
-def nearest(name: str, choices: Collection[str]) -> str:
-    """'; did you mean X?' or '': the end of a message about a name that does not exist."""
-    if len(choices) > _MOST_CHOICES:
-        return ""
-    lower = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
-    return f"; did you mean {lower[found[0]]!r}?" if found else ""
 
 
 def some(names: Sequence[str], limit: int = 8) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxft.data.files import Source, nearest, some
+from jaxft.base.nearest import nearest
+from jaxft.data.files import Source, some
 from jaxft.data.targets import Batch, places
 
 # Names under which label columns are commonly found, the likeliest first.

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxft.base.nearest import nearest
 from jaxft.data import conll, files
 from jaxft.data.delimited import read_delimited
 from jaxft.data.files import Source
@@ -95,7 +96,7 @@ def _open_file(path: Path, delimiter: str, labelled: bool) -> Source:
         return files.read_images(path.name, [str(path)])
     if suffix in files.IMAGE_SUFFIXES:
         raise ValueError(f"{path}: a single image has no label; give a folder of class folders")
-    hint = files.nearest(suffix, SUFFIXES) if suffix else ""
+    hint = nearest(suffix, SUFFIXES) if suffix else ""
     raise ValueError(
         f"{path.name}: unknown kind of file {path.suffix!r}{hint}; a dataset is {KINDS}"
     )
@@ -228,7 +229,7 @@ def _what_is_prepared(root: Path, name: str, versions: list[str]) -> str:
     configs = sorted(p.parent.parent.name for p in (root / name).glob("*/*/dataset_info.json"))
     if configs:
         return "; prepared configs: " + ", ".join(f"{name}/{config}" for config in configs)
-    return files.nearest(name, [p.name for p in root.iterdir()] if root.is_dir() else [])
+    return nearest(name, [p.name for p in root.iterdir()] if root.is_dir() else [])
 
 
 def _open_tfds_folder(folder: Path, split: str, name: str) -> Source:

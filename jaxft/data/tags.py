@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxft.data.files import Source, nearest, some
+from jaxft.base.nearest import nearest
+from jaxft.data.files import Source, some
 from jaxft.data.labels import find_column
 from jaxft.data.targets import Batch, offsets_of, places
 from jaxft.data.words import words_of

@@ -10,7 +10,8 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from jaxft.config import default_config, flatten
+from jaxft.base.nested import flatten
+from jaxft.config import default_config
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.provenance import versions
 from jaxft.models.checkpoint import companions

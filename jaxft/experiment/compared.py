@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from jaxft.analysis.comparison import Compared
 from jaxft.analysis.record import read_record
-from jaxft.config import flatten, to_json
+from jaxft.base.nested import flatten
+from jaxft.config import to_json
 from jaxft.experiment.directory import RunDirectory
 from jaxft.tasks.table import TASKS
 

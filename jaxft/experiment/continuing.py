@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxft import config as config_lib
+from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict, duration_steps
 from jaxft.data.sampler import steps_per_epoch
 
@@ -49,7 +50,7 @@ def accepted(
     Raises:
       ValueError: it cannot; lists every field, or says why the run cannot be longer.
     """
-    before, after = (config_lib.flatten(config_lib.to_json(c)) for c in (old, new))
+    before, after = (flatten(config_lib.to_json(c)) for c in (old, new))
     for config in (before, after):
         _forget_old_defaults(config)
     changed = [field for field in before if before[field] != after[field]]

@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxft.config import ConfigDict, default_config, flatten
+from jaxft.base.nested import flatten
+from jaxft.config import ConfigDict, default_config
 from jaxft.data.batching import plan_evaluation, plan_training
 from jaxft.data.images import Augment, Images, Preprocess
 from jaxft.data.loader import ImageBatches, TextBatches

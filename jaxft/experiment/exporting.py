@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxft.config import nearest
+from jaxft.base.nearest import nearest
 from jaxft.experiment import certificate, finish
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.output import check_export

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxft.config import ConfigDict, default_config, nearest
+from jaxft.base.nearest import nearest
+from jaxft.config import ConfigDict, default_config
 from jaxft.data.sources import Source
 from jaxft.experiment.data import Batches, Encoder
 from jaxft.experiment.directory import RunDirectory

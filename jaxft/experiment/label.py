@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxft.config import nearest
+from jaxft.base.nearest import nearest
 from jaxft.data.checks import check_inputs
 from jaxft.data.sources import Source, open_source
 from jaxft.experiment.inference import Inference

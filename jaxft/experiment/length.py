@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from jaxft.config import ConfigDict, duration_steps, flatten
+from jaxft.base.nested import flatten
+from jaxft.config import ConfigDict, duration_steps
 from jaxft.data.sampler import steps_per_epoch
 
 

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxft.config import ConfigDict, flatten
+from jaxft.base.nested import flatten
+from jaxft.config import ConfigDict
 from jaxft.experiment.data import Splits, open_splits
 from jaxft.experiment.decide import decide
 from jaxft.experiment.decisions import Decisions

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxft.config import ConfigDict, flatten
+from jaxft.base.nested import flatten
+from jaxft.config import ConfigDict
 from jaxft.config_fields import FIELDS
 from jaxft.experiment.data import Slicing
 from jaxft.experiment.decide import frozen_blocks, moving_statistics

@@ -1,7 +1,6 @@
 """An architecture: a family's stem, blocks and head at the sizes of one config.json."""
 
 import dataclasses
-import difflib
 import os
 import re
 import types
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from jaxft.base.nearest import nearest
 from jaxft.models import heads
 from jaxft.models.checkpoint import config_json
 from jaxft.models.checkpoint.checkpoint_files import brief
@@ -280,10 +280,9 @@ def load_architecture(
 
 def _family(directory: str, model_type: Any) -> Family[Any]:
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        near = difflib.get_close_matches(str(model_type)[:60].lower(), FAMILIES, n=1)
         raise ValueError(
             f"{directory}/config.json: model_type {brief(model_type)} is not implemented; known are "
-            f"{', '.join(FAMILIES)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+            f"{', '.join(FAMILIES)}{nearest(str(model_type)[:60], FAMILIES)}"
         )
     return FAMILIES[model_type]
 

@@ -1,6 +1,5 @@
 """What the heads of several families share: which tokens they read, and the plain classifier."""
 
-import difflib
 from collections.abc import Collection
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxft.base.nearest import nearest
 from jaxft.models.family import Batch, Outputs
 from jaxft.models.layers import ops
 from jaxft.models.layers.modules import Linear
@@ -59,9 +59,8 @@ def choose(kinds: Collection[str], kind: str | None, model_type: str) -> str:
     if kind is None:
         return next(iter(kinds))
     if kind not in kinds:
-        near = difflib.get_close_matches(kind, kinds, n=1)
         raise ValueError(
             f"a head of kind {kind!r} is not implemented for model_type {model_type!r}; it has "
-            f"{', '.join(kinds)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+            f"{', '.join(kinds)}{nearest(kind, kinds)}"
         )
     return kind

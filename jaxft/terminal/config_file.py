@@ -18,7 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from jaxft.config import ConfigDict, as_tuples, default_config, flatten, nearest, unflatten
+from jaxft.base.nearest import nearest
+from jaxft.base.nested import flatten
+from jaxft.config import ConfigDict, as_tuples, default_config, unflatten
 from jaxft.config_check import fields_of, is_remote, shown, type_name, unusable, validate
 from jaxft.config_names import field_named, no_such_field
 

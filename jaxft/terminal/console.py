@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 
+from jaxft.base.nearest import nearest
 from jaxft.terminal.start import begin
 
 # Each is a module of jaxft with `main(argv)`.
@@ -29,8 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = nearest(name, COMMANDS)
         print(
             f"jaxft: error: there is no command {name!r}{hint}; there are {', '.join(COMMANDS)}",
             file=sys.stderr,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxft import config as config_lib
+from jaxft.base.nested import flatten
 from jaxft.config_check import validate
 from jaxft.config_fields import BY_NAME, FIELDS
 from jaxft.config_names import _CALLED, meant
@@ -356,7 +357,7 @@ def test_help_lists_every_field_with_its_default(capsys):
 def test_the_defaults_are_what_the_fields_say():
     config = config_lib.default_config()
     validate(config)
-    assert config_lib.flatten(config) == {field.name: field.default for field in FIELDS}
+    assert flatten(config) == {field.name: field.default for field in FIELDS}
     for field in FIELDS:
         assert field.help and "\n" not in field.help
         assert field.default is None or type(field.default) is field.kind

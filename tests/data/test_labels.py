@@ -53,7 +53,7 @@ def test_evaluation_data_takes_the_training_names():
     # Another numbering of the same names is no problem: names are compared, not numbers.
     other = source([0, 1], class_names=("a", "z"))
     assert read_labels(other, "label", names=known).ids.tolist() == [1, 0]
-    with pytest.raises(ValueError, match="a.csv, row 2: the label 'zz' is unknown.*z, a; did you"):
+    with pytest.raises(ValueError, match="a.csv, row 2: the label 'zz' is unknown.*z, a .did you"):
         read_labels(source(["a", "zz"]), "label", names=known)
 
 
@@ -141,7 +141,7 @@ def test_label_columns_are_found_by_name():
     data = table("t.csv", {"text": ["a"], "topic": ["b"]})
     assert find_label_column(data, "topic") == "topic"
     with pytest.raises(
-        ValueError, match="no column 'topics'; its columns are text, topic; did you"
+        ValueError, match="no column 'topics'; its columns are text, topic .did you"
     ):
         find_label_column(data, "topics")
     with pytest.raises(ValueError, match="no label column found among 'text', 'topic'"):
