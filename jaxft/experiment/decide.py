@@ -10,7 +10,7 @@ from jaxft.config import ConfigDict
 from jaxft.experiment.decisions import Decision, Decisions
 from jaxft.experiment.ideas import groups, unfreezing
 from jaxft.experiment.length import Length
-from jaxft.models import Architecture, flatten
+from jaxft.models import Architecture
 from jaxft.optim.hints import widened
 from jaxft.training.parallel import param_specs
 
@@ -35,11 +35,11 @@ def decide(config: ConfigDict, architecture: Architecture, length: Length) -> De
         )
     named = _at(c.frozen, abstract, "frozen")
     frozen = {path for path, depth in depths.items() if depth <= below or named[path]}
-    multipliers = flatten(_rules(c.lr_mult, abstract, "lr_mult", default=1.0))
-    decayed, leaves = flatten(optim.decay_mask(abstract)), flatten(abstract)
+    multipliers = optim.by_path(_rules(c.lr_mult, abstract, "lr_mult", default=1.0))
+    decayed, leaves = optim.by_path(optim.decay_mask(abstract)), optim.by_path(abstract)
     plan = unfreezing.make_plan(config, depths, frozen, length)
     p = config.parallel
-    placements = flatten(
+    placements = optim.by_path(
         param_specs(abstract, architecture.tensor_rules, fsdp=p.fsdp, tensor=p.tensor)
     )
     labels = _rules(groups.rules(c), dict.fromkeys(depths, 0), "groups", default=groups.REST)
@@ -96,7 +96,7 @@ def _rules(rules: Any, tree: Any, field: str, *, default: Any) -> Any:
 
 
 def _at(patterns: tuple[str, ...], tree: Any, field: str) -> dict[str, bool]:
-    return flatten(_rules([(p, True) for p in patterns], tree, field, default=False))
+    return optim.by_path(_rules([(p, True) for p in patterns], tree, field, default=False))
 
 
 def _warnings(config: ConfigDict, architecture: Architecture, frozen: set[str]) -> Iterator[str]:

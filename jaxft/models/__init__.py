@@ -12,7 +12,7 @@ from jaxft.models.checkpoint.names import ReadReport
 from jaxft.models.families import FAMILIES
 from jaxft.models.family import ImageLimits, TextLimits
 from jaxft.models.layers.batch_norm import move_statistics
-from jaxft.models.tree import Params, flatten
+from jaxft.models.tree import Params, by_path
 
 __all__ = [
     "FAMILIES",
@@ -23,7 +23,7 @@ __all__ = [
     "ReadReport",
     "TextLimits",
     "class_names",
-    "flatten",
+    "by_path",
     "hf",
     "load_architecture",
     "move_statistics",

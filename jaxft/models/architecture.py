@@ -30,7 +30,7 @@ from jaxft.models.family import (
 )
 from jaxft.models.layers import ops
 from jaxft.models.layers.batch_norm import Sample, sample_of
-from jaxft.models.tree import Params, flatten
+from jaxft.models.tree import Params, by_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +254,7 @@ def load_architecture(
     head_graph, head_state = nnx.split(top)
     whole = _tree(family, backbone_state, head_state)
     abstract = _tree(family, nnx.state(backbone, nnx.Param), head_state)
-    leaves, rules, parameters = flatten(whole), family.depth_rules(config), flatten(abstract)
+    leaves, rules, parameters = by_path(whole), family.depth_rules(config), by_path(abstract)
     depths = {path: _depth(path, rules) for path in leaves}
     others = {one.architecture for key, one in family.heads.items() if key != kind}
     return Architecture(

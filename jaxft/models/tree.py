@@ -7,7 +7,10 @@ import jax
 Params = dict
 
 
-def flatten(tree: Params) -> dict[str, Any]:
-    """{'a': {0: {'kernel': x}}} -> {'a/0/kernel': x}, in the order of jax.tree.leaves."""
+def by_path(tree: Params) -> dict[str, Any]:
+    """{'a': {0: {'kernel': x}}} -> {'a/0/kernel': x}, in the order of jax.tree.leaves.
+
+    As `jaxft.optim.by_path`, which this part does not import.
+    """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

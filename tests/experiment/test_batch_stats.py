@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from jaxft import evaluate, train
 from jaxft.experiment.stages import split_for
-from jaxft.models import Pass, flatten, hf, load_architecture, move_statistics
+from jaxft.models import Pass, by_path, hf, load_architecture, move_statistics
 from jaxft.tasks import classification
 from jaxft.training.gradient import MeanGradient
 from jaxft.training.parallel import Parallel, make_parallel, param_specs
@@ -92,7 +92,7 @@ def trained(
         state, metrics = step(state, parallel.put(batch(i)))
         lost.append(float(parallel.unreplicate(metrics)["loss"]))
     tree = jax.tree.map(np.asarray, parallel.unreplicate(state.whole))
-    return architecture, flatten(tree), lost
+    return architecture, by_path(tree), lost
 
 
 def test_five_updates_track_pytorch_in_train_mode_and_are_exported(directory, tmp_path):
@@ -152,7 +152,7 @@ def test_microbatches_are_normalised_apart_and_move_the_statistics_once(director
 
 def test_what_lies_below_the_trainable_blocks_keeps_its_statistics(directory):
     architecture, found, _ = trained(directory, ONE, 2, frozen_blocks=1, remat=True)
-    before = flatten(hf.read_params(str(directory), architecture, key=jax.random.key(0))[0])
+    before = by_path(hf.read_params(str(directory), architecture, key=jax.random.key(0))[0])
     for path, depth in architecture.statistics.items():
         same = np.array_equal(found[path], before[path])
         assert same == (depth <= 1), path

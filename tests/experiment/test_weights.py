@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from jaxft import describe, evaluate, export, optim, train
 from jaxft.experiment.weights import weights_of
-from jaxft.models import flatten
+from jaxft.models import by_path
 from tests import tiny
 from tests.end_to_end.test_train import arguments, assert_same_weights, killed_at, weights
 from tests.experiment.test_stages import built, host, stepped
@@ -42,7 +42,7 @@ def world(tmp_path_factory) -> Path:
 def measured(run, state) -> dict[str, np.ndarray]:
     """The weights that stand for a state, as numpy."""
     whole = run.parallel.unreplicate(weights_of(run, state))
-    return {path: np.array(leaf) for path, leaf in flatten(whole).items()}
+    return {path: np.array(leaf) for path, leaf in by_path(whole).items()}
 
 
 def history(world: Path, recipe: str, steps: int):

@@ -155,7 +155,7 @@ def test_frozen_blocks_cost_their_forward_pass_and_have_no_slots(family, frozen_
     state, program = update(family, tmp, ONE, frozen_blocks)
     assert count_matmuls(program) == expected(family, frozen_blocks)
     depths = architecture(family, tmp).depths
-    assert set(models.flatten(state.params)) == {p for p, d in depths.items() if d > frozen_blocks}
+    assert set(models.by_path(state.params)) == {p for p, d in depths.items() if d > frozen_blocks}
     slots = [x.size for x in jax.tree.leaves(state.opt_state) if x.ndim]
     assert sum(slots) == 2 * sum(x.size for x in jax.tree.leaves(state.params))  # Adam's mu and nu
 

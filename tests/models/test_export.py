@@ -28,7 +28,7 @@ def test_what_was_frozen_is_byte_identical_in_the_export(dtype, tmp_path):
     write(tmp_path / "out", architecture, moved, tmp_path / "in", unchanged=frozen)
     exported = load_file(tmp_path / "out" / tensors.SINGLE)
     assert set(exported) == set(found)
-    for path, leaf in models.flatten(moved).items():
+    for path, leaf in models.by_path(moved).items():
         name, axes = architecture.stored[path].name, architecture.stored[path].axes
         if path in frozen:
             assert exported[name].dtype == found[name].dtype

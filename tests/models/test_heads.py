@@ -164,7 +164,7 @@ def test_a_language_model_of_gpt2_gives_its_backbone(tmp_path):
     assert set(report.dropped) == set(others) and report.initialised == ("score/kernel",)
     body = {f"transformer.{name}": tensor for name, tensor in found.items()}
     for path, leaf in in_our_layout(architecture, body).items():
-        np.testing.assert_array_equal(models.flatten(params)[path], leaf)
+        np.testing.assert_array_equal(models.by_path(params)[path], leaf)
 
 
 def test_a_head_that_a_family_lacks_is_refused_in_one_line(tmp_path):

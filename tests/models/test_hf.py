@@ -43,7 +43,7 @@ def checkpoint(directory: Path, dtype: str = "F32", **config: Any) -> dict[str, 
     architecture = models.load_architecture(str(directory), num_labels=2)
     rng = np.random.default_rng(0)
     found = {}
-    for path, leaf in models.flatten(architecture.abstract).items():
+    for path, leaf in models.by_path(architecture.abstract).items():
         stored = architecture.stored[path]
         shape = stored.reordered(leaf.shape)
         found[stored.name] = rng.normal(size=shape).astype(tensors.DTYPES[dtype])

@@ -45,7 +45,7 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         (place / "tokenizer.json").write_text("{}")  # for others to refuse
         architecture = models.load_architecture(str(place), num_labels=2)
         zeros = {}
-        for path, leaf in models.flatten(architecture.abstract).items():
+        for path, leaf in models.by_path(architecture.abstract).items():
             stored = architecture.stored[path]
             zeros[stored.name] = np.zeros(stored.reordered(leaf.shape), np.float32)
         save_file(zeros, place / WEIGHTS)

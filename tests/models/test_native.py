@@ -71,7 +71,7 @@ def by_path(architecture: Any, found: dict[str, torch.Tensor]) -> dict[str, np.n
 def assert_gradients_equal(ours: Any, theirs: dict[str, np.ndarray]) -> None:
     """To 1e-4 of the largest of each parameter; to 1e-6 of the largest of all what is exactly 0."""
     largest = max(np.abs(gradient).max() for gradient in theirs.values())
-    leaves = models.flatten(ours)
+    leaves = models.by_path(ours)
     assert leaves.keys() == theirs.keys()
     for path, gradient in leaves.items():
         own = np.abs(theirs[path]).max()
@@ -173,7 +173,7 @@ def test_what_is_not_touched_goes_out_bit_for_bit(name, tmp_path):
     row = ROWS[name]
     row.save(torch_model(row), tmp_path / "in")
     architecture, whole = load(tmp_path / "in", row)
-    leaves = models.flatten(whole)
+    leaves = models.by_path(whole)
     # Copied from the source, and written from the arrays.
     for number, unchanged in enumerate((tuple(leaves), ())):
         out = tmp_path / str(number)

@@ -302,7 +302,7 @@ def in_our_layout(architecture: Any, named_tensors: dict) -> dict[str, np.ndarra
 def assert_gradients_equal(ours: Any, theirs: dict[str, np.ndarray]) -> None:
     """Of every parameter, to 1e-4 of its largest element."""
     largest = max(np.abs(gradient).max() for gradient in theirs.values())
-    for path, gradient in models.flatten(ours).items():
+    for path, gradient in models.by_path(ours).items():
         allowed = 1e-4 * np.abs(theirs[path]).max()
         if path.endswith("/key/bias"):  # 0 in exact arithmetic: softmax does not see it
             allowed = 1e-6 * largest
@@ -408,7 +408,7 @@ def test_a_base_model_checkpoint_gets_a_new_head(family, tmp_path):
     model = torch_model(family, "base")
     model.save_pretrained(tmp_path)
     architecture, params, report = load(tmp_path)
-    base, leaves = architecture.family.base, models.flatten(params)
+    base, leaves = architecture.family.base, models.by_path(params)
     assert {path for path in leaves if not path.startswith(f"{base}/")} == set(report.initialised)
     for path in report.initialised:
         if path.endswith("/bias"):
@@ -433,8 +433,8 @@ def test_half_precision_and_sharded_files_come_in_and_go_out(family, dtype, tmp_
     architecture, params, report = load(tmp_path)
     assert report == names.ReadReport()
     expected = in_our_layout(architecture, model.float().state_dict())
-    dtypes = {path: leaf.dtype for path, leaf in models.flatten(architecture.whole).items()}
-    for path, leaf in models.flatten(params).items():
+    dtypes = {path: leaf.dtype for path, leaf in models.by_path(architecture.whole).items()}
+    for path, leaf in models.by_path(params).items():
         assert leaf.dtype == dtypes[path] and (dtypes[path] == jnp.float32 or leaf.ndim == 0)
         np.testing.assert_array_equal(leaf, expected[path])
 
@@ -457,7 +457,7 @@ def test_a_head_for_other_labels_is_replaced_and_said_so(family, tmp):
     checkpoint(family, tmp)
     architecture, params, report = load(tmp / family, num_labels=LABELS + 2)
     path = architecture.family.heads[architecture.head].classifier
-    leaves = models.flatten(params)
+    leaves = models.by_path(params)
     assert leaves[f"{path}/kernel"].shape[1:] == (LABELS + 2,)
     replaced = {leaf for leaf in leaves if leaf.startswith(f"{path}/")}
     assert set(report.initialised) == replaced
@@ -476,7 +476,7 @@ def test_from_scratch_needs_no_weights(family, tmp, tmp_path):
     torch.manual_seed(0)
     theirs = FAMILY_ROWS[family].with_head(FAMILY_ROWS[family].config)
     expected = in_our_layout(architecture, theirs.state_dict())
-    for path, leaf in models.flatten(params).items():
+    for path, leaf in models.by_path(params).items():
         if path.startswith("classifier/1/"):  # ResNet's bias is drawn there, and 0 here
             assert bool(leaf.any()) == path.endswith("kernel")
         elif np.ptp(expected[path]) == 0:  # the ones of a norm, the zeros of a bias
@@ -554,7 +554,7 @@ def test_bf16_parameters_have_bf16_gradients_and_train_in_a_scan(family, dtype, 
     gradient = jax.grad(
         lambda p: loss(architecture, optim.merge(p, statistics), batch, labels, dtype=dtype)
     )
-    for path, leaf in models.flatten(jax.eval_shape(gradient, params)).items():
+    for path, leaf in models.by_path(jax.eval_shape(gradient, params)).items():
         assert leaf.dtype == jnp.bfloat16, path
     tx = optax.adam(1e-3)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from jaxft.models import flatten, hf, load_architecture
+from jaxft.models import by_path, hf, load_architecture
 from jaxft.tasks import classification
 
 CHECKPOINT = os.environ.get("JAXFT_MINILM", "")
@@ -29,7 +29,7 @@ def both():
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         CHECKPOINT, num_labels=LABELS
     ).eval()
-    head = flatten(params)
+    head = by_path(params)
     with torch.no_grad():
         model.classifier.weight.copy_(torch.tensor(np.array(head["classifier/kernel"]).T))
         model.classifier.bias.copy_(torch.tensor(np.array(head["classifier/bias"])))
@@ -70,7 +70,7 @@ def test_gradients_equal_pytorch(both, batch):
     labels = torch.tensor(batch["labels"], dtype=torch.long).flatten()
     logits = torch_logits(model, batch).reshape(-1, LABELS)
     torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
-    found = flatten(
+    found = by_path(
         jax.grad(lambda p: classification.loss(architecture.apply(p, batch), batch)[0])(params)
     )
     for block in range(architecture.num_blocks):

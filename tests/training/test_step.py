@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from jaxft import optim
-from jaxft.models import Pass, flatten, hf, load_architecture
+from jaxft.models import Pass, by_path, hf, load_architecture
 from jaxft.tasks import classification
 from jaxft.training.gradient import MeanGradient
 from jaxft.training.parallel import Parallel, make_parallel, param_specs
@@ -95,7 +95,7 @@ def run(setup: Setup, parallel: Parallel, steps: int = 3, **options):
         state, metrics = step(state, parallel.put(batch_for(setup, seed=i)))
     params, metrics = parallel.unreplicate((state.params, metrics))
     return (
-        {k: np.asarray(v) for k, v in flatten(params).items()},
+        {k: np.asarray(v) for k, v in by_path(params).items()},
         jax.tree.map(float, metrics),
         step,
     )
@@ -125,7 +125,7 @@ def test_fsdp_and_tensor_axes_really_cut_parameters_and_slots(setup, monkeypatch
     monkeypatch.setattr("jaxft.training.parallel.MIN_FSDP_SIZE", 64)
     state, step = make(setup, MODES["data 2 fsdp 2 tensor 2"]())
     state, _ = step(state, MODES["data 2 fsdp 2 tensor 2"]().put(batch_for(setup)))
-    query = next(v for k, v in flatten(state.params).items() if k.endswith("query/kernel"))
+    query = next(v for k, v in by_path(state.params).items() if k.endswith("query/kernel"))
     slots = [x for x in jax.tree.leaves(state.opt_state) if x.shape == query.shape]
     assert query.addressable_data(0).size == query.size // 4  # fsdp x tensor
     assert slots and any(x.sharding == query.sharding for x in slots)
@@ -141,7 +141,7 @@ def test_accumulation_equals_the_big_batch_with_unequal_weights(setup, mode, par
         # SGD: Adam would turn rounding of tiny gradients into full steps.
         state, step = make(setup, parallel, accumulate=accumulate, tx=optax.sgd(0.1))
         state, metrics = step(state, parallel.put(batch_for(setup, rows)))
-        return parallel.unreplicate((flatten(state.params), metrics))
+        return parallel.unreplicate((by_path(state.params), metrics))
 
     whole, whole_metrics = result(1)
     params, metrics = result(parts)
@@ -160,7 +160,7 @@ def test_weight_zero_rows_change_nothing(setup):
     for b in (batch, other):
         state, step = make(setup, ONE)
         state, metrics = step(state, ONE.put(b))
-        results.append((flatten(state.params), metrics))
+        results.append((by_path(state.params), metrics))
     assert float(results[0][1]["weight"]) == pytest.approx(float(batch["weight"].sum()))
     for path, value in results[0][0].items():
         np.testing.assert_array_equal(
@@ -186,12 +186,12 @@ def test_frozen_parameters_stay_bit_identical_and_have_no_slots(setup):
     assert slots == 2 * trainable
     for i in range(3):
         state, _ = step(state, ONE.put(batch_for(setup, seed=i)))
-    before = flatten(params)
-    after = flatten(state.frozen)
+    before = by_path(params)
+    after = by_path(state.frozen)
     assert after and frozen_sizes
     for path, value in after.items():
         np.testing.assert_array_equal(np.asarray(value), np.asarray(before[path]), err_msg=path)
-    moved = flatten(state.params)
+    moved = by_path(state.params)
     assert all(not np.array_equal(moved[p], before[p]) for p in moved if p.endswith("kernel"))
 
 

@@ -27,7 +27,7 @@ from jaxft.models.checkpoint.checkpoint_files import (
 )
 from jaxft.models.checkpoint.names import Match, ReadReport, match
 from jaxft.models.family import Stored
-from jaxft.models.tree import Params, flatten
+from jaxft.models.tree import Params, by_path
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 MAX_SHARD_BYTES = 5 * 10**9  # HF's default
@@ -78,8 +78,8 @@ def read_params(
         ValueError: one line with every missing, unexpected and misshapen tensor; a damaged file;
             tied tensors that differ.
     """
-    leaves = flatten(architecture.whole)
-    places = dict.fromkeys(leaves) if shardings is None else flatten(shardings)
+    leaves = by_path(architecture.whole)
+    places = dict.fromkeys(leaves) if shardings is None else by_path(shardings)
     if scratch:
         found = Match({}, ReadReport(initialised=tuple(architecture.depths)))
     else:
@@ -250,10 +250,10 @@ def initialise(
     """The leaves at `paths`, newly initialised where they belong, as `read_params` does it."""
     if not paths:
         return {}
-    places = dict.fromkeys(paths) if shardings is None else flatten(shardings)
+    places = dict.fromkeys(paths) if shardings is None else by_path(shardings)
 
     def chosen(key: jax.Array) -> dict[str, jax.Array]:
-        values = flatten(architecture.init(key))
+        values = by_path(architecture.init(key))
         return {path: values[path] for path in paths}
 
     # jit drops all that is not returned.
@@ -290,10 +290,10 @@ def _pending(
     pending = {}
     whole_numbers = {
         path
-        for path, leaf in flatten(architecture.whole).items()
+        for path, leaf in by_path(architecture.whole).items()
         if np.issubdtype(leaf.dtype, np.integer)
     }
-    for path, leaf in flatten(params).items():
+    for path, leaf in by_path(params).items():
         stored = architecture.stored[path]
         kept = copied.get(path) if path in unchanged else None
         if kept and (chosen in ("", kept[1].dtype) or path in whole_numbers):

@@ -9,7 +9,7 @@ import re
 from jaxft.models.architecture import Architecture
 from jaxft.models.checkpoint import tensors
 from jaxft.models.checkpoint.checkpoint_files import brief, listed
-from jaxft.models.tree import flatten
+from jaxft.models.tree import by_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _new_head(
     architecture: Architecture, sources: dict[str, tuple[str, tensors.Entry]]
 ) -> list[str]:
     """Paths of head modules to initialise."""
-    leaves = flatten(architecture.abstract)
+    leaves = by_path(architecture.abstract)
     modules: dict[str, list[str]] = {}
     for path in leaves:
         if architecture.depths[path] == architecture.num_blocks + 1:
@@ -112,7 +112,7 @@ def _new_head(
 def _misfits(
     architecture: Architecture, sources: dict[str, tuple[str, tensors.Entry]]
 ) -> list[str]:
-    leaves, found = flatten(architecture.whole), []
+    leaves, found = by_path(architecture.whole), []
     for path, (name, entry) in sources.items():
         shape = architecture.stored[path].reordered(leaves[path].shape)
         if entry.shape != shape:
