@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxft.data.json_file import read_object
+from jaxft.base.json_file import read_object
 
 
 @dataclasses.dataclass(frozen=True)

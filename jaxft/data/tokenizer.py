@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import tokenizers
 
-from jaxft.data.json_file import check_regular, read_object, read_text
+from jaxft.base.json_file import read_object, read_text, require_plain
 
 T = TypeVar("T")
 
@@ -43,7 +43,8 @@ def load_tokenizer(directory: str) -> tokenizers.Tokenizer:
             read_object(path / name)
         for name in _TEXTS:
             read_text(path / name)
-        check_regular(path / "chat_template.jinja")
+        if (path / "chat_template.jinja").exists():
+            require_plain(path / "chat_template.jinja")
         tokenizer = _attempt(lambda: _auto_tokenizer(directory), file)
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from jaxft.base.json_file import brief
 from jaxft.base.nearest import nearest
 from jaxft.models import heads
 from jaxft.models.checkpoint import config_json
-from jaxft.models.checkpoint.checkpoint_files import brief
 from jaxft.models.families import FAMILIES
 from jaxft.models.family import (
     Backbone,

@@ -423,17 +423,17 @@ def test_missing_and_broken_tokenizers(tmp_path):
     path = write_tokenizer(tmp_path / "m")
     shutil.copy(f"{path}/config.json", f"{path}/tokenizer.json")
     (tmp_path / "m" / "tokenizer.json").write_text('{"version": "1.0", "model"')
-    with pytest.raises(ValueError, match="not readable JSON"):
+    with pytest.raises(ValueError, match="cannot be read as JSON"):
         load_tokenizer(path)
 
 
 NOT_AN_OBJECT = {
     "empty": (b"", "the file is empty"),
-    "bytes": (b"\xff\xfe\x00", "byte 0 is not UTF-8"),
-    "list": (b"[1]", "must hold a JSON object, not a list"),
+    "bytes": (b"\xff\xfe\x00", "is not UTF-8: byte 0"),
+    "list": (b"[1]", "must hold a JSON object, found list"),
     "null": (b"null", "must hold a JSON object"),
-    "deep": (b'{"a":' * 100_000, "nested too deeply"),
-    "pipe": (None, "not a regular file"),
+    "deep": (b'{"a":' * 100_000, "nested deeper than 50 levels"),
+    "pipe": (None, "is a pipe"),
 }
 
 
@@ -451,7 +451,7 @@ def test_a_tokenizer_file_of_something_else_is_named(tmp_path, name, kind):
         what = "the tokenizer cannot encode a text"
     file.unlink(missing_ok=True)
     os.mkfifo(file) if content is None else file.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{name}: .*{what}") as error:
+    with pytest.raises(ValueError, match=f"{name}:? .*{what}") as error:
         load_tokenizer(path)
     assert "\n" not in str(error.value)
 

@@ -20,8 +20,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxft import models
+from jaxft.base import json_file
 from jaxft.models import hf
-from jaxft.models.checkpoint import checkpoint_files, tensors
+from jaxft.models.checkpoint import tensors
 
 CONFIG, WEIGHTS, INDEX = "config.json", tensors.SINGLE, tensors.INDEX
 DEEP = 10**5
@@ -326,9 +327,9 @@ def test_links_to_files_are_plain_files(right, tmp_path):
 
 
 def test_a_file_of_json_is_bounded(right, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint_files, "_MOST_JSON", 100)
+    monkeypatch.setattr(json_file, "_MOST_BYTES", 100)
     directory = shutil.copytree(right["bert"], tmp_path / "model")
-    refused(directory, CONFIG, "at most 100 are read as JSON")
+    refused(directory, CONFIG, "at most 100 are read")
 
 
 def test_all_that_is_wrong_is_in_one_line(right, tmp_path):

@@ -4,16 +4,13 @@ What is in the weights' files is the matter of tensors.py, what the config means
 """
 
 import hashlib
-import json
 import os
-import reprlib
 import shutil
-import stat
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+
+from jaxft.base.json_file import require_plain
 
 # Files beside the weights that tokenise text or prepare images; an export copies them as they are.
 TOKENIZER = (
@@ -37,75 +34,11 @@ COMPANIONS = (
     "generation_config.json",
 )
 
-# The config of 20,000 classes has 1.5 MB, the index of a model of 700 GB 10 MB.
-_MOST_JSON = 64 * 2**20
-_DEEPEST = 50  # levels of JSON; a config has 3
-_KINDS = {
-    stat.S_ISDIR: "a directory",
-    stat.S_ISFIFO: "a pipe",
-    stat.S_ISSOCK: "a socket",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-}
-
-
-_repr = reprlib.Repr()
-_repr.maxstring = _repr.maxother = _repr.maxlong = 60
-
-
-def brief(value: Any) -> str:
-    """As repr, but one line of bounded length, whatever a file holds."""
-    return _repr.repr(value)
-
 
 def listed(items: Sequence[str]) -> str:
     """The first 20 of what is wrong, and how many more there are."""
     more = f" and {len(items) - 20} more" if len(items) > 20 else ""
     return ", ".join(items[:20]) + more
-
-
-def require_plain(path: str) -> os.stat_result:
-    """The status of a plain file or of a link to one; opening a pipe would wait for a writer.
-
-    Raises:
-        ValueError: it is something else.
-        OSError: it is not there or cannot be looked at.
-    """
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        kind = next((kind for test, kind in _KINDS.items() if test(status.st_mode)), "special")
-        raise ValueError(f"{path} is {kind}; a plain file is needed")
-    return status
-
-
-def read_json(path: str) -> Any:
-    """A JSON file in UTF-8, without what another reader would read otherwise.
-
-    Raises:
-        ValueError: no plain file, larger than 64 MiB, not UTF-8, no JSON, a key twice in an object,
-            half a surrogate pair in a string, or nested deeper than 50 levels. One line with path.
-        OSError: it is not there or cannot be read.
-    """
-    size = require_plain(path).st_size
-    if size > _MOST_JSON:
-        raise ValueError(f"{path} has {size:,} bytes; at most {_MOST_JSON:,} are read as JSON")
-    with open(path, "rb") as file:
-        data = file.read()
-    try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_object)
-        _check_depth(value)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8: byte {error.start} is {data[error.start]:#x}"
-        ) from None
-    except UnicodeEncodeError:
-        raise ValueError(f"{path} has half a surrogate pair (\\ud800 to \\udfff) in it") from None
-    except RecursionError:
-        raise ValueError(f"{path} is nested deeper than {_DEEPEST} levels") from None
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from None
-    return value
 
 
 def digest(paths: Iterable[str]) -> str:
@@ -187,24 +120,3 @@ def _naming(output: str, within: str = "") -> Iterator[None]:
         if not error.errno or (within and place and not place.startswith(within)):
             raise
         raise OSError(error.errno, error.strerror, output) from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the key {brief(twice)} stands twice in one object")
-    return found
-
-
-def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(_DEEPEST):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-    if level:
-        raise RecursionError

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from jaxft.models.checkpoint.checkpoint_files import brief, listed, read_json
+from jaxft.base.json_file import brief, read_object
+from jaxft.models.checkpoint.checkpoint_files import listed
 from jaxft.models.layers import ops
 
 # Keys of PretrainedConfig, past and present, on which no encoder logits depend: provenance, labels,
@@ -124,13 +125,11 @@ def load(directory: str) -> dict[str, Any]:
     """
     path = os.path.join(directory, "config.json")
     try:
-        raw = read_json(path)
-    except FileNotFoundError:
-        raise ValueError(f"{directory} is no checkpoint: it has no config.json") from None
+        raw = read_object(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path} must hold a JSON object, found {type(raw).__name__}")
+    if raw is None:
+        raise ValueError(f"{directory} is no checkpoint: it has no config.json")
     if wrong := _odd_labels(raw.get("id2label")):
         raise ValueError(f"{path}: id2label {wrong}")
     return raw

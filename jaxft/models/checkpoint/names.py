@@ -6,9 +6,10 @@ No tensor data is touched here.
 import dataclasses
 import re
 
+from jaxft.base.json_file import brief
 from jaxft.models.architecture import Architecture
 from jaxft.models.checkpoint import tensors
-from jaxft.models.checkpoint.checkpoint_files import brief, listed
+from jaxft.models.checkpoint.checkpoint_files import listed
 from jaxft.models.tree import by_path
 
 

@@ -15,7 +15,8 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxft.models.checkpoint.checkpoint_files import brief, listed, read_json, require_plain
+from jaxft.base.json_file import brief, read_json, require_plain
+from jaxft.models.checkpoint.checkpoint_files import listed
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FILE = re.compile(r"[^/\\\0]+\.safetensors")
