@@ -1,10 +1,19 @@
-"""CoNLL files: a word a line with its tags behind it, and a blank line between two sentences."""
+"""CoNLL files: a word a line with its tags behind it, and a blank line between two sentences.
+
+A file is read through once, when it is opened, and every line is checked; what is kept is where each
+sentence begins (records.py).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from jaxft.data.files import Source, table
+import numpy as np
+
+from jaxft.data.files import Source
+from jaxft.data.records import FileBytes, Records
 
 SUFFIXES = (".conll", ".bio", ".iob", ".iob2")
 _BETWEEN_DOCUMENTS = "-DOCSTART-"
@@ -20,34 +29,50 @@ def read_conll(path: Path) -> Source:
     Raises ValueError, naming the line: an empty file, another number of fields than in the first
     line, bytes that are not UTF-8.
     """
-    columns: list[list[list[str]]] = []
-    lines: list[int] = []
-    width, separator = 0, None
-    open_sentence = False
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip() or line.startswith(_BETWEEN_DOCUMENTS):
-            open_sentence = False
-            continue
-        if not width:
-            separator = "\t" if "\t" in line else None
-            width, first = len(line.split(separator)), number
-            columns = [[] for _ in range(width)]
-        fields = line.split(separator)
-        if len(fields) != width:
-            raise ValueError(
-                f"{path.name}, line {number}: {len(fields)} field{'s' * (len(fields) != 1)} "
-                f"({line!r:.40}), but line {first} has {width}"
-            )
-        if not open_sentence:
-            open_sentence = True
-            lines.append(number)
-            for column in columns:
-                column.append([])
-        for column, field in zip(columns, fields, strict=True):
-            column[-1].append(field)
+    file = FileBytes(path)
+    records = Records(file)
+    width, first, separator = 0, 0, None
+    start, in_sentence = file.begin, False
+    for number, raw in enumerate(_lines(file), start=1):
+        line = _text(file.name, number, raw)
+        if _separates(line):
+            in_sentence = False
+        else:
+            if not width:
+                separator = "\t" if "\t" in line else None
+                width, first = len(line.split(separator)), number
+            fields = line.split(separator)
+            if len(fields) != width:
+                raise ValueError(
+                    f"{path.name}, line {number}: {len(fields)} field{'s' * (len(fields) != 1)} "
+                    f"({line!r:.40}), but line {first} has {width}"
+                )
+            if not in_sentence:
+                records.add(start, number)
+            in_sentence = True
+        start += len(raw)
+    records.end()
     if not width:
         raise ValueError(f"{path.name}: the file is empty")
-    return table(path.name, dict(zip(_names(width), columns, strict=True)), lines=lines)
+    place = {name: i for i, name in enumerate(_names(width))}
+
+    def read(columns: Sequence[str], rows: np.ndarray) -> list[Sequence[Any]]:
+        sentences = [_fields(raw.decode(), separator) for raw in records.each(rows)]
+        return [[own[place[column]] for own in sentences] for column in columns]
+
+    return Source(path.name, tuple(place), len(records), read, lines=records.lines)
+
+
+def _fields(record: str, separator: str | None) -> list[list[str]]:
+    """Of a sentence, and what stands behind it up to the next, a list for each field."""
+    lines = (line.removesuffix("\r") for line in record.split("\n"))
+    rows = (line.split(separator) for line in lines if not _separates(line))
+    return list(map(list, zip(*rows, strict=True)))
+
+
+def _separates(line: str) -> bool:
+    """Whether a line stands between sentences."""
+    return not line.strip() or line.startswith(_BETWEEN_DOCUMENTS)
 
 
 def _names(width: int) -> list[str]:
@@ -55,15 +80,23 @@ def _names(width: int) -> list[str]:
     return ["tokens", *between, "tags"] if width > 1 else ["tokens"]
 
 
-def _lines(path: Path) -> list[str]:
-    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+def _lines(file: FileBytes) -> Iterator[bytes]:
+    r"""Lines with their ends. Only \n ends one: a word may hold another character that elsewhere does."""
+    parts: list[bytes] = []
+    for part in file.lines():
+        parts.append(part)
+        if part.endswith(b"\n"):
+            yield b"".join(parts)
+            parts.clear()
+    if parts:
+        yield b"".join(parts)
+
+
+def _text(name: str, number: int, line: bytes) -> str:
     try:
-        text = data.decode("utf-8")
+        return line.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path.name}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as "
+            f"{name}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8; save the file as "
             "UTF-8, for example by iconv -t UTF-8"
         ) from None
-    # Not splitlines: a word may hold U+2028 and the like, which end no line of such a file.
-    return [line.removesuffix("\r") for line in text.split("\n")]

@@ -89,6 +89,30 @@ class Source:
         return f"{kind} {', '.join(map(str, numbers))}{more}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """The values of a column in some rows [n] int64, read a few at a time whenever they are gone through.
+
+    convert: what is made of each.
+    """
+
+    source: Source
+    name: str
+    rows: np.ndarray
+    convert: Callable[[Any], Any]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        for _, (values,) in self.source.chunks((self.name,), self.rows):
+            yield from map(self.convert, values)
+
+    def take(self, positions: np.ndarray) -> Column:
+        """The values at these positions (of this selection, not of the source)."""
+        return dataclasses.replace(self, rows=self.rows[positions])
+
+
 def some(names: Sequence[str], limit: int = 8) -> str:
     """The names in quotes, the first ones of many; 'nothing' for none."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""

@@ -105,6 +105,13 @@ class Records:
 
     def read(self, rows: np.ndarray) -> bytes:
         """The records of `rows` [k] int64, one after the other, each with a line end."""
+        # The last record of a file may lack its line end.
+        return b"".join(
+            part if part[-1:] in (b"\n", b"\r") else part + b"\n" for part in self.each(rows)
+        )
+
+    def each(self, rows: np.ndarray) -> list[bytes]:
+        """The records of `rows` [k] int64."""
         first, past = self.starts[rows], self.starts[rows + 1]
         apart = (first[1:] < past[:-1]) | (first[1:] - past[:-1] > _GAP)
         ends = [*(np.flatnonzero(apart) + 1).tolist(), len(rows)]
@@ -117,5 +124,4 @@ class Records:
             )
             found += [data[a:b] for a, b in cuts]
             begin = end
-        # The last record of a file may lack its line end.
-        return b"".join(part if part[-1:] in (b"\n", b"\r") else part + b"\n" for part in found)
+        return found

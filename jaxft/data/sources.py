@@ -20,6 +20,7 @@ from jaxft.data.delimited import read_delimited
 from jaxft.data.files import Source
 from jaxft.data.jsonl import read_jsonl
 from jaxft.data.parquet import read_parquet
+from jaxft.data.tfds import of_kind, records_of
 
 __all__ = ["Source", "open_source"]
 
@@ -245,7 +246,7 @@ def _open_tfds_folder(folder: Path, split: str, name: str) -> Source:
         raise ValueError(f"{folder} is a TFDS dataset: write tfds:NAME:SPLIT (splits: {splits})")
     features = dict(builder.info.features.items())
     # Images stay encoded: reading labels then decodes nothing, and images.py decodes all alike.
-    encoded = {key: tfds.decode.SkipDecoding() for key in _of_kind(features, tfds.features.Image)}
+    encoded = {key: tfds.decode.SkipDecoding() for key in of_kind(features, tfds.features.Image)}
     try:
         data = builder.as_data_source(split=split, decoders=encoded)
     except NotImplementedError:
@@ -257,51 +258,7 @@ def _open_tfds_folder(folder: Path, split: str, name: str) -> Source:
         raise ValueError(f"tfds:{name}: {_reason(error)} (splits: {splits})") from None
     if len(data) == 0:
         raise ValueError(f"tfds:{name}: the split has no rows")
-    return _from_tfds(data, features, name)
-
-
-def _of_kind(features: Mapping[str, Any], kind: type) -> set[str]:
-    return {key for key, feature in features.items() if isinstance(feature, kind)}
-
-
-def _from_tfds(data: Any, features: Mapping[str, Any], name: str) -> Source:
-    import tensorflow_datasets as tfds
-
-    text = _of_kind(features, tfds.features.Text)
-    classes = _of_kind(features, tfds.features.ClassLabel)
-
-    def value(row: int, key: str, raw: Any) -> Any:
-        try:
-            return raw.decode("utf-8") if key in text else raw  # TFDS gives text as bytes
-        except UnicodeDecodeError:
-            raise ValueError(f"tfds:{name}, row {row + 1}: {key!r} is not UTF-8") from None
-
-    # A record is read whole, whatever is wanted of it: texts and labels are kept from one pass.
-    small = text | classes
-
-    @functools.cache
-    def kept() -> dict[str, list[Any]]:
-        columns: dict[str, list[Any]] = {key: [] for key in small}
-        for row in range(len(data)):
-            record = data[row]
-            for key, values in columns.items():
-                values.append(value(row, key, record[key]))
-        return columns
-
-    def read(columns: Sequence[str], rows: np.ndarray) -> list[Sequence[Any]]:
-        chosen = rows.tolist()
-        if small.issuperset(columns):
-            return [[kept()[column][row] for row in chosen] for column in columns]
-        found = [(row, data[row]) for row in chosen]
-        return [[value(row, column, record[column]) for row, record in found] for column in columns]
-
-    return Source(
-        name=name,
-        columns=tuple(features),
-        count=len(data),
-        read=read,
-        class_names={key: tuple(features[key].names) for key in classes},
-    )
+    return records_of(data, features, name)
 
 
 # The digits that scikit-learn ships

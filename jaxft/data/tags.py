@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxft.base.nearest import nearest
-from jaxft.data.files import Source, some
+from jaxft.data.files import Column, Source, some
 from jaxft.data.labels import find_column
 from jaxft.data.targets import Batch, offsets_of, places
 from jaxft.data.words import words_of
@@ -28,14 +29,14 @@ class Tags:
     """A tag a word: names[ids[offsets[j] + w]] is that of word w of the source's row rows[j].
 
     rows [n] int64, offsets [n + 1] int64, ids [offsets[n]] int32, dropped [m] int64. words [n]: the
-    words of each example. See `Targets`.
+    words of each example, read when they are asked for. See `Targets`.
     """
 
     names: tuple[str, ...]
     rows: np.ndarray
     offsets: np.ndarray
     ids: np.ndarray
-    words: Sequence[Sequence[str]]
+    words: Column
     dropped: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
@@ -48,7 +49,7 @@ class Tags:
         # One entry a word: where it was is where its example began, and its number in it.
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
         ids = self.ids[np.repeat(self.offsets[positions], counts) + within]
-        words = [self.words[position] for position in positions]
+        words = self.words.take(positions)
         return Tags(self.names, self.rows[positions], offsets, ids, words, self.dropped)
 
     def numbered_as(self, names: Sequence[str]) -> Tags:
@@ -129,31 +130,37 @@ def read_tags(
     row, and how many); a tag that is none of the names.
     """
     item_names = source.item_names.get(column)
-    given, sentences = source.column(column), [_words(value) for value in source.column(words)]
-    tags = [_tags_of(value, item_names) for value in given]
-    faults = {
-        row: fault
-        for row, (own, of) in enumerate(zip(tags, sentences, strict=True))
-        if (fault := _fault(own, of, given[row], column))
-    }
-    rows = np.array([row for row in range(len(tags)) if row not in faults], np.int64)
-    if faults and not (drop_bad and len(rows)):
-        raise ValueError(_said_of(source, faults) + advice)
-    kept = [own for row in rows.tolist() if (own := tags[row]) is not None]
+    codes: dict[str, int] = {}  # of the tags, in the order of first use
+    found, counts, usable, faulty = array("i"), array("q"), array("q"), array("q")
+    fault = ""
+    for part, (given, sentences) in source.chunks((column, words)):
+        for row, value, sentence in zip(part.tolist(), given, sentences, strict=True):
+            tags = _tags_of(value, item_names)
+            if own := _fault(tags, _words(sentence), value, column):
+                faulty.append(row)
+                fault = fault or own
+                continue
+            usable.append(row)
+            counts.append(len(tags or ()))
+            found.extend(codes.setdefault(tag, len(codes)) for tag in tags or ())
+    rows, dropped = np.array(usable, np.int64), np.array(faulty, np.int64)
+    if len(dropped) and not (drop_bad and len(rows)):
+        raise ValueError(_said_of(source, dropped, fault) + advice)
     if names is None:
-        names = item_names or complete({tag for own in kept for tag in own})
+        names = item_names or complete(set(codes))
         if len(names) < 2:
             raise ValueError(
                 f"{source.name}: column {column!r} holds one tag only ({some(names)}); there is nothing "
                 "to learn"
             )
     number = {name: i for i, name in enumerate(names)}
-    ids = np.array([number.get(tag, -1) for own in kept for tag in own], np.int32)
-    offsets = offsets_of(np.array([len(own) for own in kept], np.int64))
-    if (ids < 0).any():
-        raise ValueError(_unknown(source, rows, offsets, ids, kept, names))
-    dropped = np.array(list(faults), np.int64)
-    own_words = [sentences[row] or () for row in rows.tolist()]
+    ids = np.array([number.get(tag, -1) for tag in codes], np.int32)[np.array(found, np.int32)]
+    offsets = offsets_of(np.array(counts, np.int64))
+    if len(strange := np.flatnonzero(ids < 0)):
+        example = int(np.searchsorted(offsets, strange[0], side="right")) - 1
+        tag = list(codes)[found[strange[0]]]
+        raise ValueError(_unknown(source, int(rows[example]), tag, len(strange), names))
+    own_words = Column(source, words, rows, words_of)
     return Tags(tuple(names), rows, offsets, ids, own_words, dropped)
 
 
@@ -195,21 +202,14 @@ def _fault(tags: list[str] | None, words: list[str] | None, value: Any, column: 
     return f"column {column!r} has an empty tag" if "" in tags else ""
 
 
-def _said_of(source: Source, faults: dict[int, str]) -> str:
-    first, fault = next(iter(faults.items()))
-    more = f"; {len(faults)} rows are like this ({source.numbered(list(faults))})"
-    return f"{source.where(first)}: {fault}{more if len(faults) > 1 else ''}: mend them, or leave them out"
+def _said_of(source: Source, rows: np.ndarray, fault: str) -> str:
+    more = f"; {len(rows)} rows are like this ({source.numbered(rows)})" if len(rows) > 1 else ""
+    return f"{source.where(int(rows[0]))}: {fault}{more}: mend them, or leave them out"
 
 
-def _unknown(
-    source: Source, rows: np.ndarray, offsets: np.ndarray, ids: np.ndarray,
-    tags: list[list[str]], names: Sequence[str],
-) -> str:  # fmt: skip
-    strange = np.flatnonzero(ids < 0)
-    example = int(np.searchsorted(offsets, strange[0], side="right")) - 1
-    tag = tags[example][int(strange[0] - offsets[example])]
-    more = f" ({len(strange)} words have unknown tags)" if len(strange) > 1 else ""
+def _unknown(source: Source, row: int, tag: str, count: int, names: Sequence[str]) -> str:
+    more = f" ({count} words have unknown tags)" if count > 1 else ""
     return (
-        f"{source.where(int(rows[example]))}: the tag {tag!r} is unknown{more}; the model's tags are "
+        f"{source.where(row)}: the tag {tag!r} is unknown{more}; the model's tags are "
         f"{some(names, 20)}{nearest(tag, names)}"
     )

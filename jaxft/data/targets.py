@@ -6,10 +6,11 @@ Each kind of task has its own (`Labels` in labels.py for classes); the pipeline 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+
+from jaxft.data.files import Column
 
 Batch = dict[str, np.ndarray]
 
@@ -65,21 +66,21 @@ class Targets(Protocol):
 class Unlabelled:
     """Rows without targets, to be predicted. See `Targets`.
 
-    words: of each example, where the inputs are words.
+    words: of each example (lists of texts), where the inputs are words.
     """
 
     rows: np.ndarray
     offsets: np.ndarray
     names: tuple[str, ...] = ()
     dropped: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
-    words: Sequence[Sequence[str]] = ()
+    words: Column | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, positions: np.ndarray) -> Unlabelled:
         counts = np.diff(self.offsets)[positions]
-        words = [self.words[position] for position in positions] if self.words else ()
+        words = None if self.words is None else self.words.take(positions)
         return Unlabelled(self.rows[positions], offsets_of(counts), words=words)
 
     def strata(self) -> np.ndarray:
@@ -100,10 +101,10 @@ def unlabelled(rows: int) -> Unlabelled:
     return Unlabelled(np.arange(rows), np.arange(rows + 1))
 
 
-def unlabelled_words(words: Sequence[Sequence[str]]) -> Unlabelled:
-    """All rows of a source, with these words each; every word is predicted."""
-    counts = np.array([len(own) for own in words], np.int64)
-    return Unlabelled(np.arange(len(words)), offsets_of(counts), words=words)
+def unlabelled_words(words: Column) -> Unlabelled:
+    """Rows of a source, with these words each; every word is predicted."""
+    counts = np.fromiter(map(len, words), np.int64, len(words))
+    return Unlabelled(words.rows, offsets_of(counts), words=words)
 
 
 def offsets_of(counts: np.ndarray) -> np.ndarray:

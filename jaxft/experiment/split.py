@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxft.config import ConfigDict
 from jaxft.data.checks import check_inputs
+from jaxft.data.files import Column
 from jaxft.data.images import find_image_column
 from jaxft.data.labels import find_column
 from jaxft.data.sources import Source
@@ -95,7 +96,7 @@ def model_inputs(inputs: str) -> str:
 def unlabelled_rows(source: Source, inputs: str, columns: Sequence[str]) -> Unlabelled:
     """All rows of a source, for prediction: no target is read. `inputs` are those of the task."""
     if inputs == "words":
-        return unlabelled_words([words_of(value) for value in source.column(columns[0])])
+        return unlabelled_words(Column(source, columns[0], np.arange(len(source)), words_of))
     return unlabelled(len(source))
 
 

@@ -164,7 +164,7 @@ class TokenClassification:
         self, predicted: Predicted, given: Unlabelled, names: Sequence[str]
     ) -> Iterator[Tagged]:
         ends = given.offsets
-        for j, words in enumerate(given.words):
+        for j, words in enumerate(given.words or ()):
             own = slice(ends[j], ends[j + 1])
             tags = _tags({name: array[own] for name, array in predicted.items()}, names)
             yield Tagged(tags, _named(spans_of(tags, split_tag), words))

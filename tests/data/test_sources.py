@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from jaxft.data import records
 from jaxft.data.images import decode
 from jaxft.data.sources import open_source
 
@@ -394,6 +395,10 @@ def test_tfds_by_name(tfds_dir, monkeypatch):
     monkeypatch.setattr(BaseDataSource, "__getitem__", counted)
     assert source.column("label") == [0, 1] * 5 and source.column("label") and not read
     assert source.column("image") and source.column("image") and len(read) == 20
+    monkeypatch.setattr(records, "KEPT", 12)  # of texts so large only class numbers are kept
+    large = open_source("tfds:sentiment:train", data_dir=tfds_dir)
+    assert large.column("label") == [0, 1] * 5 and len(read) == 30
+    assert large.column("sentence") == source.column("sentence") and len(read) == 40
     part = open_source("tfds:sentiment:1.2.0:train[:50%]", data_dir=tfds_dir)
     assert part.column("label") == [0, 1, 0, 1, 0]
 

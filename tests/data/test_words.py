@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from jaxft.data.batching import plan_evaluation
 from jaxft.data.checks import check_inputs
-from jaxft.data.files import table
+from jaxft.data.files import Column, table
 from jaxft.data.loader import TextBatches
 from jaxft.data.sources import open_source
 from jaxft.data.targets import unlabelled_words
@@ -80,7 +80,9 @@ def test_the_cache_gives_the_same(tmp_path):
 def test_the_words_of_a_batch_are_those_of_its_examples(pack):
     tokens = tokens_of()
     plan = plan_evaluation(tokens.lengths, batch_size=4, pack=pack)
-    batches = TextBatches(tokens, unlabelled_words(SENTENCES), plan)
+    source = table("t.jsonl", {"tokens": SENTENCES})
+    words = Column(source, "tokens", np.arange(len(source)), words_of)
+    batches = TextBatches(tokens, unlabelled_words(words), plan)
     found = {}
     for step in range(len(batches)):
         batch = batches[step]
@@ -106,6 +108,15 @@ def test_conll_files(tmp_path):
         "tags": ["B-ORG", "O"],
     }
     assert source[1]["tokens"] == ["#"] and source.where(1) == "a.conll, line 6"
+    assert source.read(("tags", "tokens"), np.array([1, 0, 1])) == [
+        [["O"], ["B-ORG", "O"], ["O"]],
+        [["#"], ["EU", "rejects"], ["#"]],
+    ]
+    path.write_bytes(b"a\rb\nc d\n\r\n\ne f")  # a carriage return alone is a blank
+    source = open_source(str(path))
+    assert source.column("tokens") == [["a", "c"], ["e"]] and list(source.lines) == [1, 5]
+    swapped = source.read(("tags",), np.array([1, 0]))  # the last has no line end
+    assert swapped == [[["f"], ["b", "d"]]]
     path.write_text("New York\tB-loc\n\u2028x\tO\n", "utf-8")
     assert open_source(str(path))[0]["tokens"] == ["New York", "\u2028x"]
     path.write_text("a\nb\n\nc\n", "utf-8")

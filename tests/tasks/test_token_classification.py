@@ -126,7 +126,7 @@ def test_tags_are_read_and_completed():
     turned = tags.take(np.array([1, 0]))
     assert turned.rows.tolist() == [1, 0] and turned.offsets.tolist() == [0, 3, 5]
     assert [turned.names[i] for i in turned.ids] == ["O", "B-y", "I-y", "B-x", "O"]
-    assert turned.words == [["c", "d", "e"], ["a", "b"]]
+    assert list(turned.words) == [["c", "d", "e"], ["a", "b"]]
     again = tags.numbered_as(("I-y", "B-y", "I-x", "B-x", "O"))
     assert [again.names[i] for i in again.ids] == [tags.names[i] for i in tags.ids]
     assert complete({"NOUN", "ADJ"}) == ["ADJ", "NOUN"]

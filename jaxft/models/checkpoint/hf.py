@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.base.json_file import require_plain
 from jaxft.models.architecture import Architecture
 from jaxft.models.checkpoint import companions, tensors
 from jaxft.models.checkpoint.checkpoint_files import (

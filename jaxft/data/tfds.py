@@ -1,0 +1,92 @@
+"""The records of a dataset that TFDS prepared, read without tensorflow."""
+
+from __future__ import annotations
+
+import functools
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxft.data import records
+from jaxft.data.files import Source
+
+
+def of_kind(features: Mapping[str, Any], kind: type) -> set[str]:
+    """The columns that are of this kind of `tfds.features`."""
+    return {key for key, feature in features.items() if isinstance(feature, kind)}
+
+
+def records_of(data: Any, features: Mapping[str, Any], name: str) -> Source:
+    """A source of the records of `data`, what `as_data_source` of a split gives.
+
+    A record is read whole, whatever is wanted of it. So class numbers are kept from one pass, and texts,
+    too, as long as those of all records are small; beyond that they are read each time.
+
+    Raises ValueError, when it is read: a text that is not UTF-8.
+    """
+    import tensorflow_datasets as tfds
+
+    text = of_kind(features, tfds.features.Text)
+    classes = of_kind(features, tfds.features.ClassLabel)
+
+    @functools.cache
+    def kept() -> _Kept:
+        return _Kept(data, text, classes)
+
+    def decoded(row: int, key: str, raw: bytes) -> str:
+        try:
+            return raw.decode("utf-8")  # TFDS gives text as bytes
+        except UnicodeDecodeError:
+            raise ValueError(f"tfds:{name}, row {row + 1}: {key!r} is not UTF-8") from None
+
+    def read(columns: Sequence[str], rows: np.ndarray) -> list[Sequence[Any]]:
+        chosen = rows.tolist()
+        if text.union(classes).issuperset(columns) and kept().has(columns):
+            stored = [kept().values(column, chosen) for column in columns]
+        else:
+            whole = [data[row] for row in chosen]
+            stored = [[record[column] for record in whole] for column in columns]
+        found: list[Sequence[Any]] = []
+        for column, raw in zip(columns, stored, strict=True):
+            if column in text:
+                raw = [decoded(row, column, one) for row, one in zip(chosen, raw, strict=True)]
+            found.append(raw)
+        return found
+
+    return Source(
+        name=name,
+        columns=tuple(features),
+        count=len(data),
+        read=read,
+        class_names={key: tuple(features[key].names) for key in classes},
+    )
+
+
+class _Kept:
+    """Class numbers, 4 bytes each, and texts, one after the other with where each begins."""
+
+    def __init__(self, data: Any, text: set[str], classes: set[str]):
+        self._numbers = {key: array("i") for key in classes}
+        self._texts = {key: (bytearray(), array("q", [0])) for key in text}
+        for row in range(len(data)):
+            record = data[row]
+            for key, numbers in self._numbers.items():
+                numbers.append(int(record[key]))
+            for key, (texts, ends) in self._texts.items():
+                texts += record[key]
+                ends.append(len(texts))
+            if sum(len(texts) for texts, _ in self._texts.values()) > records.KEPT:
+                self._texts.clear()
+
+    def has(self, columns: Sequence[str]) -> bool:
+        """Whether all of these are kept."""
+        return all(column in self._numbers or column in self._texts for column in columns)
+
+    def values(self, column: str, rows: Sequence[int]) -> list[Any]:
+        """Of some rows: numbers, or the bytes of texts."""
+        if column in self._numbers:
+            return [self._numbers[column][row] for row in rows]
+        texts, ends = self._texts[column]
+        return [bytes(texts[ends[row] : ends[row + 1]]) for row in rows]
