@@ -101,11 +101,17 @@ def find_column(source: Source, given: str, known: Sequence[str], what: str, *, 
     )
 
 
-def find_label_column(source: Source, given: str = "") -> str:
-    """The label column: as given, or the only one with class names, or one with a usual name."""
-    if not given and len(source.class_names) == 1:
-        return next(iter(source.class_names))
-    return find_column(source, given, LABEL_COLUMNS, "label", option="label")
+def find_target_column(
+    source: Source, given: str, named: Mapping[str, Sequence[str]], known: Sequence[str], what: str
+) -> str:
+    """The column of the targets: as given, or the only one in `named`, or one with a `known` name.
+
+    named: columns whose values have names, of `source`: its `class_names` or `item_names`.
+    what: 'label' or 'tag', for the message.
+    """
+    if not given and len(named) == 1:
+        return next(iter(named))
+    return find_column(source, given, known, what, option="label")
 
 
 def read_labels(

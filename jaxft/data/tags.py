@@ -12,7 +12,6 @@ import numpy as np
 
 from jaxft.base.nearest import nearest
 from jaxft.data.files import Column, Source, some
-from jaxft.data.labels import find_column
 from jaxft.data.targets import Batch, offsets_of, places
 from jaxft.data.words import words_of
 
@@ -100,13 +99,6 @@ def split_tag(name: str) -> tuple[str, str]:
 def type_of(name: str) -> str:
     """'person' of 'B-person'; a tag without a prefix is its own type."""
     return split_tag(name)[1]
-
-
-def find_tag_column(source: Source, given: str = "") -> str:
-    """The column of the tags: as given, or the only one whose lists have names, or a usual name."""
-    if not given and len(source.item_names) == 1:
-        return next(iter(source.item_names))
-    return find_column(source, given, TAG_COLUMNS, "tag", option="label")
 
 
 def read_tags(

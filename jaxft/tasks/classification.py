@@ -16,7 +16,7 @@ from jaxft.analysis import mistakes
 from jaxft.analysis.metrics import softmax
 from jaxft.analysis.view import View
 from jaxft.data.files import Source
-from jaxft.data.labels import Labels, find_label_column, read_labels
+from jaxft.data.labels import LABEL_COLUMNS, Labels, find_target_column, read_labels
 from jaxft.data.targets import Unlabelled
 from jaxft.tasks.contract import Arrays, Predicted, Reading
 
@@ -92,7 +92,7 @@ class Classification:
         return mistakes.VIEW
 
     def find_column(self, source: Source, given: str) -> str:
-        return find_label_column(source, given)
+        return find_target_column(source, given, source.class_names, LABEL_COLUMNS, "label")
 
     def read(self, source: Source, column: str, inputs: Sequence[str], reading: Reading) -> Labels:
         labels = read_labels(

@@ -19,7 +19,8 @@ from jaxft.analysis import tagging
 from jaxft.analysis.entities import Span, spans_of
 from jaxft.analysis.view import View
 from jaxft.data.files import Source
-from jaxft.data.tags import OUTSIDE, Tags, find_tag_column, read_tags, split_tag, type_of
+from jaxft.data.labels import find_target_column
+from jaxft.data.tags import OUTSIDE, TAG_COLUMNS, Tags, read_tags, split_tag, type_of
 from jaxft.data.targets import Unlabelled
 from jaxft.tasks import classification
 from jaxft.tasks.contract import Arrays, Predicted, Reading
@@ -61,7 +62,7 @@ class TokenClassification:
         return tagging.VIEW
 
     def find_column(self, source: Source, given: str) -> str:
-        return find_tag_column(source, given)
+        return find_target_column(source, given, source.item_names, TAG_COLUMNS, "tag")
 
     def read(self, source: Source, column: str, inputs: Sequence[str], reading: Reading) -> Tags:
         tags = read_tags(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxft.data.files import table
-from jaxft.data.labels import find_label_column, read_labels
+from jaxft.data.labels import LABEL_COLUMNS, find_target_column, read_labels
 from jaxft.data.subsets import few_per_class, holdout
 from jaxft.data.targets import unlabelled
 
@@ -131,6 +131,10 @@ def test_a_subset_of_classes():
     np.testing.assert_array_equal(evaluation.ids, labels.ids)
     with pytest.raises(ValueError, match="no class '55'; its classes are 0, 1.*did you mean '5'"):
         read_labels(data, "label", classes=("55", "7"))
+
+
+def find_label_column(source, given=""):
+    return find_target_column(source, given, source.class_names, LABEL_COLUMNS, "label")
 
 
 def test_label_columns_are_found_by_name():

@@ -14,7 +14,8 @@ from jaxft import evaluate, load, predict, train
 from jaxft.analysis.confusion import Confusion
 from jaxft.analysis.entities import NONE, EntityCounts, spans_of
 from jaxft.data.files import table
-from jaxft.data.tags import complete, find_tag_column, read_tags, split_tag
+from jaxft.data.tags import complete, read_tags, split_tag
+from jaxft.tasks.token_classification import TokenClassification
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -136,7 +137,7 @@ def test_tags_are_read_and_completed():
 def test_class_numbers_are_the_tags_they_stand_for():
     data = table("t", {"words": [["a", "b"]], "ner_tags": [np.array([2, 0])]})
     named = type(data)(**{**vars(data), "item_names": {"ner_tags": ("O", "B-x", "I-x")}})
-    assert find_tag_column(named) == "ner_tags"
+    assert TokenClassification().find_column(named, "") == "ner_tags"
     tags = read_tags(named, "ner_tags", "words")
     assert tags.names == ("O", "B-x", "I-x") and tags.ids.tolist() == [2, 0]
 
@@ -169,7 +170,7 @@ def test_unknown_names_are_told_with_the_nearest():
     with pytest.raises(ValueError, match="row 2: the tag 'B-persn' is unknown.*mean 'B-person'"):
         read_tags(data, "tags", "tokens", names=("O", "B-person", "I-person"))
     with pytest.raises(ValueError, match="no column 'tag'.*did you mean 'tags'"):
-        find_tag_column(data, "tag")
+        TokenClassification().find_column(data, "tag")
     with pytest.raises(ValueError, match="one tag only .'O'"):
         read_tags(source(tokens=[["a"]], tags=[["O"]]), "tags", "tokens")
 
