@@ -18,8 +18,16 @@ def plain_layer_norm(x, scale, bias):
     return centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * scale + bias
 
 
-def plain_attention(query, key, value, mask, keep):
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
+def plain_rms_norm(x, scale):
+    return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-3) * scale
+
+
+def plain_attention(query, key, value, mask, keep, scale=None, cap=None):
+    repeats = query.shape[2] // key.shape[2]
+    key, value = (jnp.repeat(x, repeats, axis=2) for x in (key, value))
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key)
+    scores *= 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = scores if cap is None else cap * jnp.tanh(scores / cap)
     weights = jax.nn.softmax(jnp.where(mask, scores, -1e30), axis=-1)
     return jnp.einsum("bhqk,bkhd->bqhd", weights * keep, value)
 
@@ -30,9 +38,13 @@ def normal(*shape: int, seed: int = 0) -> jax.Array:
 
 SEGMENTS = jnp.array([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1]])
 MASK = ops.segment_mask(SEGMENTS, SEGMENTS)
+POSITIONS = jnp.array([[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 4, 5]])
 READS = jnp.array([[0, 3], [5, 5]])
 SOME_MASK = ops.segment_mask(ops.take(SEGMENTS, READS), SEGMENTS)
 HEADS = tuple(normal(2, 6, 3, 4, seed=i) for i in range(3))
+GROUPED = (normal(2, 6, 6, 4), *(normal(2, 6, 2, 4, seed=i) for i in (1, 2)))
+ONE_KEY = (3 * normal(2, 6, 3, 4), *(normal(2, 6, 1, 4, seed=i) for i in (1, 2)))
+LATER = ops.causal_mask(SEGMENTS, POSITIONS, READS, window=2)
 KEEP = ops.dropout(jnp.ones((2, 3, 6, 6)), 0.4, SEED)
 X, KERNEL, BIAS = normal(7, 5), normal(5, 3, seed=1), normal(3, seed=2)
 CASES = {
@@ -68,6 +80,28 @@ CASES = {
         lambda q, k, v: plain_attention(q, k, v, MASK, KEEP),
         HEADS,
     ),
+    "attention in groups": (
+        lambda q, k, v: ops.attention(q, k, v, MASK, rate=0.0, seed=None, scale=0.3),
+        lambda q, k, v: plain_attention(q, k, v, MASK, 1.0, scale=0.3),
+        GROUPED,
+    ),
+    "attention of all to one head with capped scores": (
+        lambda q, k, v: ops.attention(q, k, v, MASK, rate=0.4, seed=SEED, cap=1.5),
+        lambda q, k, v: plain_attention(q, k, v, MASK, KEEP, cap=1.5),
+        ONE_KEY,
+    ),
+    "attention of some in groups with capped scores": (
+        lambda q, k, v: ops.attention(
+            ops.take(q, READS), k, v, LATER, rate=0.0, seed=None, scale=1.1, cap=0.7
+        ),
+        lambda q, k, v: plain_attention(ops.take(q, READS), k, v, LATER, 1.0, 1.1, 0.7),
+        GROUPED,
+    ),
+    "rms norm": (
+        lambda x, s: ops.rms_norm(x, s, 1e-3),
+        plain_rms_norm,
+        (normal(2, 7, 3), normal(3, seed=3)),
+    ),
     "dropout": (
         lambda x: ops.dropout(x, 0.4, SEED),
         lambda x: x * ops.dropout(jnp.ones_like(x), 0.4, SEED),
@@ -98,13 +132,33 @@ def test_a_query_that_may_look_at_nothing_moves_values_alone(rate):
     assert np.any(value) and all(np.isfinite(x).all() for x in (out, value))
 
 
+def test_a_token_sees_itself_and_those_before_it_in_its_window():
+    seen = seen_of(3)
+    for row, column, other in itertools.product(range(2), range(6), range(6)):
+        own = SEGMENTS[row, column] == SEGMENTS[row, other] > 0
+        assert seen[row, column, other] == (own and 0 <= column - other < 3)
+    everything = ops.causal_mask(SEGMENTS, POSITIONS, None)
+    np.testing.assert_array_equal(everything[1, 0], np.tril(np.ones((6, 6), bool)))
+    np.testing.assert_array_equal(LATER, ops.take(jnp.asarray(seen_of(2)), READS)[:, None])
+
+
+def seen_of(window: int) -> np.ndarray:
+    """[B, T, T] of all tokens."""
+    return np.asarray(ops.causal_mask(SEGMENTS, POSITIONS, None, window=window))[:, 0]
+
+
 DTYPES = (jnp.float32, jnp.bfloat16)
 MIXED = {
     "linear": (ops.linear, (X, KERNEL, BIAS)),
     "linear without bias": (lambda x, w: ops.linear(x, w, None), (X, KERNEL)),
     "gelu": (ops.gelu, (X,)),
     "layer norm": (CASES["layer norm"][0], CASES["layer norm"][2]),
+    "rms norm": (CASES["rms norm"][0], CASES["rms norm"][2]),
     "attention": (CASES["attention with dropout"][0], HEADS),
+    "attention with capped scores": (
+        CASES["attention of all to one head with capped scores"][0],
+        ONE_KEY,
+    ),
     "dropout": (lambda x: ops.dropout(x, 0.4, SEED), (X,)),
 }
 

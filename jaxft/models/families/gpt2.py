@@ -143,19 +143,12 @@ class Block(nnx.Module):
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
         reads, hidden = context.reads, carry["hidden"]
         weights_seed, attention_seed, output_seed = ops.split(context.seed, 3)
-        mask = _earlier(carry["segment_ids"], carry["positions"], reads)
+        mask = ops.causal_mask(carry["segment_ids"], carry["positions"], reads)
         update = self.attn(self.ln_1(hidden), reads, mask, weights_seed)
         hidden = ops.take(hidden, reads) + ops.dropout(update, self.rate, attention_seed)
         update = self.mlp(self.ln_2(hidden))
         hidden = hidden + ops.dropout(update, self.rate, output_seed)
         return {**carry, "hidden": hidden}, {}
-
-
-def _earlier(segments: jax.Array, positions: jax.Array, reads: jax.Array | None) -> jax.Array:
-    """[R, 1, Q, L]: True for tokens of the same example up to the one that looks."""
-    looking = ops.take(positions, reads)
-    not_later = looking[:, None, :, None] >= positions[:, None, None, :]
-    return ops.segment_mask(ops.take(segments, reads), segments) & not_later
 
 
 class GPT2(nnx.Module):

@@ -57,6 +57,23 @@ class LayerNorm(nnx.Module):
         return ops.layer_norm(x, self.scale[...], self.bias[...], self.epsilon)
 
 
+class RMSNorm(nnx.Module):
+    """Divides by the root mean square of the last axis in fp32 and returns the input's dtype.
+
+    The factors are `offset + scale`, all 1 at first: Gemma's parameters are distances from 1.
+    """
+
+    def __init__(self, width: int, *, epsilon: float, offset: float = 0.0):
+        self.scale = nnx.Param(jnp.full(width, 1.0 - offset))
+        self.epsilon, self.offset = epsilon, offset
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.scale[...]
+        if self.offset:  # in fp32: bf16 has no 1.001
+            scale = self.offset + scale.astype(jnp.float32)
+        return ops.rms_norm(x, scale, self.epsilon)
+
+
 class SelfAttention(nnx.Module):
     """Multi-head attention up to, not including, its output projection.
 
