@@ -110,6 +110,18 @@ DISTILBERT_SIZES = {
     "seq_classif_dropout": 0.0,
 }
 
+LLAMA_SIZES = {
+    "vocab_size": 50,
+    "max_position_embeddings": 16,
+    "hidden_size": 33,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "head_dim": 10,
+    "intermediate_size": 29,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+}
+
 ROWS = {
     "bert": Row(
         of(
@@ -235,6 +247,40 @@ ROWS = {
             embedding_size=33,
         ),
         texts(types=2),
+        "token",
+        slow=True,
+    ),
+    "llama": Row(
+        of(
+            transformers.LlamaForSequenceClassification,
+            transformers.LlamaConfig,
+            **LLAMA_SIZES,
+            num_key_value_heads=1,
+            rms_norm_eps=1e-3,
+            attention_bias=True,
+            mlp_bias=True,
+            rope_parameters={
+                "rope_type": "llama3",
+                "rope_theta": 30.0,
+                "factor": 4.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 40,
+            },
+        ),
+        texts(left=True),
+        "sequence",
+    ),
+    "llama, tokens": Row(
+        of(
+            transformers.LlamaForTokenClassification,
+            transformers.LlamaConfig,
+            **LLAMA_SIZES,
+            hidden_act="gelu",
+            tie_word_embeddings=True,
+            rope_parameters={"rope_type": "linear", "rope_theta": 100.0, "factor": 2.0},
+        ),
+        texts(),
         "token",
         slow=True,
     ),

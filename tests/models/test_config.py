@@ -9,6 +9,8 @@ from jaxft import models
 from jaxft.models.layers import ops
 
 CONFIGS = {family: type(transformers.AutoConfig.for_model(family)) for family in models.FAMILIES}
+# Read where a config.json has it, without a default in the class.
+UNDECLARED = {"classifier_dropout"}
 every_family = pytest.mark.parametrize("family", models.FAMILIES)
 
 
@@ -97,6 +99,18 @@ def test_everything_refused_is_in_one_message():
         ("gpt2", {"n_head": 7}, "n_embd 768 is not a multiple of n_head 7"),
         ("roberta", {"pad_token_id": 511}, "512 leaves no position after pad_token_id 511"),
         ("roberta", {"pad_token_id": None}, "pad_token_id None must be a whole number from 0 to"),
+        (
+            "llama",
+            {"rope_scaling": {"type": "yarn", "factor": 2.0}},
+            "rope_parameters .*'yarn'.* must",
+        ),
+        (
+            "llama",
+            {"rope_parameters": {"partial_rotary_factor": 0.5}},
+            "rope_parameters .* must be",
+        ),
+        ("llama", {"num_key_value_heads": 7}, "32 is not a multiple of num_key_value_heads 7"),
+        ("llama", {"head_dim": 7}, "head_dim 7 must be even"),
         (
             "vit",
             {"image_size": 30},

@@ -94,8 +94,10 @@ def _new_head(
 
     def other_labels(path: str) -> bool:
         """The tensor is a classifier's and would fit, were it for these labels."""
-        if path not in sources or not path.startswith(f"{classifier}/"):
+        if not path.startswith(f"{classifier}/"):
             return False
+        if path not in sources:  # as a bias that the head of another kind lacks
+            return architecture.new_head
         shape, stored = leaves[path].shape, architecture.stored[path]
         found = sources[path][1].shape
         labels = stored.axes[-1]  # the axis of the tensor that counts labels

@@ -5,7 +5,17 @@ To add one: its file here with a FAMILY, its line in the table, its row in the p
 
 from typing import Any
 
-from jaxft.models.families import bert, deberta_v2, distilbert, electra, gpt2, resnet, roberta, vit
+from jaxft.models.families import (
+    bert,
+    deberta_v2,
+    distilbert,
+    electra,
+    gpt2,
+    llama,
+    resnet,
+    roberta,
+    vit,
+)
 from jaxft.models.family import Family
 
 FAMILIES: dict[str, Family[Any]] = {
@@ -17,6 +27,7 @@ FAMILIES: dict[str, Family[Any]] = {
     "electra": electra.FAMILY,
     "deberta-v2": deberta_v2.FAMILY,
     "gpt2": gpt2.FAMILY,
+    "llama": llama.FAMILY,
     "vit": vit.FAMILY,
     "resnet": resnet.FAMILY,
 }

@@ -1,0 +1,101 @@
+"""What config.json says of decoders: rotary positions, in the old words and the new, and grouped heads."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from jaxft.models.checkpoint import config_json
+from jaxft.models.checkpoint.config_json import Rule
+
+C = TypeVar("C")
+
+_POSITIVE = config_json.number(1e-9, 1e30, "a positive number")
+_THETA = "rope_theta"
+_SCALINGS = {
+    "default": (),
+    "dynamic": ("factor",),  # scales beyond max_position_embeddings only, which no text may exceed
+    "linear": ("factor",),
+    "llama3": (
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    ),
+}
+_KNOWN = "; ".join(f"{name} ({', '.join((_THETA, *keys))})" for name, keys in _SCALINGS.items())
+
+
+def _is_rope(x: Any) -> bool:
+    if not isinstance(x, Mapping) or not isinstance(x.get("rope_type"), str):
+        return False
+    scaling = _SCALINGS.get(x["rope_type"])
+    given = {key: value for key, value in x.items() if key not in ("rope_type", "type")}
+    if scaling is None or given.pop("partial_rotary_factor", 1) != 1:
+        return False
+    if given.keys() != {_THETA, *scaling} or not all(map(_POSITIVE.fits, given.values())):
+        return False
+    return x["rope_type"] != "llama3" or x["low_freq_factor"] < x["high_freq_factor"]
+
+
+ROPE = Rule(_is_rope, f"of rope_type {_KNOWN}, all positive numbers, of the whole head")
+FLAG = Rule(lambda x: isinstance(x, bool), "true or false")
+RULES: Mapping[str, Rule] = {
+    "num_key_value_heads": config_json.optional(config_json.RULES["num_attention_heads"]),
+    "head_dim": config_json.optional(config_json.whole(config_json.SIZE)),
+    "rms_norm_eps": config_json.RULES["layer_norm_eps"],
+    "attention_dropout": config_json.RATE,
+    "attention_bias": FLAG,
+    "mlp_bias": FLAG,
+    "rope_parameters": ROPE,
+    "pad_token_id": config_json.optional(config_json.whole(10**7, least=0)),
+}
+
+
+def with_rope(raw: Mapping[str, Any], *, theta: float, positions: int) -> dict[str, Any]:
+    """`raw` with `rope_parameters` as transformers 5 writes it, whichever keys it has.
+
+    Before that they were `rope_theta` and `rope_scaling`, with `type` for `rope_type`.
+
+    Args:
+        theta: where it is not given.
+        positions: max_position_embeddings, where that is not given.
+    """
+    given = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    old_theta = raw.get(_THETA)
+    context = raw.get("max_position_embeddings", positions)
+    found = {name: value for name, value in raw.items() if name not in (_THETA, "rope_scaling")}
+    found["rope_parameters"] = _standard(given, theta if old_theta is None else old_theta, context)
+    return found
+
+
+def _standard(given: Any, theta: Any, context: Any) -> Any:
+    """One table's parameters with what is left out; what is no dict is left to the rule."""
+    if not isinstance(given, Mapping):
+        return given
+    kind = given.get("rope_type", given.get("type", "default"))
+    full = {_THETA: theta, "rope_type": kind, **given}
+    if kind == "llama3":
+        full.setdefault("original_max_position_embeddings", context)
+    return full
+
+
+def completed(config: C) -> C:
+    """A decoder's config with the heads that null stands for."""
+    c: Any = config
+    kv_heads = c.num_attention_heads if c.num_key_value_heads is None else c.num_key_value_heads
+    head_dim = c.hidden_size // c.num_attention_heads if c.head_dim is None else c.head_dim
+    return dataclasses.replace(c, num_key_value_heads=kv_heads, head_dim=head_dim)
+
+
+def heads_fit(config: Any) -> list[str]:
+    """What is wrong with grouped heads that are rotated."""
+    heads, groups, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    wrong = config_json.heads_fit(config) if width is None else []
+    width = config.hidden_size // heads if width is None else width
+    if groups is not None and heads % groups:
+        wrong.append(
+            f"num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}"
+        )
+    if width % 2 or not width:
+        wrong.append(f"head_dim {width} must be even, as rotary positions turn pairs")
+    return wrong

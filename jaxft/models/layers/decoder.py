@@ -1,0 +1,237 @@
+"""The decoder that Llama and its relatives share: RMSNorm before, rotary positions, gated feed-forward.
+
+Attributes are named as in HF's LlamaModel. What differs between families is in the `Layer` of each
+block.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from jaxft.models.family import Batch, Carry, Context, Head, Kept, Outputs, depth_rules
+from jaxft.models.heads import every_token, last_token
+from jaxft.models.layers import modules, ops, rotary
+
+GLOBAL = "global"  # the rotary table of blocks that look at everything
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One block.
+
+    Attributes:
+        rate: of the dropout on the attention weights.
+        head_norms: a norm of each head's queries and of its keys, before they are rotated.
+        norm_offset: what is added to the parameters of norms.
+        scale: of the attention's scores; None: 1 / sqrt(head_dim).
+        cap: of the attention's scores; None: they are not capped.
+        window: tokens that a token sees, itself included; None: all before it.
+        rotary: which of the carry's tables rotates its queries and keys.
+    """
+
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    activation: str
+    epsilon: float
+    std: float
+    rate: float
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    head_norms: bool = False
+    norm_offset: float = 0.0
+    scale: float | None = None
+    cap: float | None = None
+    window: int | None = None
+    rotary: str = GLOBAL
+
+    def norm(self, width: int | None = None) -> modules.RMSNorm:
+        """Of the residual stream, or of something as wide as given."""
+        wide = self.width if width is None else width
+        return modules.RMSNorm(wide, epsilon=self.epsilon, offset=self.norm_offset)
+
+
+class Attention(nnx.Module):
+    def __init__(self, layer: Layer, *, rngs: nnx.Rngs):
+        def linear(inputs: int, outputs: int, use_bias: bool) -> modules.Linear:
+            return modules.Linear(inputs, outputs, std=layer.std, rngs=rngs, use_bias=use_bias)
+
+        queries, keys = layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim
+        self.q_proj = linear(layer.width, queries, layer.qkv_bias)
+        self.k_proj = linear(layer.width, keys, layer.qkv_bias)
+        self.v_proj = linear(layer.width, keys, layer.qkv_bias)
+        self.o_proj = linear(queries, layer.width, layer.output_bias)
+        self.q_norm = layer.norm(layer.head_dim) if layer.head_norms else None
+        self.k_norm = layer.norm(layer.head_dim) if layer.head_norms else None
+        self.layer = layer
+
+    def __call__(
+        self, tokens: jax.Array, carry: Carry, reads: jax.Array | None, seed: ops.Seed
+    ) -> jax.Array:
+        """Normalised tokens [R, L, D] -> [R, K, D] at `reads`, or [R, L, D] where it is None."""
+        layer, turn = self.layer, carry["rotary"][self.layer.rotary]
+        cosines, sines = turn
+        query = self._heads(self.q_proj(ops.take(tokens, reads)), self.q_norm)
+        query = rotary.rotate(query, (ops.take(cosines, reads), ops.take(sines, reads)))
+        key = rotary.rotate(self._heads(self.k_proj(tokens), self.k_norm), turn)
+        value = self._heads(self.v_proj(tokens), None)
+        mask = ops.causal_mask(carry["segment_ids"], carry["positions"], reads, layer.window)
+        attended = ops.attention(
+            query, key, value, mask, rate=layer.rate, seed=seed, scale=layer.scale, cap=layer.cap
+        )
+        return self.o_proj(attended.reshape(*attended.shape[:2], -1))
+
+    def _heads(self, x: jax.Array, norm: modules.RMSNorm | None) -> jax.Array:
+        """[R, L, H * C] -> [R, L, H, C], each head normalised."""
+        x = x.reshape(*x.shape[:2], -1, self.layer.head_dim)
+        return x if norm is None else norm(x)
+
+
+class FeedForward(nnx.Module):
+    """The gated linear unit of Shazeer, 2020, arXiv:2002.05202."""
+
+    def __init__(self, layer: Layer, *, rngs: nnx.Rngs):
+        def linear(inputs: int, outputs: int) -> modules.Linear:
+            return modules.Linear(
+                inputs, outputs, std=layer.std, rngs=rngs, use_bias=layer.mlp_bias
+            )
+
+        self.gate_proj = linear(layer.width, layer.intermediate)
+        self.up_proj = linear(layer.width, layer.intermediate)
+        self.down_proj = linear(layer.intermediate, layer.width)
+        self.activation = layer.activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down_proj(ops.ACTIVATIONS[self.activation](self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nnx.Module):
+    """A norm before attention and one, by HF called post-attention, before the feed-forward."""
+
+    def __init__(self, layer: Layer, *, rngs: nnx.Rngs):
+        self.self_attn = Attention(layer, rngs=rngs)
+        self.mlp = FeedForward(layer, rngs=rngs)
+        self.input_layernorm, self.post_attention_layernorm = layer.norm(), layer.norm()
+
+    def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
+        hidden, reads = carry["hidden"], context.reads
+        update = self.self_attn(self.input_layernorm(hidden), carry, reads, context.seed)
+        hidden = ops.take(hidden, reads) + update
+        hidden = hidden + self.mlp(self.post_attention_layernorm(hidden))
+        return {**carry, "hidden": hidden}, {}
+
+
+class Decoder(nnx.Module):
+    """The carry holds hidden [R, L, D], the batch's segment_ids and positions, and rotary tables.
+
+    Args:
+        turns: the frequencies of each rotary table that a layer names.
+        block: of a layer and rngs.
+        multiplier: of the embeddings.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        layers: Sequence[Layer],
+        turns: Mapping[str, rotary.Frequencies],
+        *,
+        rngs: nnx.Rngs,
+        block: Callable[..., nnx.Module] = Block,
+        multiplier: float = 1.0,
+    ):
+        first = layers[0]
+        self.embed_tokens = modules.Embedding(vocabulary, first.width, std=first.std, rngs=rngs)
+        self.layers = nnx.List([block(layer, rngs=rngs) for layer in layers])
+        self.norm = first.norm()
+        self.turns = tuple(turns.items())  # hashable, as what is no parameter must be
+        self.multiplier = multiplier
+
+    def stem(self, batch: Batch, context: Context) -> Carry:
+        hidden = self.embed_tokens(batch["input_ids"])
+        positions = batch["positions"]
+        return {
+            "hidden": hidden if self.multiplier == 1 else hidden * self.multiplier,
+            "segment_ids": batch["segment_ids"],
+            "positions": positions,
+            "rotary": {name: rotary.table(positions, turns) for name, turns in self.turns},
+        }
+
+    @property
+    def blocks(self) -> nnx.List:
+        return self.layers
+
+    def finish(self, hidden: jax.Array) -> jax.Array:
+        return self.norm(hidden)
+
+
+class Score(nnx.Module):
+    """Dropout and one linear map, `score`."""
+
+    def __init__(
+        self,
+        width: int,
+        num_labels: int,
+        *,
+        rate: float,
+        std: float,
+        use_bias: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.score = modules.Linear(width, num_labels, std=std, rngs=rngs, use_bias=use_bias)
+        self.rate = rate
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed) -> Outputs:
+        """[R, K, D] -> logits [R, K, C]."""
+        return {"logits": self.score(ops.dropout(hidden, self.rate, seed))}
+
+
+def _sequence_score(config, num_labels: int, rngs: nnx.Rngs) -> Score:
+    std = config.initializer_range
+    return Score(config.hidden_size, num_labels, rate=0.0, std=std, use_bias=False, rngs=rngs)
+
+
+def _token_score(config, num_labels: int, rngs: nnx.Rngs) -> Score:
+    given, std = config.classifier_dropout, config.initializer_range
+    rate = 0.1 if given is None else given
+    return Score(config.hidden_size, num_labels, rate=rate, std=std, use_bias=True, rngs=rngs)
+
+
+def sequence_head(architecture: str) -> Head:
+    """The head for sequences of HF's class of that name: at the last token, without a bias."""
+    return Head(
+        architecture, _sequence_score, last_token, classifier="score", unused=(r"score\.bias",)
+    )
+
+
+def token_head(architecture: str) -> Head:
+    """The head for tokens of HF's class of that name."""
+    return Head(architecture, _token_score, every_token, classifier="score")
+
+
+def decoder_depths(blocks: int) -> tuple[tuple[str, int], ...]:
+    """The depth rules of a family with this decoder as 'model'."""
+    patterns = (rf"model/layers/{n}/.*" for n in range(blocks))
+    return depth_rules(r"model/embed_tokens/.*", patterns, r"score/.*", last=r"model/norm/.*")
+
+
+TENSOR_RULES = (
+    (
+        r"model/layers/\d+/(self_attn/[qkv]_proj|mlp/(gate|up)_proj)/kernel",
+        PartitionSpec(None, "tensor"),
+    ),
+    (r"model/layers/\d+/(self_attn/[qkv]_proj|mlp/(gate|up)_proj)/bias", PartitionSpec("tensor")),
+    (r"model/layers/\d+/(self_attn/o_proj|mlp/down_proj)/kernel", PartitionSpec("tensor", None)),
+)
+
+# The language model's head, the head for questions, and a buffer that old versions saved.
+OTHER_HEADS = (
+    r"(lm_head|qa_outputs)\..*",
+    r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
+)
