@@ -5,7 +5,8 @@ import os
 import re
 import shutil
 
-from jaxft.models.checkpoint.checkpoint_files import COMPANIONS, read_json, require_plain
+from jaxft.base.json_file import read_json
+from jaxft.models.checkpoint.checkpoint_files import COMPANIONS, require_plain
 
 CARD, CERTIFICATE = "README.md", "certificate.json"
 WRITER = "jaxft"  # of a certificate, under the key 'written by'

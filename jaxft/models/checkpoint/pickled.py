@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxft.base.json_file import brief, read_json
 from jaxft.models.checkpoint import companions, hf, tensors
-from jaxft.models.checkpoint.checkpoint_files import brief, read_json, replacing, require_plain
+from jaxft.models.checkpoint.checkpoint_files import replacing, require_plain
 
 SINGLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _FILE = re.compile(r"[^/\\\0]+\.bin")
