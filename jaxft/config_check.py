@@ -34,6 +34,8 @@ def validate(config: Mapping[str, Any] | ConfigDict) -> None:
         _check_group(entry)
     for entry in flat["optim.unfreeze_at"]:
         _check_stage(entry)
+    for entry in flat["model.depths"]:
+        _check_depth(entry)
     _check_together(flat)
 
 
@@ -197,6 +199,16 @@ def _check_stage(entry: Any) -> None:
     if not (isinstance(depths, tuple | list) and depths and all(type(d) is int for d in depths)):
         raise ValueError(
             f"config.optim.unfreeze_at: {shown(depths)} is not a list of depths, such as (2, 3)"
+        )
+
+
+def _check_depth(entry: Any) -> None:
+    if not (_is_pair(entry) and isinstance(entry[0], str)):
+        raise ValueError(f"config.model.depths: {shown(entry)} is not a (pattern, depth) pair")
+    if type(entry[1]) is not int or not 0 <= entry[1] <= MANY:
+        raise ValueError(
+            f"config.model.depths: the depth {shown(entry[1])} of {shown(entry[0])} is not a whole "
+            f"number between 0 and {MANY}"
         )
 
 

@@ -88,6 +88,12 @@ FIELDS: tuple[Field, ...] = (
 
     Field("model.path", "", "directory in Hugging Face format, or a hub id (the only use of the network)",
           form="place"),
+    Field("model.implementation", "auto",
+          "bridge: PyTorch's own module, traced (any architecture of transformers); auto: native where "
+          "there is such a family", choices=("auto", "native", "bridge"), compiled=True),
+    Field("model.depths", (),
+          "of a bridged model: ((pattern, depth), …), first match wins, before what its structure says",
+          form="pairs", compiled=True),
     Field("model.scratch", False, "true: take the architecture only and initialise every parameter"),
     Field("model.dropout", None, "none keeps the checkpoint's own rates", 0, 0.99, kind=float, compiled=True),
     Field("model.dtype", "float32", "compute type; bfloat16 halves activations, parameters stay float32",

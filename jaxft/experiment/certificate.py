@@ -170,7 +170,7 @@ def _untouched(
         path = next((p for p, stored in architecture.stored.items() if stored.name == name), "")
         if path not in unchanged:
             continue
-        prefix = f"{architecture.family.base}."
+        prefix = f"{architecture.naming.base}."
         source = next((n for n in (name, name.removeprefix(prefix)) if n in base), None)
         own = _sha256(entry, name)
         same = source is not None and own == _sha256(base[source], source)

@@ -175,6 +175,11 @@ class Encoder:
             vocab_size=self.limits.vocabulary, cache_dir=self.cache,
         )  # fmt: skip
 
+    def packs(self, config: ConfigDict) -> bool:
+        """Whether several texts share a row."""
+        assert isinstance(self.limits, TextLimits)
+        return config.data.pack and not self.limits.alone
+
     def images(self, split: Split, augment: Augment | None, seed: int) -> Images:
         """Decoded images of an image split."""
         limits = self.limits
@@ -204,7 +209,7 @@ class Encoder:
         tokens = self.tokens(split)
         plan = plan_training(
             tokens.lengths, batch_size=c.batch_size, steps=steps, seed=c.seed, shards=cut.shards,
-            row_multiple=cut.accumulate, pack=config.data.pack, max_shapes=config.data.max_shapes,
+            row_multiple=cut.accumulate, pack=self.packs(config), max_shapes=config.data.max_shapes,
         )  # fmt: skip
         return TextBatches(tokens, split.targets, plan, **here)
 
@@ -225,7 +230,7 @@ class Encoder:
             )
         tokens = self.tokens(split)
         plan = plan_evaluation(
-            tokens.lengths, batch_size=size, shards=cut.shards, pack=config.data.pack
+            tokens.lengths, batch_size=size, shards=cut.shards, pack=self.packs(config)
         )
         return TextBatches(tokens, split.targets, plan, **here)
 

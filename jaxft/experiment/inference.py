@@ -148,8 +148,9 @@ def load_run(directory: RunDirectory, model: Path | None = None) -> Inference:
     if not _are_texts(names, task.fewest_names) or not _are_texts(columns, 1) or len(columns) > 2:
         raise ValueError(f"{directory.path / 'source.json'} is not what jaxft wrote; restore it")
     architecture = load_architecture(
-        str(place), num_labels=len(task.id2label(names)), head=task.head
-    )
+        str(place), num_labels=len(task.id2label(names)), head=task.head,
+        implementation=config.model.implementation,
+    )  # fmt: skip
     if architecture.inputs != model_inputs(task.inputs):
         raise ValueError(f"{place} is not the model of the run: it is of another task")
     return _ready(place, architecture, tuple(names), tuple(columns), config, directory)

@@ -139,6 +139,7 @@ def _introduce(run: Run, logs: Logs) -> None:
     rows = ", ".join(f"{len(s.targets)} {name}" for name, s in sizes.items() if s is not None)
     labels = f", {len(splits.names)} labels" if splits.names else ""
     logs.say(f"model {prepared.config.model.path}: {prepared.decisions.summary}")
+    logs.say(f"implementation {prepared.architecture.note}")
     logs.say(f"data {rows} rows{labels}; {'; '.join(splits.notes)}")
     logs.say(
         f"{prepared.length.steps} steps, {prepared.length.epoch} an epoch; {run.parallel.summary}"

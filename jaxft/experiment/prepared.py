@@ -109,11 +109,13 @@ def settle(config: ConfigDict, directory: str, splits: Splits) -> Prepared:
         head=task.head,
         dropout=config.model.dropout,
         new_head=bool(names) and tuple(names) != splits.names,
+        implementation=config.model.implementation,
+        depths=tuple((pattern, depth) for pattern, depth in config.model.depths),
     )
     if architecture.inputs != model_inputs(task.inputs):
         raise ValueError(
             f"config.task={config.task!r} needs a model of {model_inputs(task.inputs)}, but "
-            f"{config.model.path} is {architecture.family.model_type!r}, a model of {architecture.inputs}"
+            f"{config.model.path} is {architecture.model_type!r}, a model of {architecture.inputs}"
         )
     return _settled(config, directory, architecture, splits)
 
@@ -124,7 +126,7 @@ def _settled(
     if config.model.batch_stats == "train" and not architecture.statistics:
         raise ValueError(
             f"config.model.batch_stats='train', but {config.model.path} is "
-            f"{architecture.family.model_type!r}, which has no batch statistics; leave it 'frozen'"
+            f"{architecture.model_type!r}, which has no batch statistics; leave it 'frozen'"
         )
     length = run_length(config, len(splits.train.targets))
     decisions = decide(config, architecture, length)

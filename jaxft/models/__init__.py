@@ -5,13 +5,14 @@ tensors (checkpoint/). What differs between families is in one file each (famili
 that family.py describes.
 """
 
-from jaxft.models.architecture import Architecture, Pass, load_architecture
 from jaxft.models.checkpoint import hf
 from jaxft.models.checkpoint.config_json import class_names
 from jaxft.models.checkpoint.names import ReadReport
+from jaxft.models.contract import Architecture, Pass
 from jaxft.models.families import FAMILIES
 from jaxft.models.family import ImageLimits, TextLimits
 from jaxft.models.layers.batch_norm import move_statistics
+from jaxft.models.load import load_architecture
 from jaxft.models.tree import Params, by_path
 
 __all__ = [

@@ -11,72 +11,30 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxft.base.json_file import brief
-from jaxft.base.nearest import nearest
 from jaxft.models import heads
 from jaxft.models.checkpoint import config_json
-from jaxft.models.families import FAMILIES
+from jaxft.models.contract import PLAIN, Pass
+from jaxft.models.families import family_of
 from jaxft.models.family import (
     Backbone,
     Batch,
     Carry,
-    Context,
     Family,
     HeadModule,
     ImageLimits,
+    Naming,
     Outputs,
     Stored,
     TextLimits,
 )
 from jaxft.models.layers import ops
-from jaxft.models.layers.batch_norm import Sample, sample_of
+from jaxft.models.layers.batch_norm import sample_of
 from jaxft.models.tree import Params, by_path
-
-
-@dataclasses.dataclass(frozen=True)
-class Pass:
-    """How a forward pass is run.
-
-    Attributes:
-        frozen_blocks: depths up to this one (0: stem only, -1: none) are a fixed feature
-            extractor: no dropout, batch norms with the kept statistics, and no
-            rematerialisation, as nothing there is differentiated.
-        all_positions: run the last block, too, for every token, and return its output as
-            'hidden' [B, T, D] in `dtype` (with dropout: under another mask than without).
-        remat: recompute each other block in the backward pass, not keeping its activations. For
-            accelerators: XLA:CPU drops the barriers it rests on, and only the FLOPs grow.
-        dtype: of the blocks' activations and matrix products; stem, norms, softmax and head
-            stay in fp32.
-        batch_stats: batch norms take the statistics of this batch, of its examples whose
-            'weight' [B], if it has one, is not 0.
-        axis_name: the mapped axis under pmap, over which those are taken too.
-    """
-
-    frozen_blocks: int = -1
-    all_positions: bool = False
-    remat: bool = False
-    dtype: jax.typing.DTypeLike = jnp.float32
-    batch_stats: bool = False
-    axis_name: str | None = None
-
-    def seed(self, key: jax.Array | None, depth: int) -> ops.Seed:
-        """Of the dropout at one depth; frozen depths have none."""
-        return None if key is None or depth <= self.frozen_blocks else ops.seed_of(key, depth)
-
-    def context(
-        self, depth: int, key: jax.Array | None, reads: jax.Array | None, sample: Sample | None
-    ) -> Context:
-        """At one depth; a frozen one has no dropout and the statistics that are kept."""
-        own = sample if depth > self.frozen_blocks else None
-        return Context(self.seed(key, depth), reads, own)
-
-
-PLAIN = Pass()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Architecture:
-    """Everything about a model but its numbers. Equal only to itself, so jit may close over it."""
+    """The native one (see contract.py). Equal only to itself, so jit may close over it."""
 
     family: Family[Any]
     hf_config: dict[str, Any]  # config.json, with the family's defaults for what it lacks
@@ -105,6 +63,21 @@ class Architecture:
     def exports(self) -> str:
         """HF's class of this backbone with this head, `architectures` of an export."""
         return self.family.heads[self.head].architecture
+
+    @property
+    def model_type(self) -> str:
+        """Of config.json."""
+        return self.family.model_type
+
+    @property
+    def note(self) -> str:
+        """Which implementation this is, and what that means."""
+        return f"native {self.model_type}" + ": texts share rows" * (self.inputs == "text")
+
+    @property
+    def naming(self) -> Naming:
+        """Which tensors of a checkpoint are its own."""
+        return self.family.naming(self.head)
 
     def reads(self, batch: Batch) -> jax.Array | None:
         """Positions [B, K] of the tokens that the head reads; None: every token."""
@@ -238,7 +211,7 @@ def load_architecture(
             not implemented or fields that cannot be, all of them listed.
     """
     raw = config_json.load(directory)
-    family = _family(directory, raw.get("model_type"))
+    family = family_of(directory, raw.get("model_type"))
     kind = heads.choose(family.heads, head, family.model_type)
     try:
         config: Any = family.config.from_hf(raw)
@@ -276,15 +249,6 @@ def load_architecture(
         tensor_rules=family.tensor_rules(config),
         new_head=new_head or not others.isdisjoint(_texts(raw.get("architectures"))),
     )
-
-
-def _family(directory: str, model_type: Any) -> Family[Any]:
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise ValueError(
-            f"{directory}/config.json: model_type {brief(model_type)} is not implemented; known are "
-            f"{', '.join(FAMILIES)}{nearest(str(model_type)[:60], FAMILIES)}"
-        )
-    return FAMILIES[model_type]
 
 
 def _make(

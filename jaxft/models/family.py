@@ -6,7 +6,9 @@ the whole path, and of ordered rules the first that matches decides.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, Self, TypedDict, TypeVar
 
 import jax
@@ -114,11 +116,13 @@ class TextLimits:
         vocabulary: token ids are below it.
         positions: tokens of the longest example.
         pairs: it can tell two texts in an example apart.
+        alone: a row holds one example, since attention does not know where another begins.
     """
 
     vocabulary: int
     positions: int
     pairs: bool
+    alone: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +187,25 @@ def depth_rules(
 
 
 @dataclasses.dataclass(frozen=True)
+class Naming:
+    """Which tensors of a checkpoint a model takes, beyond the names of its parameters.
+
+    Attributes:
+        base: name of the backbone in a model with a head, which files of the base model leave out.
+        classifiers: paths of the modules whose outputs are the labels.
+        current: the name here of a tensor that other versions of the library, or the other of two
+            tied tensors, call otherwise.
+        unused: `(names, all names of the checkpoint) ->` those of `names` that are of other heads, or
+            of what is computed and not read.
+    """
+
+    base: str
+    classifiers: tuple[str, ...]
+    current: Callable[[str], str]
+    unused: Callable[[Collection[str], Collection[str]], Collection[str]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Family(Generic[C]):
     """All that differs between one family and another.
 
@@ -217,3 +240,28 @@ class Family(Generic[C]):
     causal: bool = False
     other_heads: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
+
+    def naming(self, head: str) -> Naming:
+        """Of the model with this head."""
+        return Naming(
+            base=self.base,
+            classifiers=(self.heads[head].classifier,),
+            current=functools.partial(current_name, aliases=self.aliases),
+            unused=functools.partial(
+                matching, patterns=(*self.other_heads, *self.heads[head].unused)
+            ),
+        )
+
+
+def current_name(name: str, aliases: tuple[tuple[str, str], ...]) -> str:
+    """A tensor's name with every (pattern, replacement) applied in order."""
+    for pattern, replacement in aliases:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def matching(
+    names: Collection[str], among: Collection[str], patterns: tuple[str, ...]
+) -> list[str]:
+    """Those of `names` that a pattern matches, whatever else there is."""
+    return [name for name in names if any(re.fullmatch(pattern, name) for pattern in patterns)]

@@ -289,8 +289,7 @@ def loss(
 
 def in_our_layout(architecture: Any, named_tensors: dict) -> dict[str, np.ndarray]:
     """PyTorch tensors by parameter path, transposed to our leaves."""
-    aliases = architecture.family.aliases
-    tensors = {names.current_name(name, aliases): x for name, x in named_tensors.items()}
+    tensors = {architecture.naming.current(name): x for name, x in named_tensors.items()}
     found = {}
     for path, stored in architecture.stored.items():
         if stored.name in tensors:

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.models.architecture import Architecture
 from jaxft.models.checkpoint import companions, tensors
 from jaxft.models.checkpoint.checkpoint_files import (
     COMPANIONS,
@@ -26,6 +25,7 @@ from jaxft.models.checkpoint.checkpoint_files import (
     replacing,
 )
 from jaxft.models.checkpoint.names import Match, ReadReport, match
+from jaxft.models.contract import Architecture
 from jaxft.models.family import Stored
 from jaxft.models.tree import Params, by_path
 

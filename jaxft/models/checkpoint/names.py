@@ -4,12 +4,11 @@ No tensor data is touched here.
 """
 
 import dataclasses
-import re
 
 from jaxft.base.json_file import brief
-from jaxft.models.architecture import Architecture
 from jaxft.models.checkpoint import tensors
 from jaxft.models.checkpoint.checkpoint_files import listed
+from jaxft.models.contract import Architecture
 from jaxft.models.tree import by_path
 
 
@@ -40,27 +39,31 @@ def match(directory: str, architecture: Architecture) -> Match:
     Raises:
         ValueError: one line with every missing, unexpected and misshapen tensor; a damaged file.
     """
-    family = architecture.family
-    others = (*family.other_heads, *family.heads[architecture.head].unused)
     paths = {
         name: path
         for path, stored in architecture.stored.items()
         for name in (stored.name, *stored.ties)
     }
     sources: dict[str, tuple[str, tensors.Entry]] = {}
-    dropped, unexpected, renamed, again = [], [], [], []
-    for name, entry in tensors.entries(directory).items():
-        known_as = current_name(name, family.aliases)
-        path = paths.get(known_as) or paths.get(f"{family.base}.{known_as}")
+    left, renamed, again = [], [], []
+    entries, naming = tensors.entries(directory), architecture.naming
+    for name, entry in entries.items():
+        known_as = naming.current(name)
+        path = paths.get(known_as) or paths.get(f"{naming.base}.{known_as}")
         if path is not None and path not in sources:
             sources[path] = (name, entry)
             renamed += [(name, known_as)] if known_as != name else []
         elif path is not None and architecture.stored[path].ties:
             again.append((path, name, entry))
-        elif any(re.fullmatch(pattern, name) for pattern in others):
-            dropped.append(name)
         else:
-            unexpected.append(name if name.isprintable() and len(name) < 200 else brief(name))
+            left.append(name)
+    unused = naming.unused(left, entries) if left else ()
+    dropped = [name for name in left if name in unused]
+    unexpected = [
+        name if name.isprintable() and len(name) < 200 else brief(name)
+        for name in left
+        if name not in unused
+    ]
     new = _new_head(architecture, sources)
     dropped += [sources.pop(path)[0] for path in new if path in sources]
     known = {*sources, *new}
@@ -73,13 +76,6 @@ def match(directory: str, architecture: Architecture) -> Match:
     return Match(sources, ReadReport(tuple(new), tuple(dropped), tuple(renamed)), tuple(again))
 
 
-def current_name(name: str, aliases: tuple[tuple[str, str], ...]) -> str:
-    """A tensor's name with every (pattern, replacement) applied in order."""
-    for pattern, replacement in aliases:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
 def _new_head(
     architecture: Architecture, sources: dict[str, tuple[str, tensors.Entry]]
 ) -> list[str]:
@@ -90,19 +86,18 @@ def _new_head(
         if architecture.depths[path] == architecture.num_blocks + 1:
             modules.setdefault(path.rpartition("/")[0], []).append(path)
 
-    classifier = architecture.family.heads[architecture.head].classifier
+    classifiers = tuple(f"{module}/" for module in architecture.naming.classifiers)
 
     def other_labels(path: str) -> bool:
         """The tensor is a classifier's and would fit, were it for these labels."""
-        if not path.startswith(f"{classifier}/"):
+        if not path.startswith(classifiers):
             return False
         if path not in sources:  # as a bias that the head of another kind lacks
             return architecture.new_head
-        shape, stored = leaves[path].shape, architecture.stored[path]
+        wanted = architecture.stored[path].reordered(leaves[path].shape)
         found = sources[path][1].shape
-        labels = stored.axes[-1]  # the axis of the tensor that counts labels
-        fitted = (*found[:labels], shape[-1], *found[labels + 1 :])
-        return fitted == stored.reordered(shape) and (architecture.new_head or found != fitted)
+        # A tensor's first axis is the one that counts labels.
+        return found[1:] == wanted[1:] and (architecture.new_head or found != wanted)
 
     return [
         path

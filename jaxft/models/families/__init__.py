@@ -5,6 +5,8 @@ To add one: its file here with a FAMILY, its line in the table, its row in the p
 
 from typing import Any
 
+from jaxft.base.json_file import brief
+from jaxft.base.nearest import nearest
 from jaxft.models.families import (
     bert,
     deberta_v2,
@@ -31,3 +33,17 @@ FAMILIES: dict[str, Family[Any]] = {
     "vit": vit.FAMILY,
     "resnet": resnet.FAMILY,
 }
+
+
+def family_of(directory: str, model_type: Any) -> Family[Any]:
+    """The family of a `model_type` of `directory/config.json`.
+
+    Raises:
+        ValueError: none is implemented; one line with those that are.
+    """
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise ValueError(
+            f"{directory}/config.json: model_type {brief(model_type)} is not implemented; known are "
+            f"{', '.join(FAMILIES)}{nearest(str(model_type)[:60], FAMILIES)}"
+        )
+    return FAMILIES[model_type]

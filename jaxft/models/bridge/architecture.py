@@ -1,0 +1,161 @@
+"""A bridged model: PyTorch's module behind the contract of the native ones."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from jaxft.models.bridge import trace
+from jaxft.models.bridge.module import Built, path_of
+from jaxft.models.contract import PLAIN, Pass
+from jaxft.models.family import Batch, ImageLimits, Naming, Outputs, Stored, TextLimits
+from jaxft.models.tree import Params, by_path
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BridgedArchitecture:
+    """See `contract.Architecture`. Leaves lie in torch's own layout, at its names with '/' for '.'."""
+
+    built: Built
+    model_type: str
+    hf_config: dict[str, Any]
+    head: str
+    num_labels: int
+    num_blocks: int
+    abstract: Params
+    whole: Params
+    stored: dict[str, Stored]
+    depths: dict[str, int]
+    statistics: dict[str, int]
+    new_head: bool
+
+    @property
+    def limits(self) -> TextLimits | ImageLimits:
+        """Which inputs it can take."""
+        return self.built.limits
+
+    @property
+    def inputs(self) -> str:
+        """'text' or 'image'."""
+        return "text" if isinstance(self.limits, TextLimits) else "image"
+
+    @property
+    def exports(self) -> str:
+        """The class of the module, `architectures` of an export."""
+        return self.built.exports
+
+    @property
+    def note(self) -> str:
+        """Which implementation this is, and what that means."""
+        row = "one text a row, " if self.inputs == "text" else ""
+        return f"bridge to {self.exports} of {self.built.library}: {row}no remat, no tensor axis"
+
+    @property
+    def naming(self) -> Naming:
+        """Which tensors of a checkpoint are its own."""
+        return self.built.naming
+
+    @property
+    def tensor_rules(self) -> tuple[tuple[str, PartitionSpec], ...]:
+        """None: under a mesh, leaves are cut by their size alone."""
+        return ()
+
+    def init(self, key: jax.Array) -> Params:
+        """All of `whole` as the module's own library initialises it, with draws from `key`."""
+        built = self.built
+        start = {name: jnp.zeros(x.shape) for name, x in built.parameters.items()}
+        leaves = by_path(self.whole)
+        stats = {
+            name: jnp.zeros(x.shape, leaves[path_of(name)].dtype)
+            for name, x in built.statistics.items()
+        }
+        constants = {name: jnp.asarray(x) for name, x in built.constants.items()}
+        found = trace.initialise(
+            built.module, {**start, **stats, **constants}, built.initialise, key
+        )
+        named = {path_of(name): x for name, x in found.items() if name not in constants}
+        treedef = jax.tree.structure(self.whole)
+        return jax.tree.unflatten(
+            treedef, [named[path].astype(x.dtype) for path, x in leaves.items()]
+        )
+
+    def apply(
+        self, params: Params, batch: Batch, key: jax.Array | None = None, how: Pass = PLAIN
+    ) -> Outputs:
+        """The forward pass of the module, one example a row.
+
+        Returns fp32 'logits': [R, 1, C] for the example of each text row, [R, L, C] for its tokens
+        (head 'token'), [B, C] for images.
+
+        Args:
+            params: in the structure of `whole`.
+            key: drives dropout; None turns it off.
+            how: the submodules of depths up to `frozen_blocks` are in evaluation mode; parameters, and
+                inputs that are no integers, are cast to `dtype`; `remat`, `all_positions` and
+                `batch_stats` are not implemented.
+
+        Raises:
+            ValueError: the module does what cannot be traced, or what is not implemented; one line.
+        """
+        if how.remat:
+            raise ValueError("config.model.remat=True is not implemented for bridged models")
+        if how.batch_stats:
+            raise ValueError(
+                "config.model.batch_stats='train' is not implemented for bridged models"
+            )
+        assert not how.all_positions
+        built, leaves = self.built, by_path(params)
+        arrays = {name: jnp.asarray(x) for name, x in built.constants.items()}
+        for name in (*built.parameters, *built.statistics):
+            x = leaves[path_of(name)]
+            arrays[name] = x.astype(how.dtype) if name in built.parameters else x
+        inputs = self._text(batch) if self.inputs == "text" else self._image(batch, how.dtype)
+        depth_of = self._module_depths()
+        logits = trace.run(
+            built.module,
+            arrays,
+            built.forward,
+            inputs,
+            key=key,
+            training=lambda name: depth_of.get(name, 0) > how.frozen_blocks,
+        ).astype(jnp.float32)
+        return {"logits": logits[:, None] if self.head == "sequence" else logits}
+
+    def _text(self, batch: Batch) -> dict[str, jax.Array]:
+        present = batch["segment_ids"] > 0
+        # Softmax over nothing is no number: a row without an example reads one token of padding.
+        read = present | (~present.any(1, keepdims=True) & (jnp.arange(present.shape[1]) == 0))
+        inputs = {
+            "input_ids": jnp.where(present, batch["input_ids"], self.built.pad),
+            "attention_mask": read.astype(jnp.int32),
+            "token_type_ids": batch["token_type_ids"],
+        }
+        assert isinstance(self.limits, TextLimits)
+        wanted = self.built.takes - ({"token_type_ids"} if not self.types_differ else set())
+        return {name: x for name, x in inputs.items() if name in wanted}
+
+    @property
+    def types_differ(self) -> bool:
+        """The model has token types for a second text."""
+        types = getattr(self.built.module.config, "type_vocab_size", None)
+        return isinstance(types, int) and types > 1
+
+    def _image(self, batch: Batch, dtype: jax.typing.DTypeLike) -> dict[str, jax.Array]:
+        return {"pixel_values": batch["pixel_values"].transpose(0, 3, 1, 2).astype(dtype)}
+
+    def _module_depths(self) -> dict[str, int]:
+        """The depth of each submodule: the highest of what is in it, and of one without parameters,
+        as dropout, that of the nearest module around it that has some."""
+        found: dict[str, int] = {}
+        for name, depth in self.built.depths.items():
+            while "." in name:
+                name = name.rpartition(".")[0]
+                found[name] = max(found.get(name, 0), depth)
+        for name, _ in self.built.module.named_modules():
+            if name not in found:
+                parent = name.rpartition(".")[0]
+                # Directly in the model: its own dropout comes before the head.
+                found[name] = found.get(parent, self.num_blocks + 1)
+        return found

@@ -1,0 +1,267 @@
+"""Modules of transformers: from a config.json to one of its classes on torch's meta device."""
+
+import contextlib
+import difflib
+import functools
+import inspect
+import logging
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+import transformers
+
+from jaxft.base.json_file import brief
+from jaxft.models.bridge import structure
+from jaxft.models.bridge.module import (
+    Built,
+    computed_buffers,
+    path_of,
+    persistent_names,
+    replace_dropout,
+    tied_names,
+)
+from jaxft.models.families import FAMILIES
+from jaxft.models.family import ImageLimits, Naming, TextLimits
+
+# kind of head -> (its classes by config, how one is made)
+HEADS = {
+    "sequence": (
+        transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        transformers.AutoModelForSequenceClassification,
+    ),
+    "token": (
+        transformers.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+        transformers.AutoModelForTokenClassification,
+    ),
+    "image": (
+        transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+        transformers.AutoModelForImageClassification,
+    ),
+}
+# Keys of a config.json that say what a head was trained for, and not what the model is.
+_OF_LABELS = ("id2label", "label2id", "num_labels", "_num_labels", "problem_type", "dtype",
+              "torch_dtype", "quantization_config", "architectures")  # fmt: skip
+# Names of the longest input in configs. Of a model that names none, data.max_length is asked for.
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length",
+              "max_source_positions")  # fmt: skip
+_MOST_POSITIONS = 8192  # rows are no longer
+
+
+def build(
+    where: str, raw: Mapping[str, Any], head: str | None, num_labels: int, dropout: float | None
+) -> Built:
+    """The class of transformers for this config.json and kind of head.
+
+    Args:
+        where: the file, for messages.
+        head: None: the only one of 'sequence' and 'image' that the model type has.
+
+    Raises:
+        ValueError: code of a checkpoint would run, transformers has no such model or head, or
+            cannot make it of this config.
+    """
+    config_class = _config_class(where, raw)
+    kind, auto = _class_for(where, raw, head, config_class)
+    module = _module(where, raw, auto, config_class, num_labels, dropout)
+    other = _module(where, raw, auto, config_class, num_labels + 1, dropout)
+    shapes = {name: x.shape for name, x in other.named_parameters()}
+    labelled = [name for name, x in module.named_parameters() if shapes[name] != x.shape]
+    config, base = module.config, module.base_model_prefix
+    takes = frozenset(inspect.signature(module.forward).parameters)
+    if kind != "image" and "input_ids" not in takes:
+        raise ValueError(f"{where}: {type(module).__name__} takes no input_ids, so no texts")
+    if kind == "image" and "pixel_values" not in takes:
+        raise ValueError(f"{where}: {type(module).__name__} takes no pixel_values, so no images")
+    pad = _settle_padding(config)
+    return Built(
+        head=kind,
+        library=f"transformers {transformers.__version__}",
+        module=module,
+        constants=_constants(module),
+        forward=functools.partial(_logits, module),
+        takes=takes,
+        initialise=functools.partial(_initialise, module),
+        pad=pad,
+        exports=type(module).__name__,
+        limits=_image_limits(module, config)
+        if kind == "image"
+        else _text_limits(module, config, takes),
+        naming=_naming(module, base, labelled),
+        depths=structure.depths(module, base),
+    )
+
+
+def _config_class(where: str, raw: Mapping[str, Any]) -> Any:
+    if "auto_map" in raw:
+        raise ValueError(
+            f"{where}: auto_map names code of the checkpoint, which is never run; give a model that "
+            "transformers itself implements"
+        )
+    known = transformers.CONFIG_MAPPING
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str) or model_type not in known:
+        near = difflib.get_close_matches(str(model_type)[:60].lower(), list(known.keys()), n=1)
+        raise ValueError(
+            f"{where}: model_type {brief(model_type)} is not implemented; known are "
+            f"{', '.join(FAMILIES)} and those of transformers {transformers.__version__}"
+            + (f" (did you mean {near[0]!r}?)" if near else "")
+        )
+    return known[model_type]
+
+
+def _class_for(
+    where: str, raw: Mapping[str, Any], head: str | None, config_class: Any
+) -> tuple[str, Any]:
+    has = [kind for kind, (classes, _) in HEADS.items() if config_class in classes]
+    chosen = [kind for kind in has if kind in ("sequence", "image")] if head is None else [head]
+    if not chosen or chosen[0] not in has:
+        kind = chosen[0] if chosen else "sequence or image"
+        raise ValueError(
+            f"{where}: transformers has no class of model_type {raw['model_type']!r} with a head of "
+            f"kind {kind!r}; it has {', '.join(has) or 'none'} of sequence, token, image"
+        )
+    return chosen[0], HEADS[chosen[0]][1]
+
+
+def _module(
+    where: str, raw: Mapping[str, Any], auto: Any, config_class: Any, num_labels: int,
+    dropout: float | None,
+) -> Any:  # fmt: skip
+    kept = {key: value for key, value in raw.items() if key not in _OF_LABELS}
+    try:
+        # Rates at the library's defaults are written out first, so that they, too, are replaced.
+        whole = config_class.from_dict(kept).to_dict()
+        whole = {key: value for key, value in whole.items() if key not in _OF_LABELS}
+        config = config_class.from_dict(replace_dropout(whole, dropout))
+        config.num_labels = num_labels
+        with _quiet(), torch.device("meta"):
+            # Of the attentions in plain operations the eager one is the fastest once compiled.
+            module = auto.from_config(config, attn_implementation="eager")
+    except Exception as error:  # whatever a library makes of a config that it does not like
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{where}: transformers cannot make the model: {reason}") from error
+    module.config.use_cache = False
+    module.requires_grad_(False)
+    return module
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' notes on what it would do at another time."""
+    logger = logging.getLogger("transformers")
+    level, before = logging.ERROR, logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _constants(module: Any) -> dict[str, Any]:
+    """Buffers that follow from the config, computed on the CPU by the module's own initialisation."""
+    found = computed_buffers(module)
+    for owner, name, _ in found:
+        empty = torch.zeros_like(getattr(owner, name), device="cpu")
+        owner.register_buffer(name, empty, persistent=False)
+    _initialise(module)
+    return {full: getattr(owner, name).numpy() for owner, name, full in found}
+
+
+def _initialise(module: Any) -> None:
+    with torch.no_grad():
+        for part in module.modules():
+            part.__dict__.pop("_is_hf_initialized", None)  # else it would be left as it is
+            if hasattr(part, "reset_parameters"):
+                part.reset_parameters()
+        module.initialize_weights()
+
+
+def _settle_padding(config: Any) -> int:
+    """The id of padding. Where there is none, one that no token has, so that heads that look for the
+    last token that is no padding find the last of all."""
+    text = config.get_text_config()
+    if getattr(text, "pad_token_id", None) is None:
+        text.pad_token_id = config.pad_token_id = -1
+    return text.pad_token_id
+
+
+def _logits(module: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return module(**inputs, return_dict=True).logits
+
+
+def _text_limits(module: Any, config: Any, takes: Collection[str]) -> TextLimits:
+    text = config.get_text_config()
+    given = (getattr(text, name, None) for name in _POSITIONS)
+    longest = next((int(n) for n in given if isinstance(n, int) and n > 0), _MOST_POSITIONS)
+    for name, part in module.named_modules():
+        if name.endswith("position_embeddings") and getattr(part, "padding_idx", None) is not None:
+            # As in RoBERTa: positions are counted from the id of padding on.
+            longest = min(longest, part.num_embeddings - part.padding_idx - 1)
+    # A model that has token types to tell two texts apart has them at 0 and 1; one that has no place
+    # for types, as DistilBERT, tells them apart by the separators that its tokenizer writes.
+    types = getattr(text, "type_vocab_size", None)
+    pairs = "token_type_ids" not in takes or not isinstance(types, int) or types != 1
+    return TextLimits(int(text.vocab_size), min(longest, _MOST_POSITIONS), pairs, alone=True)
+
+
+def _image_limits(module: Any, config: Any) -> ImageLimits:
+    size = getattr(config, "image_size", None)
+    placed = any("position" in name for name in persistent_names(module))
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    channels = int(getattr(config, "num_channels", 3))
+    return ImageLimits(height, width, channels) if placed else ImageLimits(None, None, channels)
+
+
+def _naming(module: Any, base: str, labelled: Collection[str]) -> Naming:
+    computed = {full for _, _, full in computed_buffers(module)}
+    tied = tied_names(module)
+    patterns = [str(p) for p in getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()]
+    renamed = _renaming(module)
+
+    def current(name: str) -> str:
+        known = renamed(name)
+        return tied.get(known, tied.get(f"{base}.{known}", known))
+
+    def unused(names: Collection[str], among: Collection[str]) -> list[str]:
+        whole = bool(base) and any(name.startswith(f"{base}.") for name in among)
+        headless = _base_names(module)
+
+        def is_unused(name: str) -> bool:
+            full = renamed(name)
+            short = full.removeprefix(f"{base}.")
+            return (
+                (whole and not full.startswith(f"{base}."))  # of another head
+                or short in headless  # of the model without a head, as its pooler
+                or full in tied.values()  # a second copy of a tied tensor
+                or not computed.isdisjoint((full, f"{base}.{full}"))
+                or any(re.search(pattern, name) for pattern in patterns)
+            )
+
+        return [name for name in names if is_unused(name)]
+
+    modules = {path_of(name.rpartition(".")[0]) for name in labelled}
+    return Naming(base, tuple(sorted(modules)), current, unused)
+
+
+def _base_names(module: Any) -> set[str]:
+    """Tensors of the model without a head, some of which a model with one may leave out."""
+    with _quiet(), torch.device("meta"):
+        model = transformers.AutoModel.from_config(module.config, attn_implementation="eager")
+    return set(model.state_dict())
+
+
+def _renaming(module: Any) -> Callable[[str], str]:
+    """transformers' own renaming of tensors of older files."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    rules = [one for one in get_model_conversion_mapping(module) if isinstance(one, WeightRenaming)]
+
+    def current(name: str) -> str:
+        for rule in rules:
+            name, _ = rule.rename_source_key(name)
+        return name
+
+    return current

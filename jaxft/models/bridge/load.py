@@ -1,0 +1,146 @@
+"""From a directory to a bridged model."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxft.models.checkpoint import config_json
+from jaxft.models.contract import Architecture
+from jaxft.models.families import family_of
+from jaxft.models.family import Stored
+from jaxft.models.tree import Params, by_path
+
+EXTRA = "pip install 'jaxft[bridge]'"
+
+
+def load_bridged(
+    directory: str,
+    *,
+    num_labels: int,
+    head: str | None = None,
+    dropout: float | None = None,
+    new_head: bool = False,
+    depths: tuple[tuple[str, int], ...] = (),
+) -> Architecture:
+    """Reads `directory/config.json`; no weights are touched, and none are made.
+
+    Args:
+        num_labels, head, dropout, new_head: as `models.load_architecture`.
+        depths: ordered (path pattern, depth), before what the module's structure says.
+
+    Raises:
+        ValueError: torch or torchax is not installed, the library has no such model, code of the
+            checkpoint would run, or a pattern matches nothing or leaves a gap between blocks.
+    """
+    raw = config_json.load(directory)
+    where = os.path.join(directory, "config.json")
+    _require(directory, raw)
+    from jaxft.models.bridge import hub
+    from jaxft.models.bridge.architecture import BridgedArchitecture
+    from jaxft.models.bridge.module import path_of
+
+    built = hub.build(where, raw, head, num_labels, dropout)
+    depth_of = {path_of(name): depth for name, depth in built.depths.items()}
+    depth_of, num_blocks = _settled(depth_of, depths, max(built.depths.values(), default=1) - 1)
+    leaves = {
+        path_of(name): jax.ShapeDtypeStruct(tuple(x.shape), _dtype(x))
+        for name, x in {**built.parameters, **built.statistics}.items()
+    }
+    parameters = {path_of(name) for name in built.parameters}
+    whole = _nested(leaves)
+    order = list(by_path(whole))
+    others = [name for name in raw.get("architectures") or () if isinstance(name, str)]
+    return BridgedArchitecture(
+        built=built,
+        model_type=str(raw.get("model_type") or raw.get("architecture")),
+        hf_config=raw,
+        head=built.head,
+        num_labels=num_labels,
+        num_blocks=num_blocks,
+        abstract=_nested({path: leaf for path, leaf in leaves.items() if path in parameters}),
+        whole=whole,
+        stored={
+            path: Stored(path.replace("/", "."), tuple(range(len(leaves[path].shape))))
+            for path in order
+        },
+        depths={path: depth_of[path] for path in order if path in parameters},
+        statistics={path: depth_of[path] for path in order if path not in parameters},
+        new_head=new_head or bool(others) and built.exports not in others,
+    )
+
+
+def _require(directory: str, raw: Mapping[str, Any]) -> None:
+    """Raises ValueError where the extra is not installed."""
+    try:
+        import torch  # noqa: F401
+        import torchax  # noqa: F401
+    except ImportError as error:
+        lacking = f"any other model of transformers needs {EXTRA} (missing: {error.name})"
+        try:
+            family = family_of(directory, raw.get("model_type"))
+        except ValueError as unknown:
+            raise ValueError(f"{unknown}; {lacking}") from None
+        raise ValueError(
+            f"config.model.implementation='bridge' needs {EXTRA} (missing: {error.name}); "
+            f"{family.model_type!r} is also native"
+        ) from None
+
+
+def _settled(
+    found: dict[str, int], rules: tuple[tuple[str, int], ...], blocks: int
+) -> tuple[dict[str, int], int]:
+    """Depths after the rules, and the number of blocks: the head's parameters move along."""
+    if not rules:
+        return found, blocks
+    result, used = dict(found), set()
+    for path in found:
+        for pattern, depth in rules:
+            if re.fullmatch(pattern, path):
+                result[path] = depth
+                used.add(pattern)
+                break
+    for pattern, _ in rules:
+        if pattern not in used:
+            raise ValueError(f"config.model.depths: {pattern!r} matches no parameter path")
+    named = {depth for _, depth in rules}
+    top = max(named | {depth for path, depth in result.items() if found[path] <= blocks})
+    ruled = {p for p in found if any(re.fullmatch(pattern, p) for pattern, _ in rules)}
+    # The head stays above all others, unless a rule speaks of it.
+    result = {
+        path: top + 1 if found[path] == blocks + 1 and path not in ruled else depth
+        for path, depth in result.items()
+    }
+    head = max(result.values())
+    if absent := sorted(set(range(head + 1)) - set(result.values()) - {0}):
+        raise ValueError(f"config.model.depths leaves no parameter at depth {absent[0]}")
+    return result, head - 1
+
+
+def _dtype(x: Any) -> Any:
+    """Floats are trained in fp32; whole numbers are counted in 32 bits."""
+    return jnp.float32 if x.is_floating_point() else np.int32
+
+
+def _nested(leaves: Mapping[str, Any]) -> Params:
+    tree: Params = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        place = tree
+        for name in parents:
+            place = place.setdefault(name, {})
+        place[last] = leaf
+    return _numbered(tree)
+
+
+def _numbered(tree: Params) -> Params:
+    """Keys of lists as numbers, so that 10 follows 9."""
+    numbers = all(key.isdecimal() for key in tree)
+    return {
+        int(key) if numbers else key: _numbered(value) if isinstance(value, dict) else value
+        for key, value in tree.items()
+    }

@@ -1,0 +1,104 @@
+"""A module of PyTorch without its numbers, and what its library says of it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from jaxft.models.family import ImageLimits, Naming, TextLimits
+
+# Tensors of torch, by the names that the module's forward pass has for them -> its logits.
+Forward = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Built:
+    """A module on torch's meta device.
+
+    Attributes:
+        head: 'sequence', 'token' or 'image'.
+        library: what it is of, for the terminal.
+        module: its parameters and persistent buffers have shapes and no numbers.
+        constants: its other buffers, which follow from the config, by name.
+        forward: its logits, as it gives them.
+        takes: names of the arguments of its forward pass.
+        initialise: gives every parameter that it has at the time of the call its initial values.
+        pad: the token id that stands where there is no token.
+        exports, limits, naming: see `contract.Architecture`.
+        depths: depth of every parameter and persistent buffer, by name; the last is the head's.
+    """
+
+    head: str
+    library: str
+    module: torch.nn.Module
+    constants: dict[str, np.ndarray]
+    forward: Forward
+    takes: frozenset[str]
+    initialise: Callable[[], None]
+    pad: int
+    exports: str
+    limits: TextLimits | ImageLimits
+    naming: Naming
+    depths: dict[str, int]
+
+    @property
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """By name; tied ones once."""
+        return dict(self.module.named_parameters())
+
+    @property
+    def statistics(self) -> dict[str, torch.Tensor]:
+        """Persistent buffers by name."""
+        persistent = persistent_names(self.module)
+        return {name: x for name, x in self.module.named_buffers() if name in persistent}
+
+
+def persistent_names(module: torch.nn.Module) -> set[str]:
+    """Of what a checkpoint holds: parameters and persistent buffers, tied ones by every name."""
+    return set(module.state_dict(keep_vars=True))
+
+
+def computed_buffers(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str, str]]:
+    """(owner, attribute, full name) of every buffer that no checkpoint holds."""
+    persistent, found = persistent_names(module), []
+    for prefix, owner in module.named_modules():
+        for name, _ in owner.named_buffers(recurse=False):
+            full = f"{prefix}.{name}" if prefix else name
+            if full not in persistent:
+                found.append((owner, name, full))
+    return found
+
+
+def tied_names(module: torch.nn.Module) -> dict[str, str]:
+    """Other names of tied parameters -> the one that `named_parameters` has."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, x in module.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(x), name) != name:
+            tied[name] = first[id(x)]
+    return tied
+
+
+def path_of(name: str) -> str:
+    """'encoder.layer.0.weight' -> 'encoder/layer/0/weight'."""
+    return name.replace(".", "/")
+
+
+def replace_dropout(config: dict[str, Any], rate: float | None) -> dict[str, Any]:
+    """A config.json with every dropout rate replaced, and no block left out at random.
+
+    Leaving out whole blocks (LayerDrop, arXiv:1909.11556) is a decision of Python's in the module's
+    forward pass, and would be taken once, when it is traced.
+    """
+    changed = dict(config)
+    for key, value in config.items():
+        if isinstance(value, dict):
+            changed[key] = replace_dropout(value, rate)
+        elif "layerdrop" in key or "layer_drop" in key:
+            changed[key] = 0.0
+        elif rate is not None and ("dropout" in key or "pdrop" in key):
+            if value is None or isinstance(value, float | int) and not isinstance(value, bool):
+                changed[key] = rate
+    return changed

@@ -1,0 +1,131 @@
+"""What the rest of jaxft asks of a model, be it a family of its own or a bridged PyTorch module."""
+
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from jaxft.models.family import (
+    Batch,
+    Context,
+    ImageLimits,
+    Naming,
+    Outputs,
+    Stored,
+    TextLimits,
+)
+from jaxft.models.layers import ops
+from jaxft.models.layers.batch_norm import Sample
+from jaxft.models.tree import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """How a forward pass is run.
+
+    Attributes:
+        frozen_blocks: depths up to this one (0: stem only, -1: none) are a fixed feature
+            extractor: no dropout, batch norms with the kept statistics, and no
+            rematerialisation, as nothing there is differentiated.
+        all_positions: run the last block, too, for every token, and return its output as
+            'hidden' [B, T, D] in `dtype` (with dropout: under another mask than without).
+        remat: recompute each other block in the backward pass, not keeping its activations. For
+            accelerators: XLA:CPU drops the barriers it rests on, and only the FLOPs grow.
+        dtype: of the blocks' activations and matrix products; stem, norms, softmax and head
+            stay in fp32.
+        batch_stats: batch norms take the statistics of this batch, of its examples whose
+            'weight' [B], if it has one, is not 0.
+        axis_name: the mapped axis under pmap, over which those are taken too.
+    """
+
+    frozen_blocks: int = -1
+    all_positions: bool = False
+    remat: bool = False
+    dtype: jax.typing.DTypeLike = jnp.float32
+    batch_stats: bool = False
+    axis_name: str | None = None
+
+    def seed(self, key: jax.Array | None, depth: int) -> ops.Seed:
+        """Of the dropout at one depth; frozen depths have none."""
+        return None if key is None or depth <= self.frozen_blocks else ops.seed_of(key, depth)
+
+    def context(
+        self, depth: int, key: jax.Array | None, reads: jax.Array | None, sample: Sample | None
+    ) -> Context:
+        """At one depth; a frozen one has no dropout and the statistics that are kept."""
+        own = sample if depth > self.frozen_blocks else None
+        return Context(self.seed(key, depth), reads, own)
+
+
+PLAIN = Pass()
+
+
+class Architecture(Protocol):
+    """Everything about a model but its numbers. Equal only to itself, so jit may close over it.
+
+    Attributes:
+        model_type: of config.json.
+        note: which implementation this is, and what that means, for the terminal.
+        hf_config: config.json, of which an export's is made.
+        limits: which inputs it can take.
+        inputs: 'text' or 'image': which batch it takes.
+        exports: class of the model with this head, `architectures` of an export.
+        num_labels: outputs of the head.
+        num_blocks: depths between the stem, 0, and the head, `num_blocks` + 1.
+        abstract: the parameters, as ShapeDtypeStruct leaves.
+        whole: the parameters and, where there are such, batch statistics beside them.
+        stored: path in `whole` -> how it lies in a checkpoint.
+        depths: parameter path -> depth.
+        statistics: path of a batch statistic -> the same.
+        tensor_rules: (path pattern, spec over 'tensor'), in order.
+        naming: which tensors of a checkpoint are its own.
+        new_head: the checkpoint's own classifier is for other labels: initialise one.
+    """
+
+    @property
+    def model_type(self) -> str: ...
+    @property
+    def note(self) -> str: ...
+    @property
+    def hf_config(self) -> dict[str, Any]: ...
+    @property
+    def limits(self) -> TextLimits | ImageLimits: ...
+    @property
+    def inputs(self) -> str: ...
+    @property
+    def exports(self) -> str: ...
+    @property
+    def num_labels(self) -> int: ...
+    @property
+    def num_blocks(self) -> int: ...
+    @property
+    def abstract(self) -> Params: ...
+    @property
+    def whole(self) -> Params: ...
+    @property
+    def stored(self) -> dict[str, Stored]: ...
+    @property
+    def depths(self) -> dict[str, int]: ...
+    @property
+    def statistics(self) -> dict[str, int]: ...
+    @property
+    def tensor_rules(self) -> tuple[tuple[str, PartitionSpec], ...]: ...
+    @property
+    def naming(self) -> Naming: ...
+    @property
+    def new_head(self) -> bool: ...
+
+    def init(self, key: jax.Array) -> Params:
+        """All of `whole`, newly initialised. Under jit, leaves that are not used cost nothing."""
+
+    def apply(
+        self, params: Params, batch: Batch, key: jax.Array | None = None, how: Pass = PLAIN
+    ) -> Outputs:
+        """The forward pass: fp32 'logits' [R, K, C], [R, L, C] or [B, C], and perhaps 'moments'.
+
+        Args:
+            params: in the structure of `whole`.
+            key: drives dropout; None turns it off.
+        """

@@ -1,0 +1,66 @@
+"""Which implementation a checkpoint gets: the native family, or PyTorch's own module, bridged."""
+
+from collections.abc import Sequence
+
+from jaxft.models import architecture
+from jaxft.models.checkpoint import config_json
+from jaxft.models.contract import Architecture
+from jaxft.models.families import FAMILIES
+
+IMPLEMENTATIONS = ("auto", "native", "bridge")
+
+
+def load_architecture(
+    directory: str,
+    *,
+    num_labels: int,
+    head: str | None = None,
+    dropout: float | None = None,
+    new_head: bool = False,
+    implementation: str = "auto",
+    depths: Sequence[tuple[str, int]] = (),
+) -> Architecture:
+    """Reads `directory/config.json`; no weights are touched.
+
+    Args:
+        num_labels: classes of the head, whatever the checkpoint's own head has.
+        head: kind of head, 'sequence', 'token' or 'image'; None: the family's first.
+        dropout: replaces every dropout rate of the checkpoint; None keeps them.
+        new_head: initialise the classifier even if the checkpoint's would fit.
+        implementation: 'native', 'bridge', or 'auto': native where the family is implemented.
+        depths: ordered (path pattern, depth) for a bridged model, before what its structure says.
+
+    Raises:
+        ValueError: as `architecture.load_architecture` or `bridge.load.load_bridged`.
+    """
+    assert implementation in IMPLEMENTATIONS, implementation
+    if implementation == "native" or (implementation == "auto" and is_native(directory)):
+        if depths:
+            raise ValueError(
+                "config.model.depths is for bridged models: the depths of a native family are its "
+                "own; leave it empty, or set config.model.implementation='bridge'"
+            )
+        return architecture.load_architecture(
+            directory, num_labels=num_labels, head=head, dropout=dropout, new_head=new_head
+        )
+    # torch takes seconds to import, and is an extra.
+    from jaxft.models.bridge.load import load_bridged
+
+    return load_bridged(
+        directory,
+        num_labels=num_labels,
+        head=head,
+        dropout=dropout,
+        new_head=new_head,
+        depths=tuple(depths),
+    )
+
+
+def is_native(directory: str) -> bool:
+    """Whether 'auto' takes a native family, or what says that there is no such model.
+
+    Raises:
+        ValueError: as `config_json.load`.
+    """
+    model_type = config_json.load(directory).get("model_type")
+    return not isinstance(model_type, str) or model_type in FAMILIES

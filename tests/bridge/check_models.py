@@ -1,0 +1,218 @@
+"""Bridged models against PyTorch: logits, every gradient, depths, and what is never computed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxft import optim
+from jaxft.models import Pass, by_path, hf, load_architecture
+from tests.bridge.torch_reference import CASES, LABELS, cotangent
+
+FAST = ("distilbert", "llama", "llama-unpadded", "deberta-v2", "electra", "convnext", "regnet")
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory):
+    """A folder with a checkpoint and PyTorch's results of each case."""
+    folder = tmp_path_factory.mktemp("reference")
+    command = [sys.executable, "-m", "tests.bridge.torch_reference", str(folder), *FAST]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def load(folder, name, **options):
+    """(architecture, parameters) of a case."""
+    architecture = load_architecture(
+        str(folder / name),
+        num_labels=LABELS,
+        head=CASES[name][1],
+        implementation="bridge",
+        **options,
+    )
+    params, report = hf.read_params(str(folder / name), architecture, key=jax.random.key(0))
+    assert not report.initialised and not report.dropped
+    return architecture, params
+
+
+def parts(params, trained):
+    """(those parameters, the rest), each with holes where the other is."""
+    labels = optim.path_map(lambda path, _: path in trained, params)
+    found = optim.split(params, labels, names=(True, False))
+    return found[True], found[False]
+
+
+def batch_of(arrays):
+    """The batch of jaxft that says what transformers was given."""
+    if "pixel_values" in arrays:
+        return {"pixel_values": jnp.asarray(arrays["pixel_values"]).transpose(0, 2, 3, 1)}
+    mask = jnp.asarray(arrays["attention_mask"], jnp.int32)
+    ids = jnp.asarray(arrays["input_ids"], jnp.int32) * mask
+    return {"input_ids": ids, "segment_ids": mask, "token_type_ids": jnp.zeros_like(ids)}
+
+
+def objective(architecture, batch, weights, key=None, **options):
+    """(trainable, the rest) -> (a sum that has a gradient, logits)."""
+
+    def value(trained, rest):
+        logits = architecture.apply(optim.merge(trained, rest), batch, key, Pass(**options))[
+            "logits"
+        ]
+        logits = logits[:, 0] if architecture.head == "sequence" else logits
+        return (logits * weights).sum(), logits
+
+    return value
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_logits_and_every_gradient_are_pytorchs(reference, name):
+    architecture, params = load(reference, name)
+    arrays = np.load(reference / f"{name}.npz")
+    weights = cotangent(arrays["logits"].shape)
+    present = arrays["attention_mask"][..., None] if architecture.head == "token" else 1
+    trained, rest = parts(params, architecture.depths)
+    step = jax.jit(
+        jax.value_and_grad(
+            objective(architecture, batch_of(arrays), weights * present), has_aux=True
+        )
+    )
+    (_, logits), gradients = step(trained, rest)
+    np.testing.assert_allclose(logits * present, arrays["logits"] * present, atol=1e-5)
+    seen = 0
+    for path, gradient in by_path(gradients).items():
+        key = f"gradient {path.replace('/', '.')}"
+        theirs = arrays[key] if key in arrays else np.zeros(gradient.shape, np.float32)
+        scale = max(float(np.abs(theirs).max()), 1e-3)
+        assert np.abs(gradient - theirs).max() <= 1e-4 * scale, path
+        seen += key in arrays
+    assert seen == sum(key.startswith("gradient") for key in arrays) and seen > 10
+
+
+DEPTHS = {
+    "distilbert": {"distilbert/embeddings/word_embeddings/weight": 0,
+                   "distilbert/transformer/layer/1/ffn/lin1/bias": 2, "pre_classifier/weight": 3},
+    "llama": {"model/embed_tokens/weight": 0, "model/layers/0/mlp/up_proj/weight": 1,
+              "model/norm/weight": 2, "score/weight": 3},
+    "deberta-v2": {"deberta/encoder/rel_embeddings/weight": 0, "deberta/encoder/LayerNorm/bias": 2,
+                   "deberta/encoder/layer/1/output/dense/bias": 2, "pooler/dense/weight": 3},
+    # Counted through stages; what takes a stage down in size belongs to its first block.
+    "convnext": {"convnext/embeddings/layernorm/bias": 0,
+                 "convnext/encoder/stages/1/downsampling_layer/1/weight": 2,
+                 "convnext/encoder/stages/2/layers/1/pwconv1/bias": 4,
+                 "convnext/encoder/stages/3/layers/0/pwconv1/bias": 5,
+                 "convnext/layernorm/weight": 5, "classifier/weight": 6},
+    "regnet": {"regnet/embedder/embedder/convolution/weight": 0,
+               "regnet/encoder/stages/2/layers/1/layer/3/convolution/weight": 4,
+               "classifier/1/bias": 6},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEPTHS)
+def test_depths_follow_the_structure(reference, name):
+    directory = str(reference / name)
+    architecture = load_architecture(
+        directory, num_labels=LABELS, head=CASES[name][1], implementation="bridge"
+    )
+    assert {path: architecture.depths[path] for path in DEPTHS[name]} == DEPTHS[name]
+    assert set(architecture.depths.values()) == set(range(architecture.num_blocks + 2))
+    assert architecture.depths.keys() | architecture.statistics.keys() == set(
+        by_path(architecture.whole)
+    )
+
+
+def test_depths_of_one_s_own(reference):
+    directory = str(reference / "distilbert")
+    both = {"num_labels": LABELS, "implementation": "bridge"}
+    rules = ((r"distilbert/transformer/layer/.*", 1),)
+    architecture = load_architecture(directory, depths=rules, **both)
+    assert architecture.num_blocks == 1 and architecture.depths["classifier/bias"] == 2
+    assert architecture.depths["distilbert/transformer/layer/1/ffn/lin1/bias"] == 1
+    with pytest.raises(ValueError, match="'nothing/.*' matches no parameter"):
+        load_architecture(directory, depths=(("nothing/.*", 1),), **both)
+    with pytest.raises(ValueError, match="no parameter at depth 1"):
+        load_architecture(directory, depths=((r"distilbert/transformer/layer/0/.*", 7),), **both)
+
+
+@pytest.mark.parametrize("name", ["distilbert", "llama", "convnext"])
+def test_what_is_below_the_lowest_trainable_block_has_no_backward_work(reference, name):
+    architecture, params = load(reference, name)
+    arrays = np.load(reference / f"{name}.npz")
+    weights = cotangent(arrays["logits"].shape)
+
+    def flops(above, transform):
+        depths = architecture.depths
+        trained, rest = parts(params, {path for path in depths if depths[path] > above})
+        value = objective(
+            architecture, batch_of(arrays), weights, key=jax.random.key(0), frozen_blocks=above
+        )
+        program = jax.jit(transform(lambda a, b: value(a, b)[0])).lower(trained, rest).compile()
+        return program.cost_analysis()["flops"]
+
+    blocks = architecture.num_blocks
+    forward, head, all_of_it = (
+        flops(blocks, lambda f: f), flops(blocks, jax.grad), flops(-1, jax.grad)
+    )  # fmt: skip
+    assert head < 1.15 * forward and all_of_it > 2.2 * forward
+    assert head < flops(blocks - 1, jax.grad) < all_of_it
+
+
+def test_dropout_is_of_the_key_and_not_in_the_frozen_prefix(reference):
+    architecture, params = load(reference, "distilbert", dropout=0.5)
+    batch = batch_of(np.load(reference / "distilbert.npz"))
+
+    @jax.jit
+    def logits(key, upto=-1):
+        return architecture.apply(params, batch, key, Pass(frozen_blocks=upto))["logits"]
+
+    one, again, other = (logits(jax.random.key(seed)) for seed in (1, 1, 2))
+    assert (one == again).all() and abs(one - other).max() > 1e-3
+
+    def hidden_of(key):  # with all blocks frozen, only the head's dropout is left
+        return architecture.apply(params, batch, key, Pass(frozen_blocks=architecture.num_blocks))[
+            "logits"
+        ]
+
+    without = architecture.apply(params, batch)["logits"]
+    undropped, _ = load(reference, "distilbert", dropout=0.0)
+    assert jnp.allclose(undropped.apply(params, batch, jax.random.key(1))["logits"], without)
+    assert abs(jax.jit(hidden_of)(jax.random.key(1)) - without).max() > 1e-3
+
+
+def test_initial_values_are_the_library_s(reference):
+    architecture, _ = load(reference, "distilbert")
+    leaves = by_path(jax.jit(architecture.init)(jax.random.key(3)))
+    again = by_path(jax.jit(architecture.init)(jax.random.key(3)))
+    kernel = leaves["pre_classifier/weight"]
+    assert abs(float(kernel.std()) - 0.02) < 2e-3 and not leaves["pre_classifier/bias"].any()
+    assert (leaves["distilbert/transformer/layer/0/sa_layer_norm/weight"] == 1).all()
+    assert all((leaves[path] == again[path]).all() for path in leaves)
+
+
+@pytest.mark.parametrize(
+    "raw, said",
+    [
+        ({"model_type": "distilbert", "auto_map": {"AutoModel": "x.Y"}}, "auto_map .*never run"),
+        (
+            {"model_type": "distillbert"},
+            "'distillbert' is not implemented.*did you mean 'distilbert'",
+        ),
+        ({"model_type": "vits"}, "no class of model_type 'vits' .*'sequence or image'"),
+        (
+            {"model_type": "distilbert", "dim": 30, "n_heads": 7},
+            "transformers cannot make the model",
+        ),
+    ],
+)
+def test_what_cannot_be_bridged_is_refused_in_one_line(tmp_path, raw, said):
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match=said) as error:
+        load_architecture(str(tmp_path), num_labels=2, implementation="bridge")
+    assert "\n" not in str(error.value)

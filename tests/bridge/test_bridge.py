@@ -1,0 +1,45 @@
+"""Runs the checks of the bridge in a process of their own: importing torchax breaks torch's optimizers,
+with which other tests compare."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+INSTALLED = importlib.util.find_spec("torchax") is not None
+
+
+@pytest.mark.skipif(not INSTALLED, reason="needs jaxft[bridge]")
+@pytest.mark.parametrize("name", ["check_models", "check_runs"])
+def test_in_its_own_process(name):
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:xdist",
+        str(HERE / f"{name}.py"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent.parent)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout and "skipped" not in done.stdout
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
+    from jaxft.models import load_architecture
+
+    (tmp_path / "config.json").write_text('{"model_type": "albert"}')
+    monkeypatch.setitem(sys.modules, "torchax", None)
+    with pytest.raises(
+        ValueError,
+        match=r"'albert' is not implemented; known are bert.*pip install 'jaxft\[bridge\]'",
+    ) as e:
+        load_architecture(str(tmp_path), num_labels=2)
+    assert "\n" not in str(e.value)

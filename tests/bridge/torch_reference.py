@@ -1,0 +1,103 @@
+"""Tiny models of transformers and what PyTorch makes of them; run as a process of its own.
+
+    python -m tests.bridge.torch_reference FOLDER NAME…
+
+Importing torchax renames a backend of torch, so the reference is not computed beside it. In FOLDER/NAME is
+then a checkpoint, in FOLDER/NAME.npz inputs, logits, and the gradient of each parameter.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LABELS = 3
+_BASE = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "intermediate_size": 48, "max_position_embeddings": 40}  # fmt: skip
+# name -> (model type, kind of head, what differs from the defaults)
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "distilbert": ("distilbert", "sequence", {
+        "vocab_size": 60, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48,
+        "max_position_embeddings": 40}),
+    "llama": ("llama", "sequence", {**_BASE, "num_key_value_heads": 2, "pad_token_id": 1}),
+    "llama-unpadded": ("llama", "sequence", {**_BASE, "num_key_value_heads": 4}),
+    "deberta-v2": ("deberta-v2", "sequence", {
+        **_BASE, "relative_attention": True, "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm"}),
+    "electra": ("electra", "token", {**_BASE, "embedding_size": 16}),
+    "convnext": ("convnext", "image", {
+        "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "patch_size": 2, "image_size": 32,
+        "num_channels": 3, "layer_scale_init_value": 0.5}),
+    "regnet": ("regnet", "image", {
+        "embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1],
+        "groups_width": 8}),
+}  # fmt: skip
+
+
+def inputs_of(kind: str, pad: int) -> dict[str, np.ndarray]:
+    """A batch as transformers takes it: texts padded on the right, images with channels first."""
+    rng = np.random.default_rng(1)
+    if kind == "image":
+        return {"pixel_values": rng.normal(size=(3, 3, 32, 32)).astype(np.float32)}
+    mask = (np.arange(12) < np.array([[12], [7], [3]])).astype(np.int64)
+    ids = rng.integers(6, 60, mask.shape)
+    return {"input_ids": np.where(mask, ids, pad), "attention_mask": mask}
+
+
+def make(folder: Path, name: str) -> None:
+    """A checkpoint of random weights that are not small, so that every part of it shows."""
+    import torch
+    import transformers
+
+    model_type, kind, settings = CASES[name]
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(model_type, num_labels=LABELS, **settings)
+    autos = {
+        "sequence": transformers.AutoModelForSequenceClassification,
+        "token": transformers.AutoModelForTokenClassification,
+        "image": transformers.AutoModelForImageClassification,
+    }
+    model = autos[kind].from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for _, x in model.named_parameters():
+            x.add_(torch.randn_like(x) * (0.1 if x.ndim > 1 else 0.05))
+        for tensor_name, x in model.named_buffers():
+            if tensor_name.endswith("running_mean"):
+                x.normal_(0, 0.1)
+            elif tensor_name.endswith("running_var"):
+                x.uniform_(0.5, 1.5)
+    model.save_pretrained(folder / name)
+    pad = getattr(config, "pad_token_id", None)
+    inputs = inputs_of(kind, 0 if pad is None else pad)
+    tensors = {key: torch.from_numpy(x) for key, x in inputs.items()}
+    if pad is None and kind == "sequence":  # one at a time, without padding
+        lengths = tensors["attention_mask"].sum(1).tolist()
+        rows = [
+            model(input_ids=ids[None, :n]).logits
+            for ids, n in zip(tensors["input_ids"], lengths, strict=True)
+        ]
+        logits = torch.cat(rows)
+    else:
+        logits = model(**tensors).logits
+    weights = torch.from_numpy(cotangent(tuple(logits.shape)))
+    present = tensors["attention_mask"][..., None] if kind == "token" else 1
+    (logits * weights * present).sum().backward()
+    gradients = {
+        f"gradient {key}": x.grad.numpy()
+        for key, x in model.named_parameters()
+        if x.grad is not None
+    }
+    np.savez(folder / f"{name}.npz", logits=logits.detach().numpy(), **inputs, **gradients)
+
+
+def cotangent(shape: tuple[int, ...]) -> np.ndarray:
+    """What the logits are weighted with, so that the sum has a gradient."""
+    return np.random.default_rng(2).normal(size=shape).astype(np.float32)
+
+
+if __name__ == "__main__":
+    for case in sys.argv[2:]:
+        make(Path(sys.argv[1]), case)
