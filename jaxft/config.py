@@ -15,13 +15,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxft.base.nearest import nearest
-from jaxft.base.nested import flatten
+from jaxft.base.nested import as_tuples, flatten
 from jaxft.config_check import duration_steps, validate
 from jaxft.config_fields import BY_NAME, FIELDS, SECTIONS
 from jaxft.config_names import field_named
 
 __all__ = [
-    "ConfigDict", "as_tuples", "choose", "default_config", "duration_steps", "from_json", "override",
+    "ConfigDict", "choose", "default_config", "duration_steps", "from_json", "override",
     "to_json", "unflatten",
 ]  # fmt: skip
 
@@ -52,7 +52,7 @@ def override(config: ConfigDict, *changes: Mapping[str, Any]) -> ConfigDict:
     """
     values = flatten(config)
     for change in changes:
-        given = {name: as_tuples(value) for name, value in flatten(change).items()}
+        given = flatten(change)
         for name in given:
             field_named(name)  # refuses what is no field, naming the nearest
         lengths = [name for name in ("train.epochs", "train.steps") if given.get(name) is not None]
@@ -97,7 +97,7 @@ def from_json(raw: Mapping[str, Any]) -> ConfigDict:
     Raises:
       ValueError: unknown fields (another version's run), or values that no config can have.
     """
-    values = {field: as_tuples(value) for field, value in flatten(raw).items()}
+    values = flatten(raw)
     unknown = sorted(set(values) - set(BY_NAME))
     if unknown:
         raise ValueError(
@@ -113,10 +113,6 @@ def from_json(raw: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
-def as_tuples(value: Any) -> Any:
-    return tuple(as_tuples(v) for v in value) if isinstance(value, list | tuple) else value
-
-
 def _set(config: ConfigDict, field: str, value: Any) -> None:
     section, _, name = field.rpartition(".")
-    (config[section] if section else config)[name] = value
+    (config[section] if section else config)[name] = as_tuples(value)

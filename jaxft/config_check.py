@@ -14,7 +14,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxft.base.nearest import nearest
-from jaxft.config_fields import BY_NAME, FIELDS, MANY, MOST_STEPS, SECTIONS, Field
+from jaxft.base.nested import as_tuples
+from jaxft.config_fields import BY_NAME, FIELDS, MANY, MOST_STEPS, SECTIONS, Field, Need
 from jaxft.config_names import no_such_field
 from jaxft.tasks.names import METRICS
 
@@ -40,7 +41,7 @@ def validate(config: Mapping[str, Any] | ConfigDict) -> None:
 
 
 def fields_of(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
-    """`{'optim.lr': …}`: all fields, and no others.
+    """`{'optim.lr': …}`: all fields, and no others; lists as tuples.
 
     Raises:
       ValueError: a section was replaced, a field is missing or is not one of ours.
@@ -65,7 +66,7 @@ def fields_of(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
             f"config.{missing[0]}{more} missing; start from default_config() and set single fields, "
             "not a section"
         )
-    return flat
+    return {name: as_tuples(value) for name, value in flat.items()}
 
 
 def _check_field(field: Field, value: Any) -> None:
@@ -231,29 +232,18 @@ def _check_together(flat: Mapping[str, Any]) -> None:
         )
     if len(flat["data.text"]) > 2:
         raise ValueError(f"config.data.text={shown(flat['data.text'])} names more than two columns")
-    if flat["optim.unfreeze"] == "explicit" and not flat["optim.unfreeze_at"]:
-        raise ValueError("config.optim.unfreeze='explicit' needs config.optim.unfreeze_at")
-    if flat["optim.schedule_free"] and flat["optim.b1"] == 0:
-        raise ValueError("config.optim.schedule_free needs a b1 above 0, not config.optim.b1=0")
     for field in FIELDS:
-        if field.needs and flat[field.name] not in (field.default, _as_list(field.default)):
-            _check_needs(field, flat)
+        for need in field.needs:
+            _check_need(field, need, flat[field.name], flat[need.other])
 
 
-def _check_needs(field: Field, flat: Mapping[str, Any]) -> None:
-    for other, allowed in field.needs:
-        value = flat[other]
-        if value not in allowed and value not in map(_as_list, allowed):
-            words = " or ".join(map(repr, allowed))
-            raise ValueError(
-                f"config.{field.name}={shown(flat[field.name])} needs config.{other}={words}, "
-                f"not {shown(value)}"
-            )
-
-
-def _as_list(value: Any) -> Any:
-    """A default tuple as a config file may have written it."""
-    return list(value) if isinstance(value, tuple) else value
+def _check_need(field: Field, need: Need, value: Any, other: Any) -> None:
+    asks = value in need.when if need.when else value != field.default
+    if asks and not (other in need.values if need.values else other):
+        wanted = f"={' or '.join(map(repr, need.values))}, not" if need.values else ", which is"
+        raise ValueError(
+            f"config.{field.name}={shown(value)} needs config.{need.other}{wanted} {shown(other)}"
+        )
 
 
 def duration_steps(

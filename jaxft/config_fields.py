@@ -7,13 +7,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxft.tasks.names import METRICS
 
 # Steps are counted in 32 bits on the device.
 MOST_STEPS = 2**31 - 1
 MANY = 1_000_000
+
+
+class Need(NamedTuple):
+    """What one field asks of another.
+
+    Attributes:
+      other: its name.
+      values: those that it may have; none given: any that is neither empty nor 0.
+      when: values of the field itself that ask for it; none given: all but its default.
+    """
+
+    other: str
+    values: tuple[Any, ...] = ()
+    when: tuple[Any, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +44,7 @@ class Field:
       choices: the only texts allowed.
       also: values allowed besides those of `kind` between the bounds.
       compiled: another value needs another compiled training step; where not, it is an input.
-      needs: (other field, the values it may have), where this field is not at its default.
+      needs: what other fields have to be beside it.
       form: what a text or the entries of a list are: 'duration', 'path' (of this machine), 'place'
         (a path, a hub id or another data set name), 'column', 'pattern', 'pairs' (checked one by one).
     """
@@ -46,7 +60,7 @@ class Field:
     choices: tuple[str, ...] = ()
     also: tuple[Any, ...] = ()
     compiled: bool = False
-    needs: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    needs: tuple[Need, ...] = ()
     form: str = ""
 
     def __post_init__(self) -> None:
@@ -103,8 +117,8 @@ FIELDS: tuple[Field, ...] = (
     Field("model.batch_stats", "frozen",
           "of batch norms: frozen keeps the checkpoint's; train takes each batch's and moves the kept",
           choices=("frozen", "train"), compiled=True,
-          needs=(("optim.average", ("none",)), ("optim.wise_ft", (None,)),
-                 ("optim.schedule_free", (False,)))),
+          needs=(Need("optim.average", ("none",)), Need("optim.wise_ft", (None,)),
+                 Need("optim.schedule_free", (False,)))),
 
     Field("data.train", "", "FILE.csv|.tsv|.jsonl|.parquet, image folder, saved dataset, hf:…, tfds:…",
           form="place"),
@@ -176,24 +190,24 @@ FIELDS: tuple[Field, ...] = (
     Field("optim.groups", (),
           "((pattern, {'lr': …, 'weight_decay': …, 'schedule': …, 'optimizer': …}), …): first match "
           "wins; what a group does not name is the run's own", form="pairs",
-          needs=(("optim.unfreeze", ("none",)), ("optim.decay_towards", ("zero",)))),
+          needs=(Need("optim.unfreeze", ("none",)), Need("optim.decay_towards", ("zero",)))),
     Field("optim.decay_towards", "zero", "pretrained is L2-SP: one more copy of what is trained",
           choices=("zero", "pretrained"), compiled=True),
     Field("optim.unfreeze", "none", "plan of gradual unfreezing; lp_ft is the head first, then all",
-          choices=_PLANS),
+          choices=_PLANS, needs=(Need("optim.unfreeze_at", when=("explicit",)),)),
     Field("optim.unfreeze_every", None,
           "time between two stages of the plan; none: so that all fit, the last twice as long",
           1, **_DURATION),
     Field("optim.unfreeze_at", (),
           "of 'explicit': ((duration, (depth, …)), …), see `describe` for depths", form="pairs",
-          needs=(("optim.unfreeze", ("explicit",)),)),
+          needs=(Need("optim.unfreeze", ("explicit",)),)),
     Field("optim.sam_radius", None,
           "sharpness-aware: gradients are taken so far uphill; a second one a step", 1e-6, 10, kind=float),
     Field("optim.schedule_free", False,
           "with schedule 'constant': weights are averaged instead; uses b1",
-          needs=(("optim.schedule", ("constant",)), ("optim.average", ("none",)),
-                 ("optim.unfreeze", ("none",)), ("optim.groups", ((),)),
-                 ("optim.optimizer", ("adamw", "sgd"))), compiled=True),
+          needs=(Need("optim.schedule", ("constant",)), Need("optim.average", ("none",)),
+                 Need("optim.unfreeze", ("none",)), Need("optim.groups", ((),)),
+                 Need("optim.optimizer", ("adamw", "sgd")), Need("optim.b1")), compiled=True),
     Field("optim.average", "none",
           "the weights that count: as they are; their moving average (ema, one more copy of what is "
           "trained); the mean of those since average_from (swa)", choices=("none", "ema", "swa"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxft.config_fields import FIELDS, SECTIONS, Field
+from jaxft.config_fields import BY_NAME, FIELDS, SECTIONS, Field, Need
 
 _ABOUT = """\
 # Every field of a config
@@ -31,9 +31,7 @@ def page() -> str:
 
 
 def _row(field: Field) -> str:
-    needs = "; ".join(
-        f"needs `{other}` {' or '.join(map(_shown, allowed))}" for other, allowed in field.needs
-    )
+    needs = "; ".join(map(_need, field.needs))
     notes = [needs] if needs else []
     notes += ["another value compiles another step"] * field.compiled
     meaning = ". ".join([field.help, *(f"{note[0].upper()}{note[1:]}" for note in notes)])
@@ -41,6 +39,13 @@ def _row(field: Field) -> str:
     may_be += " (or none)" * (field.form == "duration" and field.optional)
     cells = (f"`{field.name}`", _shown(field.default), may_be, meaning)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _need(need: Need) -> str:
+    nothing = "empty" if BY_NAME[need.other].kind is tuple else "0"
+    what = " or ".join(map(_shown, need.values)) or f"other than {nothing}"
+    where = f" where it is {' or '.join(map(_shown, need.when))}" if need.when else ""
+    return f"needs `{need.other}` {what}{where}"
 
 
 def _shown(value: Any) -> str:

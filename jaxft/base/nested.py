@@ -21,3 +21,8 @@ def flatten(nested: Any) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
+
+
+def as_tuples(value: Any) -> Any:
+    """Lists, at any depth of lists and tuples, as tuples; anything else as it is."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value

@@ -19,8 +19,8 @@ from types import ModuleType
 from typing import Any
 
 from jaxft.base.nearest import nearest
-from jaxft.base.nested import flatten
-from jaxft.config import ConfigDict, as_tuples, default_config, unflatten
+from jaxft.base.nested import as_tuples, flatten
+from jaxft.config import ConfigDict, default_config, unflatten
 from jaxft.config_check import fields_of, is_remote, shown, type_name, unusable, validate
 from jaxft.config_names import field_named, no_such_field
 
@@ -149,12 +149,12 @@ def _get_config(module: ModuleType, arg: str | None) -> ConfigDict:
 
 
 def _plain(value: Any) -> Any:
-    """Lists as tuples, and NumPy's numbers as Python's, which JSON can hold."""
+    """NumPy's numbers as Python's, which JSON can hold."""
     if isinstance(value, numbers.Integral) and not isinstance(value, int):
         return int(value)
     if isinstance(value, numbers.Real) and not isinstance(value, int | float):
         return float(value)
-    return as_tuples(value)
+    return value
 
 
 def _place(path: Path, error: BaseException) -> str:
