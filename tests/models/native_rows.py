@@ -271,6 +271,30 @@ ROWS = {
         texts(left=True),
         "sequence",
     ),
+    "mistral": Row(
+        of(
+            transformers.MistralForSequenceClassification,
+            transformers.MistralConfig,
+            **LLAMA_SIZES,
+            num_key_value_heads=3,
+            sliding_window=3,
+        ),
+        texts(left=True),
+        "sequence",
+    ),
+    "mistral, tokens": Row(
+        of(
+            transformers.MistralForTokenClassification,
+            transformers.MistralConfig,
+            **{**LLAMA_SIZES, "hidden_size": 34, "num_attention_heads": 4},
+            num_key_value_heads=2,
+            hidden_act="gelu_new",
+            sliding_window=None,
+        ),
+        texts(),
+        "token",
+        slow=True,
+    ),
     "llama, tokens": Row(
         of(
             transformers.LlamaForTokenClassification,

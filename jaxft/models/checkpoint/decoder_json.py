@@ -47,6 +47,7 @@ RULES: Mapping[str, Rule] = {
     "attention_bias": FLAG,
     "mlp_bias": FLAG,
     "rope_parameters": ROPE,
+    "sliding_window": config_json.optional(config_json.whole(10**7)),
     "pad_token_id": config_json.optional(config_json.whole(10**7, least=0)),
 }
 

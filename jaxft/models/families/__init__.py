@@ -14,6 +14,7 @@ from jaxft.models.families import (
     electra,
     gpt2,
     llama,
+    mistral,
     resnet,
     roberta,
     vit,
@@ -30,6 +31,7 @@ FAMILIES: dict[str, Family[Any]] = {
     "deberta-v2": deberta_v2.FAMILY,
     "gpt2": gpt2.FAMILY,
     "llama": llama.FAMILY,
+    "mistral": mistral.FAMILY,
     "vit": vit.FAMILY,
     "resnet": resnet.FAMILY,
 }

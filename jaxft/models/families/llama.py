@@ -58,16 +58,8 @@ def _heads_fit(config: Config) -> list[str]:
 
 
 def _backbone(config: Any, kind: str, rngs: nnx.Rngs) -> decoder.Decoder:
-    layer = decoder.Layer(
-        width=config.hidden_size,
-        heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
-        intermediate=config.intermediate_size,
-        activation=config.hidden_act,
-        epsilon=config.rms_norm_eps,
-        std=config.initializer_range,
-        rate=config.attention_dropout,
+    layer = dataclasses.replace(
+        decoder.layer_of(config),
         qkv_bias=config.attention_bias,
         output_bias=config.attention_bias,
         mlp_bias=config.mlp_bias,

@@ -6,6 +6,7 @@ block.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import jax
 from flax import nnx
@@ -55,6 +56,45 @@ class Layer:
         """Of the residual stream, or of something as wide as given."""
         wide = self.width if width is None else width
         return modules.RMSNorm(wide, epsilon=self.epsilon, offset=self.norm_offset)
+
+
+class Config(Protocol):
+    """The fields of a family's config that most decoders have."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def num_key_value_heads(self) -> int | None: ...
+    @property
+    def head_dim(self) -> int | None: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def hidden_act(self) -> str: ...
+    @property
+    def rms_norm_eps(self) -> float: ...
+    @property
+    def initializer_range(self) -> float: ...
+    @property
+    def attention_dropout(self) -> float: ...
+
+
+def layer_of(config: Config) -> Layer:
+    """A block without biases that looks at everything, at the sizes of a completed config."""
+    assert config.num_key_value_heads is not None and config.head_dim is not None
+    return Layer(
+        width=config.hidden_size,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        intermediate=config.intermediate_size,
+        activation=config.hidden_act,
+        epsilon=config.rms_norm_eps,
+        std=config.initializer_range,
+        rate=config.attention_dropout,
+    )
 
 
 class Attention(nnx.Module):
