@@ -121,6 +121,7 @@ LLAMA_SIZES = {
     "initializer_range": 0.2,
     "pad_token_id": 0,
 }
+NO_HEAD_DIM = {name: value for name, value in LLAMA_SIZES.items() if name != "head_dim"}
 
 ROWS = {
     "bert": Row(
@@ -290,6 +291,32 @@ ROWS = {
             num_key_value_heads=2,
             hidden_act="gelu_new",
             sliding_window=None,
+        ),
+        texts(),
+        "token",
+        slow=True,
+    ),
+    "qwen2": Row(
+        of(
+            transformers.Qwen2ForSequenceClassification,
+            transformers.Qwen2Config,
+            **{**NO_HEAD_DIM, "hidden_size": 36},
+            num_key_value_heads=1,
+            use_sliding_window=True,
+            sliding_window=2,
+            max_window_layers=1,
+        ),
+        texts(left=True),
+        "sequence",
+    ),
+    "qwen2, tokens": Row(
+        of(
+            transformers.Qwen2ForTokenClassification,
+            transformers.Qwen2Config,
+            **{**NO_HEAD_DIM, "hidden_size": 36},
+            num_key_value_heads=3,
+            rms_norm_eps=1e-2,
+            rope_parameters={"rope_type": "default", "rope_theta": 50.0},
         ),
         texts(),
         "token",

@@ -110,6 +110,16 @@ def test_everything_refused_is_in_one_message():
             "rope_parameters .* must be",
         ),
         ("llama", {"num_key_value_heads": 7}, "32 is not a multiple of num_key_value_heads 7"),
+        (
+            "qwen2",
+            {"layer_types": ["full_attention"]},
+            "layer_types has 1 types for num_hidden_layers 32",
+        ),
+        (
+            "qwen2",
+            {"layer_types": ["sliding_attention"], "num_hidden_layers": 1},
+            "layer_types has sliding_attention, but there is no sliding_window",
+        ),
         ("llama", {"head_dim": 7}, "head_dim 7 must be even"),
         (
             "vit",

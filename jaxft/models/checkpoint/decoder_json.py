@@ -1,7 +1,7 @@
-"""What config.json says of decoders: rotary positions, in the old words and the new, and grouped heads."""
+"""What config.json says of decoders: rotary positions, old words and new, grouped heads, windows."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from jaxft.models.checkpoint import config_json
@@ -38,6 +38,13 @@ def _is_rope(x: Any) -> bool:
 
 
 ROPE = Rule(_is_rope, f"of rope_type {_KNOWN}, all positive numbers, of the whole head")
+FULL, SLIDING = LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
+def _are_layer_types(x: Any) -> bool:
+    return isinstance(x, list | tuple) and all(one in LAYER_TYPES for one in x)
+
+
 FLAG = Rule(lambda x: isinstance(x, bool), "true or false")
 RULES: Mapping[str, Rule] = {
     "num_key_value_heads": config_json.optional(config_json.RULES["num_attention_heads"]),
@@ -47,6 +54,11 @@ RULES: Mapping[str, Rule] = {
     "attention_bias": FLAG,
     "mlp_bias": FLAG,
     "rope_parameters": ROPE,
+    "use_sliding_window": FLAG,
+    "max_window_layers": config_json.whole(10**7, least=0),
+    "layer_types": config_json.optional(
+        Rule(_are_layer_types, f"a list of {' or '.join(LAYER_TYPES)}")
+    ),
     "sliding_window": config_json.optional(config_json.whole(10**7)),
     "pad_token_id": config_json.optional(config_json.whole(10**7, least=0)),
 }
@@ -80,10 +92,16 @@ def _standard(given: Any, theta: Any, context: Any) -> Any:
     return full
 
 
+def key_heads(config: Any) -> int:
+    """Heads of the keys; null: as many as of the queries."""
+    own = config.num_key_value_heads
+    return config.num_attention_heads if own is None else own
+
+
 def completed(config: C) -> C:
     """A decoder's config with the heads that null stands for."""
     c: Any = config
-    kv_heads = c.num_attention_heads if c.num_key_value_heads is None else c.num_key_value_heads
+    kv_heads = key_heads(c)
     head_dim = c.hidden_size // c.num_attention_heads if c.head_dim is None else c.head_dim
     return dataclasses.replace(c, num_key_value_heads=kv_heads, head_dim=head_dim)
 
@@ -100,3 +118,34 @@ def heads_fit(config: Any) -> list[str]:
     if width % 2 or not width:
         wrong.append(f"head_dim {width} must be even, as rotary positions turn pairs")
     return wrong
+
+
+def layer_types(config: Any, slides: Callable[[int], bool]) -> tuple[str, ...]:
+    """The type of each block: as given, else by its number, from 0 on."""
+    if config.layer_types is not None:
+        return tuple(config.layer_types)
+    return tuple(SLIDING if slides(n) else FULL for n in range(config.num_hidden_layers))
+
+
+def types_fit(types: Sequence[str], blocks: int, window: int | None) -> list[str]:
+    """What is wrong with the types of the blocks."""
+    wrong = []
+    if len(types) != blocks:
+        wrong.append(f"layer_types has {len(types)} types for num_hidden_layers {blocks}")
+    if SLIDING in types and window is None:
+        wrong.append(f"layer_types has {SLIDING}, but there is no sliding_window")
+    return wrong
+
+
+def with_late_windows(config: C) -> C:
+    """A config of Qwen's with the window that is used, and from `max_window_layers` on the types."""
+    c: Any = config
+    window = c.sliding_window if c.use_sliding_window else None
+    types = layer_types(c, lambda n: window is not None and n >= c.max_window_layers)
+    return dataclasses.replace(c, sliding_window=window, layer_types=types)
+
+
+def late_windows_fit(config: Any) -> list[str]:
+    """What is wrong with them."""
+    c = with_late_windows(config)
+    return types_fit(c.layer_types, c.num_hidden_layers, c.sliding_window)

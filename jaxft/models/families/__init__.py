@@ -15,6 +15,7 @@ from jaxft.models.families import (
     gpt2,
     llama,
     mistral,
+    qwen2,
     resnet,
     roberta,
     vit,
@@ -32,6 +33,7 @@ FAMILIES: dict[str, Family[Any]] = {
     "gpt2": gpt2.FAMILY,
     "llama": llama.FAMILY,
     "mistral": mistral.FAMILY,
+    "qwen2": qwen2.FAMILY,
     "vit": vit.FAMILY,
     "resnet": resnet.FAMILY,
 }

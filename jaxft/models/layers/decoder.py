@@ -97,6 +97,14 @@ def layer_of(config: Config) -> Layer:
     )
 
 
+def sliding(layer: Layer, types: Sequence[str], window: int | None) -> list[Layer]:
+    """A block of each of HF's `layer_types`, those of 'sliding_attention' with the window."""
+    return [
+        dataclasses.replace(layer, window=window if kind == "sliding_attention" else None)
+        for kind in types
+    ]
+
+
 class Attention(nnx.Module):
     def __init__(self, layer: Layer, *, rngs: nnx.Rngs):
         def linear(inputs: int, outputs: int, use_bias: bool) -> modules.Linear:
