@@ -150,7 +150,8 @@ class Images:
         """How small a JPEG may be decoded: so that hardly a pixel changes, see `_REDUCED`."""
         if not self.preprocess.do_resize or self.preprocess.resample == Image.Resampling.NEAREST:
             return 0  # of nearest neighbours every pixel is one of the original
-        shown = self.preprocess.shortest_edge or max(self.preprocess.height, self.preprocess.width)
+        size = self.preprocess.cover or (self.preprocess.height, self.preprocess.width)
+        shown = self.preprocess.shortest_edge or max(size)
         least = float(_REDUCED) * shown
         if self.augment.crop_scale is not None:  # the smallest crop must have as many pixels
             narrowest = min(self.augment.crop_ratio[0], 1 / self.augment.crop_ratio[1], 1.0)
@@ -172,6 +173,8 @@ class Images:
         size, edge = (self.preprocess.width, self.preprocess.height), self.preprocess.shortest_edge
         if edge is not None:
             return _middle(image, edge, size, self.preprocess.resample)
+        if self.preprocess.cover is not None:
+            return _covering(image, self.preprocess.cover, size, self.preprocess.resample)
         if image.size == size:
             return image
         if not self.preprocess.do_resize:
@@ -202,6 +205,27 @@ def _middle(
     width, height = (edge if side == short else int(edge * side / short) for side in image.size)
     left, top = (width - size[0]) // 2, (height - size[1]) // 2
     resized = image.resize((width, height), resample)
+    return resized.crop((left, top, left + size[0], top + size[1]))
+
+
+def _covering(
+    image: Image.Image,
+    cover: tuple[int, int],
+    size: tuple[int, int],
+    resample: Image.Resampling,
+) -> Image.Image:
+    """The middle of `size` (width, height), after the image just covers `cover` (height, width).
+
+    With torchvision's rounding, and for a `cover` that is no square timm's.
+    """
+    if cover[0] == cover[1]:
+        short = min(image.size)
+        sides = [cover[0] if side == short else int(cover[0] * side / short) for side in image.size]
+    else:
+        ratio = min(image.size[0] / cover[1], image.size[1] / cover[0])
+        sides = [round(side / ratio) for side in image.size]
+    left, top = (round((side - kept) / 2) for side, kept in zip(sides, size, strict=True))
+    resized = image.resize((sides[0], sides[1]), resample)
     return resized.crop((left, top, left + size[0], top + size[1]))
 
 

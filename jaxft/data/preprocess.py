@@ -1,7 +1,8 @@
-"""How a checkpoint wants its images: preprocessor_config.json, read strictly, and the arithmetic.
+"""How a checkpoint wants its images, read strictly from its JSON, and the arithmetic.
 
-The processors are transformers' ViT and ConvNeXT ones (their Pillow forms); what they cannot do is
-refused here.
+The processors are transformers' ViT and ConvNeXT ones (their Pillow forms), of
+preprocessor_config.json, and timm's for evaluation, of `pretrained_cfg` in config.json; what they cannot
+do is refused here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ import numpy as np
 from PIL import Image
 
 from jaxft.base.json_file import read_object
+
+# What timm normalises by where a model does not say: the colours of ImageNet.
+_IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+_RESAMPLING = {one.name.lower(): one for one in Image.Resampling}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +35,12 @@ class Preprocess:
     rescale: float = 1 / 255
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
+    # timm's (height, width) that the image is made to cover, before the middle is cut out.
+    cover: tuple[int, int] | None = None
 
     @classmethod
     def from_checkpoint(cls, directory: str, *, image_size: Any, channels: int) -> Preprocess:
-        """Reads preprocessor_config.json; without one: resize to image_size, mean and std 0.5.
+        """Reads preprocessor_config.json, else timm's config.json; else image_size, mean and std 0.5.
 
         image_size, channels: what the model takes; image_size is an integer or (height, width), which
           are None where it takes any: then the processor says to what images are resized.
@@ -44,6 +51,9 @@ class Preprocess:
         file = Path(directory) / "preprocessor_config.json"
         raw = read_object(file)
         if raw is None:
+            config = Path(directory) / "config.json"
+            if (timm := _pretrained_cfg(config)) is not None:
+                return _of_timm(config, timm, height, width, channels)
             if height is None:
                 raise ValueError(f"{file} is missing; it says to what size images are resized")
             return cls(height, width, channels)
@@ -87,6 +97,47 @@ class Preprocess:
         return rows.reshape(pixels.shape)
 
 
+def _pretrained_cfg(file: Path) -> dict[str, Any] | None:
+    """What timm's config.json says of images; None if it is another's."""
+    raw = read_object(file) or {}
+    if "architecture" not in raw or "model_type" in raw:
+        return None
+    given = raw.get("pretrained_cfg", raw)
+    if not isinstance(given, dict):
+        raise ValueError(f"{file}: pretrained_cfg is {given!r:.80}; it must be a JSON object")
+    return given
+
+
+def _of_timm(
+    file: Path, raw: dict[str, Any], height: int | None, width: int | None, channels: int
+) -> Preprocess:
+    """What `timm.data.create_transform` does in evaluation, with the same defaults."""
+    size = raw.get("input_size") or [channels, 224, 224]
+    if not isinstance(size, list) or len(size) != 3 or not all(map(_is_side, size)):
+        raise ValueError(
+            f"{file}: input_size is {size!r:.80}; it must be [channels, height, width]"
+        )
+    if height is not None and size[1:] != [height, width]:
+        raise ValueError(f"{file}: input_size is {size}, but the model takes {height} x {width}")
+    name, mode = raw.get("interpolation") or "bicubic", raw.get("crop_mode") or "center"
+    if not isinstance(name, str) or name not in _RESAMPLING:
+        choices = ", ".join(_RESAMPLING)
+        raise ValueError(f"{file}: interpolation is {name!r:.80}; it must be one of {choices}")
+    share = _share(file, raw)
+    if mode != "center" and (mode, share) != ("squash", 1):
+        raise ValueError(
+            f"{file}: crop_mode is {mode!r:.80}, crop_pct {share}; only 'center', or 'squash' with 1"
+        )
+    means = {"mean": _IMAGENET_MEAN, "std": _IMAGENET_STD}
+    given = {key: raw.get(key) or default for key, default in means.items()}
+    mean, std = (tuple(_per_channel(file, given, key, channels)) for key in means)
+    cover = (math.floor(size[1] / share), math.floor(size[2] / share))
+    return Preprocess(
+        size[1], size[2], channels,
+        resample=_RESAMPLING[name], mean=mean, std=std, cover=cover if mode == "center" else None,
+    )  # fmt: skip
+
+
 def _size(
     file: Path, raw: dict[str, Any], height: int | None, width: int | None
 ) -> tuple[int, int, int | None]:
@@ -120,7 +171,7 @@ def _cuts(raw: dict[str, Any]) -> bool:
 def _share(file: Path, raw: dict[str, Any]) -> float:
     """Of the shorter side, what is kept of it."""
     value = raw.get("crop_pct")
-    value = 224 / 256 if value is None else value
+    value = 224 / 256 if value is None else value  # ConvNeXT's default, and timm's
     if not _is_number(value) or not 0.01 <= value <= 1:
         raise ValueError(f"{file}: crop_pct is {value!r:.80}; it must be a number from 0.01 to 1")
     return float(value)
@@ -160,7 +211,7 @@ def _per_channel(file: Path, raw: dict[str, Any], name: str, channels: int) -> l
     given = raw.get(name)
     given = [0.5] if given is None else given
     values = given if isinstance(given, list) and given else [given]
-    positive = name == "image_std"
+    positive = name.endswith("std")
     for value in values:
         if not _is_number(value) or abs(value) > 1e6 or (positive and value <= 1e-6):
             raise ValueError(

@@ -22,6 +22,7 @@ from jaxft.experiment.provenance import fingerprint
 from jaxft.experiment.split import Split, find_input_columns, model_inputs
 from jaxft.experiment.steps import evaluation_step, slicing
 from jaxft.models import Architecture, TextLimits, hf, load_architecture
+from jaxft.models.checkpoint import timm_config
 from jaxft.tasks.contract import Task
 from jaxft.tasks.table import TASKS
 from jaxft.training.parallel import Parallel, Programs, make_parallel
@@ -125,7 +126,8 @@ def load_inference(path: str | Path) -> Inference:
       ValueError: neither of the two, a run that has not finished, or files that are damaged.
     """
     directory = RunDirectory(path)
-    if "model_type" in directory.read_json("config.json"):
+    raw = directory.read_json("config.json")
+    if "model_type" in raw or timm_config.is_timm(raw):
         return _from_checkpoint(directory.path)
     return load_run(directory)
 
@@ -177,7 +179,8 @@ def _from_checkpoint(path: Path) -> Inference:
         if not task.recognises(raw):
             continue
         try:
-            names = task.names_in(raw)
+            labelled = timm_config.with_labels(raw) if timm_config.is_timm(raw) else raw
+            names = task.names_in(labelled)
         except ValueError as error:
             raise ValueError(f"{path / 'config.json'}: {error}") from None
         labels = len(task.id2label(names))

@@ -12,9 +12,9 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxft.models import heads
-from jaxft.models.checkpoint import config_json
+from jaxft.models.checkpoint import config_json, timm_config
 from jaxft.models.contract import PLAIN, Pass
-from jaxft.models.families import family_of
+from jaxft.models.families import TIMM, family_of
 from jaxft.models.family import (
     Backbone,
     Batch,
@@ -37,7 +37,7 @@ class Architecture:
     """The native one (see contract.py). Equal only to itself, so jit may close over it."""
 
     family: Family[Any]
-    hf_config: dict[str, Any]  # config.json, with the family's defaults for what it lacks
+    hf_config: dict[str, Any]  # config.json; of HF's with the family's defaults for what it lacks
     config: Any  # the family's Config, with the dropout rates that will be used
     limits: TextLimits | ImageLimits  # which inputs it can take
     head: str  # kind of head, a key of family.heads
@@ -207,14 +207,19 @@ def load_architecture(
             of another head of the family.
 
     Raises:
-        ValueError: no such file, an unknown model_type, a head that the family lacks, keys that are
-            not implemented or fields that cannot be, all of them listed.
+        ValueError: no such file, an unknown model_type or architecture, a head that the family
+            lacks, keys that are not implemented or fields that cannot be, all of them listed.
     """
     raw = config_json.load(directory)
-    family = family_of(directory, raw.get("model_type"))
+    timm = timm_config.is_timm(raw)
+    family = (
+        timm_config.family_of(directory, raw, TIMM)
+        if timm
+        else family_of(directory, raw.get("model_type"))
+    )
     kind = heads.choose(family.heads, head, family.model_type)
     try:
-        config: Any = family.config.from_hf(raw)
+        config: Any = family.config.from_hf(timm_config.settings(raw, family) if timm else raw)
     except ValueError as error:  # "config.json: …"
         raise ValueError(os.path.join(directory, str(error))) from None
     if dropout is not None:
@@ -232,7 +237,7 @@ def load_architecture(
     others = {one.architecture for key, one in family.heads.items() if key != kind}
     return Architecture(
         family=family,
-        hf_config=_defaults(family.config) | raw,
+        hf_config=raw if timm else _defaults(family.config) | raw,
         config=config,
         limits=family.limits(config),
         head=kind,

@@ -210,7 +210,7 @@ class Family(Generic[C]):
     """All that differs between one family and another.
 
     Attributes:
-        model_type: of config.json.
+        model_type: of config.json; of timm's models, which have none there, a name for messages.
         config: reads config.json; each field has a type and bounds there.
         dropouts: the fields of `config` that are dropout rates.
         limits: which inputs a model can take.
@@ -225,6 +225,8 @@ class Family(Generic[C]):
         causal: a token sees itself and those before it, none after it.
         other_heads: patterns of tensors of heads that are not here, and of buffers.
         aliases: (pattern, replacement) for names that other versions of transformers write.
+        timm: of a family of timm's or torchvision's, `architecture` of its config.json -> the fields
+            of `config` that are not the defaults there.
     """
 
     model_type: str
@@ -240,6 +242,7 @@ class Family(Generic[C]):
     causal: bool = False
     other_heads: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
+    timm: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def naming(self, head: str) -> Naming:
         """Of the model with this head."""

@@ -85,6 +85,55 @@ def test_pixels_equal_the_processor_that_cuts_out_the_middle(tmp_path, config, k
     np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-6)
 
 
+def write_timm(folder, **config):
+    raw = {"architecture": "resnet18", "pretrained_cfg": config}
+    (folder / "config.json").write_text(json.dumps(raw))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "size, config, resized, box",
+    [
+        # 16 / 0.6 = 26.7 and 31 * 26 / 23 = 35.05, rounded down; 9.5 and 0.5 to the even number.
+        ((31, 23), {"input_size": [3, 16, 16], "crop_pct": 0.6}, (35, 26), (10, 5)),
+        ((16, 16), {"input_size": [3, 15, 15], "crop_pct": 0.9375}, (16, 16), (0, 0)),
+        ((9, 40), {"input_size": [3, 16, 16], "interpolation": "lanczos"}, (18, 80), (1, 32)),
+        # Not square: 23 / 20 is more than 31 / 30, and 23 / (31 / 30) = 22.26.
+        ((31, 23), {"input_size": [3, 10, 15], "crop_pct": 0.5}, (30, 22), (8, 6)),
+        ((31, 23), {"input_size": [3, 16, 12], "crop_mode": "squash", "crop_pct": 1.0}, (12, 16), (0, 0)),
+    ],
+)  # fmt: skip
+def test_pixels_of_a_timm_checkpoint(tmp_path, size, config, resized, box):
+    folder, value = write_timm(tmp_path, std=[0.1, 0.2, 0.3], **config), picture(size=size)
+    _, height, width = config["input_size"]
+    kind = Image.Resampling[config.get("interpolation", "bicubic").upper()]
+    left, top = box
+    expected = value.resize(resized, kind).crop((left, top, left + width, top + height))
+    expected = (np.asarray(expected) / 255 - [0.485, 0.456, 0.406]) / [0.1, 0.2, 0.3]
+    preprocess = Preprocess.from_checkpoint(folder, image_size=(None, None), channels=3)
+    pixels = images([value], preprocess).pixels(np.arange(1), epoch=0)[0]
+    np.testing.assert_allclose(pixels, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "config, what",
+    [
+        ({"input_size": [16, 16]}, "input_size is .16, 16.; it must be .channels, height, width"),
+        ({"input_size": [3, 24, 16]}, "input_size is .3, 24, 16., but the model takes 16 x 16"),
+        ({"interpolation": "random"}, "interpolation is 'random'; it must be one of nearest"),
+        ({"crop_mode": "border"}, "crop_mode is 'border', crop_pct 0.875; only 'center'"),
+        ({"crop_pct": 0}, "crop_pct is 0; it must be a number from 0.01 to 1"),
+        ({"mean": [0.1, 0.2, 0.3, 0.4]}, "mean has 4 values; the model takes 3 channels"),
+        ({"std": [0, 1, 1]}, "std is .0, 1, 1.; it must be a number above 0"),
+    ],
+)
+def test_what_timm_says_of_images_is_read_strictly(tmp_path, config, what):
+    folder = write_timm(tmp_path, **{"input_size": [3, 16, 16], **config})
+    with pytest.raises(ValueError, match=what) as error:
+        Preprocess.from_checkpoint(folder, image_size=(16, 16), channels=3)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "config, what",
     [

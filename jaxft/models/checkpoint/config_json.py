@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from jaxft.base.json_file import brief, read_object
+from jaxft.models.checkpoint import timm_config
 from jaxft.models.checkpoint.checkpoint_files import listed
 from jaxft.models.layers import ops
 
@@ -118,10 +119,10 @@ RULES: Mapping[str, Rule] = {
 
 
 def load(directory: str) -> dict[str, Any]:
-    """The contents of `directory/config.json`.
+    """The contents of `directory/config.json`; in timm's form with `id2label` for its classes.
 
     Raises:
-        ValueError: missing, no JSON object, or an id2label that does not name classes.
+        ValueError: missing, no JSON object, or labels that do not name the classes.
     """
     path = os.path.join(directory, "config.json")
     try:
@@ -130,6 +131,11 @@ def load(directory: str) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
     if raw is None:
         raise ValueError(f"{directory} is no checkpoint: it has no config.json")
+    if timm_config.is_timm(raw):
+        try:
+            raw = timm_config.with_labels(raw)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     if wrong := _odd_labels(raw.get("id2label")):
         raise ValueError(f"{path}: id2label {wrong}")
     return raw

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints in and out: tensor by tensor, never a whole model twice in memory.
+"""Checkpoints in and out, Hugging Face's and timm's: tensor by tensor, never a whole model twice in memory.
 
 Which tensor is which parameter is decided in names.py, bytes on disk are the matter of tensors.py.
 """
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.models.checkpoint import companions, tensors
+from jaxft.models.checkpoint import companions, tensors, timm_config
 from jaxft.models.checkpoint.checkpoint_files import (
     COMPANIONS,
     PREPROCESSOR,
@@ -120,6 +120,8 @@ def write_checkpoint(
 ) -> None:
     """Writes a directory that transformers loads: config.json, safetensors, tokenizer files.
 
+    The config.json of a family of timm's is timm's.
+
     Args:
         output: replaced as a whole when all is written. A killed process can leave a directory
             `OUTPUT.exporting-XXXXXXXX` beside it: see `checkpoint_files.replacing`.
@@ -131,7 +133,7 @@ def write_checkpoint(
         dtype: 'F32', 'F16' or 'BF16' for every tensor but counts, the unchanged ones included; '':
             as said.
         card: text of README.md; '' for none.
-        problem_type: of config.json, by which HF's sequence classifiers choose their loss; None
+        problem_type: of an HF config.json, by which sequence classifiers choose their loss; None
             leaves it out.
 
     Raises:
@@ -143,7 +145,7 @@ def write_checkpoint(
     pending = _pending(architecture, params, source, frozenset(unchanged), dtype)
     dtypes = {tensor.dtype for tensor in pending.values()}
     config = _exported_config(architecture, id2label, problem_type, dtypes)
-    if dtype:
+    if dtype and "dtype" in config:
         config["dtype"] = np.dtype(tensors.DTYPES[dtype]).name
     with replacing(output, check_output) as directory:
         tensors.write_sharded(directory, pending, max_bytes=max_shard_bytes)
@@ -324,6 +326,8 @@ def _exported_config(
     dtypes: Collection[str],
 ) -> dict[str, Any]:
     config = dict(architecture.hf_config)
+    if timm_config.is_timm(architecture.hf_config):
+        return timm_config.exported(config, id2label)
     source_dtype = config.pop("torch_dtype", None)  # the old name of `dtype`
     source_dtype = config.pop("dtype", None) or source_dtype
     for stale in ("num_labels", "_num_labels", "finetuning_task", "problem_type"):

@@ -1,6 +1,6 @@
-"""The one table that names the families.
+"""The two tables that name the families: by `model_type`, and those named by timm's `architecture`.
 
-To add one: its file here with a FAMILY, its line in the table, its row in the parity test.
+To add one: its file here with a FAMILY, its line in a table, its row in the parity test.
 """
 
 from typing import Any
@@ -18,6 +18,7 @@ from jaxft.models.families import (
     qwen2,
     resnet,
     roberta,
+    vgg,
     vit,
 )
 from jaxft.models.family import Family
@@ -37,6 +38,7 @@ FAMILIES: dict[str, Family[Any]] = {
     "vit": vit.FAMILY,
     "resnet": resnet.FAMILY,
 }
+TIMM: tuple[Family[Any], ...] = (vgg.FAMILY, vgg.TORCHVISION)
 
 
 def family_of(directory: str, model_type: Any) -> Family[Any]:
