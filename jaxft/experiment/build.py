@@ -19,7 +19,8 @@ from jaxft.experiment.stages import Stages
 from jaxft.experiment.steps import evaluation_step, make_stages, slicing, structure
 from jaxft.models import ReadReport, hf
 from jaxft.optim import path_map
-from jaxft.training.parallel import Parallel, Programs
+from jaxft.training.parallel import Parallel
+from jaxft.training.programs import Programs
 from jaxft.training.step import TrainState
 
 

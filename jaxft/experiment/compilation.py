@@ -11,7 +11,7 @@ import sys
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import jax
 
@@ -82,11 +82,11 @@ def _is_whole(entry: bytes) -> bool:
         return False
 
 
-def blank_batches(
+def batch_shapes(
     batches: Batches, parallel: Parallel, steps: Iterable[int] | None = None
-) -> list[dict[str, Any]]:
-    """An all-padding batch of every planned shape, or of those of `steps`, on the devices."""
-    return [parallel.put(batch) for batch in batches.blank(steps)]
+) -> list[dict[str, jax.ShapeDtypeStruct]]:
+    """Every planned shape of a batch, or those that the batches of `steps` have, as on the devices."""
+    return [parallel.abstract_batch(batch) for batch in batches.blank(steps)]
 
 
 def release_free_memory() -> None:

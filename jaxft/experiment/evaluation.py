@@ -19,7 +19,8 @@ from jaxft.data.words import words_of
 from jaxft.experiment.data import Batches, Encoder
 from jaxft.experiment.split import Split
 from jaxft.tasks.contract import Predicted, Task
-from jaxft.training.parallel import Parallel, Programs
+from jaxft.training.parallel import Parallel
+from jaxft.training.programs import Programs
 
 # Up to so many rows what is shown of each is read once and kept: some 20 MB of texts.
 KEPT = 1 << 16

@@ -25,7 +25,8 @@ from jaxft.models import Architecture, TextLimits, hf, load_architecture
 from jaxft.models.checkpoint import timm_config
 from jaxft.tasks.contract import Task
 from jaxft.tasks.table import TASKS
-from jaxft.training.parallel import Parallel, Programs, make_parallel
+from jaxft.training.parallel import Parallel, make_parallel
+from jaxft.training.programs import Programs
 
 
 @dataclasses.dataclass(frozen=True)

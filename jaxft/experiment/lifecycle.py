@@ -8,7 +8,7 @@ import sys
 from jaxft.config import ConfigDict
 from jaxft.experiment import processes
 from jaxft.experiment.build import Run, build
-from jaxft.experiment.compilation import blank_batches, use_compilation_cache
+from jaxft.experiment.compilation import batch_shapes, use_compilation_cache
 from jaxft.experiment.continuing import Changes
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.finish import finish, report, weights_if_best
@@ -113,9 +113,7 @@ def _compile(session: Session, state: TrainState) -> None:
     with session.clock.time("compile"):
         run.stages.compile(run.steps_done(state), run.train_batches)
         # Of the weights only shapes and places matter.
-        shared.eval_step.compile(
-            (state.whole,), blank_batches(shared.eval_batches, shared.parallel)
-        )
+        shared.eval_step.compile((state.whole,), batch_shapes(shared.eval_batches, shared.parallel))
     run.stages.compile_ahead(run.steps_done(state), run.train_batches)
 
 

@@ -7,7 +7,6 @@ trained before keeps its slots bit for bit, and the next program has been compil
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import threading
 from collections.abc import Sequence
@@ -16,9 +15,10 @@ from typing import Any
 import jax
 
 from jaxft import optim
-from jaxft.experiment.compilation import blank_batches, release_free_memory
+from jaxft.experiment.compilation import batch_shapes, release_free_memory
 from jaxft.experiment.data import Batches
-from jaxft.training.parallel import Parallel, Programs
+from jaxft.training.parallel import Parallel
+from jaxft.training.programs import Programs
 from jaxft.training.step import Optimizer, TrainState
 
 _MOVING = "moving"
@@ -114,18 +114,20 @@ class Stages:
         """Compile what the updates from `step` on need: of its stage, the shapes of their batches."""
         self.wait()
         near = range(step, min(step + _NEAR, len(batches)))
-        self._compile([self.at(step)], blank_batches(batches, self._parallel, near))
+        self._compile([self.at(step)], batch_shapes(batches, self._parallel, near))
 
     def compile_ahead(self, step: int, batches: Batches) -> None:
         """Begin in the background on the rest of the stage of update `step`, and on the next stage.
 
         The rest are shapes that other seeds draw, for the cache, or this one draws later. XLA compiles
-        without the interpreter's lock: the loop goes on meanwhile.
+        without the interpreter's lock: the loop goes on meanwhile. Nothing happens where all are there.
         """
         self.wait()
-        index, blank = self.index(step), blank_batches(batches, self._parallel)
-        work = functools.partial(self._compile, self._stages[index : index + 2], blank)
-        self._ahead = threading.Thread(target=work, daemon=True)
+        index, shapes = self.index(step), batch_shapes(batches, self._parallel)
+        left = [s for s in self._stages[index : index + 2] if s.program.lacks(shapes)]
+        if not left:
+            return
+        self._ahead = threading.Thread(target=self._compile, args=(left, shapes), daemon=True)
         self._ahead.start()
 
     def wait(self) -> None:
@@ -141,9 +143,9 @@ class Stages:
         slots = optim.grow(state.opt_state, fresh.opt_state)
         return dataclasses.replace(fresh, step=state.step, opt_state=slots)
 
-    def _compile(self, stages: Sequence[Stage], blank: Sequence[dict[str, Any]]) -> None:
+    def _compile(self, stages: Sequence[Stage], shapes: Sequence[dict[str, Any]]) -> None:
         for stage in stages:
-            stage.program.compile((stage.state,), blank)
+            stage.program.compile((stage.state,), shapes)
         release_free_memory()
 
 

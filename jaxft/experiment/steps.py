@@ -21,7 +21,8 @@ from jaxft.models import Architecture, Pass, move_statistics
 from jaxft.optim import path_map
 from jaxft.tasks.contract import Task
 from jaxft.training.gradient import MeanGradient
-from jaxft.training.parallel import Parallel, Programs, make_parallel
+from jaxft.training.parallel import Parallel, make_parallel
+from jaxft.training.programs import Programs
 from jaxft.training.step import Optimizer, TrainState, eval_step, train_step
 
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,14 +17,13 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxft.optim import match_rules
+from jaxft.training.programs import Programs
 from jaxft.training.step import Optimizer, TrainState, init_state
 
 BATCH_AXES = ("data", "fsdp")
 PMAP_AXIS = "devices"
 # Cutting a small parameter costs a gather at each use and saves nothing: 2**16 elements = 256 KiB.
 MIN_FSDP_SIZE = 2**16
-# Temporaries of a small BERT's step: 224 MB in place of 277, at the same speed and with the same bits.
-_CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,17 +123,28 @@ class Parallel:
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's rows of a global batch, onto its devices."""
+        sharding = self._batch_sharding
         if self.mode == "jit":
-            return jax.device_put(batch, jax.local_devices()[0])
-        assert self.mesh is not None
+            return jax.device_put(batch, sharding)
         if self.mode == "pmap":
-            sharding, n = NamedSharding(self.mesh, PartitionSpec(PMAP_AXIS)), self.mesh.size
+            n = jax.local_device_count()
             cut = {k: v.reshape(n, v.shape[0] // n, *v.shape[1:]) for k, v in batch.items()}
             return jax.device_put(cut, sharding)
-        sharding = NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
         if jax.process_count() == 1:
             return jax.device_put(batch, sharding)
         return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+    def abstract_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and placement of what `put` makes of a batch: enough to compile for."""
+        n = jax.local_device_count()
+
+        def abstract(x: np.ndarray) -> jax.ShapeDtypeStruct:
+            rows, *rest = x.shape
+            first = (n, rows // n) if self.mode == "pmap" else (rows * jax.process_count(),)
+            dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+            return jax.ShapeDtypeStruct((*first, *rest), dtype, sharding=self._batch_sharding)
+
+        return {name: abstract(x) for name, x in batch.items()}
 
     def compile_train(self, step: Callable[..., Any], state: TrainState) -> Programs:
         """`step(state, batch) -> (state, metrics)`, donating the state."""
@@ -160,6 +167,13 @@ class Parallel:
         if self.mode == "jit":
             return Programs(jax.jit(step))
         return Programs(jax.jit(step, out_shardings=self._everywhere))
+
+    @property
+    def _batch_sharding(self) -> NamedSharding | SingleDeviceSharding:
+        if self.mesh is None:
+            return SingleDeviceSharding(jax.local_devices()[0])
+        axes = PMAP_AXIS if self.mode == "pmap" else BATCH_AXES
+        return NamedSharding(self.mesh, PartitionSpec(axes))
 
     @property
     def _everywhere(self) -> NamedSharding:
@@ -198,54 +212,6 @@ class Parallel:
             hparams,
             jax.tree.map(own, stats),
         )
-
-
-class Programs:
-    """A jitted function compiled ahead of time, one program a batch shape.
-
-    Compiling before the first step keeps every step free of stalls, makes "one trace a shape" a
-    fact that tests read in `traced`, and lets several shapes compile at once.
-
-    Args:
-      jitted: has `lower`.
-      ahead: False lets each shape compile in its first step instead: pmap over several processes
-        cannot be called as a compiled program, since only its wrapper knows of the other processes.
-    """
-
-    def __init__(self, jitted: Any, *, ahead: bool = True):
-        self._jitted, self._ahead = jitted, ahead
-        self._compiled: dict[tuple, Any] = {}
-        self._lock = threading.Lock()
-        self.traced = 0  # shapes compiled so far
-        self.seconds = 0.0  # spent compiling
-
-    def compile(self, head: tuple, batches: Iterable[dict[str, Any]]) -> None:
-        """Compile for arguments `(*head, batch)` for each of `batches` (arrays or shapes)."""
-        with self._lock:  # a step that needs what is being compiled waits for it
-            start = time.perf_counter()
-            todo = {_shapes(b): b for b in batches if _shapes(b) not in self._compiled}
-            # On the CPU one program already compiles on all cores: two at once took no less time, and
-            # 1.18 GB in place of 0.95 (MiniLM, four shapes, two cores).
-            workers = 1 if jax.default_backend() == "cpu" else 2
-            with ThreadPoolExecutor(max_workers=workers) as pool:
-                # Tracing holds the interpreter lock; XLA's part of the work does not.
-                programs = pool.map(lambda b: self._program(head, b), todo.values())
-                self._compiled.update(zip(todo, programs, strict=True))
-            self.traced += len(todo)
-            self.seconds += time.perf_counter() - start
-
-    def _program(self, head: tuple, batch: dict[str, Any]) -> Any:
-        if not self._ahead:
-            return self._jitted
-        options = _CPU_OPTIONS if jax.default_backend() == "cpu" else None
-        return self._jitted.lower(*head, batch).compile(compiler_options=options)
-
-    def __call__(self, *args: Any) -> Any:
-        *head, batch = args
-        shapes = _shapes(batch)
-        if shapes not in self._compiled:
-            self.compile(tuple(head), [batch])
-        return self._compiled[shapes](*args)
 
 
 def param_specs(
@@ -338,7 +304,3 @@ def _spec(shape: tuple[int, ...], rule: PartitionSpec, *, fsdp: int, tensor: int
 
 def _is_spec(x: Any) -> bool:
     return isinstance(x, PartitionSpec)
-
-
-def _shapes(batch: dict[str, Any]) -> tuple:
-    return tuple((name, x.shape) for name, x in sorted(batch.items()))

@@ -160,7 +160,7 @@ def test_the_best_step_of_an_earlier_stage_is_exported_as_it_was(world, tmp_path
     assert all(np.array_equal(again[k], v) for k, v in found.items())
 
 
-def test_the_next_stage_is_compiled_before_it_begins(world):
+def test_the_next_stage_is_compiled_before_it_begins(world, monkeypatch):
     run, state = built(world, *PLANS["lp_ft"])
     run.stages.compile(0, run.train_batches)
     assert run.stages.at(0).program.traced >= 1 and run.stages.at(5).program.traced == 0
@@ -170,6 +170,8 @@ def test_the_next_stage_is_compiled_before_it_begins(world):
     assert [run.stages.at(step).program.traced for step in (0, 5)] == [shapes, shapes]
     stepped(run, state, 8)
     assert [run.stages.at(step).program.traced for step in (0, 5)] == [shapes, shapes]
+    monkeypatch.setattr("threading.Thread", lambda **_: pytest.fail("nothing is left to compile"))
+    run.stages.compile_ahead(0, run.train_batches)
 
 
 def test_depths_that_are_frozen_for_good_are_no_stages_and_the_default_spacing_fits(world):

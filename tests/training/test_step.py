@@ -109,6 +109,16 @@ MODES = {
 }
 
 
+@pytest.mark.parametrize("mode", ["jit", *MODES])
+def test_what_a_batch_becomes_on_the_devices_is_known_without_it(setup, mode):
+    parallel = ONE if mode == "jit" else MODES[mode]()
+    batch = {**batch_for(setup), "index": np.arange(16)}  # int64, which becomes int32
+    known, put = parallel.abstract_batch(batch), parallel.put(batch)
+    for name, x in put.items():
+        facts = (known[name].shape, known[name].dtype, known[name].sharding)
+        assert facts == (x.shape, x.dtype, x.sharding), name
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_gives_the_single_device_result(setup, mode, monkeypatch):
     monkeypatch.setattr(
