@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxft.data.facts import digest_of, packed, unpacked
 from jaxft.data.files import Source
 from jaxft.data.words import words_fault
 
@@ -35,6 +36,18 @@ def check_inputs(
       nothing is tokenised. 'words': a list of texts, or a text. 'image': where the column holds paths,
       each is a regular file; images in memory are looked at when they are decoded.
     """
+    if source.facts is None or inputs == "image":  # files of images may go at any time
+        return _looked_at(source, columns, rows, inputs)
+
+    def make() -> dict[str, np.ndarray]:
+        found = _looked_at(source, columns, rows, inputs)
+        return {"faults": packed(list(found.faults.items())), "empty": found.empty}
+
+    kept = source.facts.known(("inputs", inputs, *columns, digest_of(rows)), make)
+    return Inputs(dict(unpacked(kept["faults"])), kept["empty"])
+
+
+def _looked_at(source: Source, columns: Sequence[str], rows: np.ndarray, inputs: str) -> Inputs:
     faults: dict[int, str] = {}
     empty: set[int] = set()
     fault_of = {"words": words_fault, "text": text_fault, "image": path_fault}[inputs]

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxft.data.facts import facts_of, packed, unpacked
 from jaxft.data.files import Source, some
 from jaxft.data.records import FileBytes, Records
 
@@ -43,13 +44,16 @@ _OTHER_MARKS = (
 Fields = list[list[str]]  # of each record
 
 
-def read_delimited(path: Path, delimiter: str, *, given: str = "") -> Source:
+def read_delimited(
+    path: Path, delimiter: str, *, given: str = "", cache: str | None = None
+) -> Source:
     """A table whose fields are separated by `delimiter`.
 
     delimiter: the one of the file's suffix. If by it the header is a single column, and by another
       of `DELIMITERS` the header and the first rows all have the same number of columns, at least
       two, that one is used, and the source's notes say so.
     given: used instead, and nothing is detected.
+    cache: folder in which what is found in a large file is kept (facts.py); None: nowhere.
 
     Raises ValueError, naming the line: an empty file, no header, a row with too few or too many
     fields, a quote that is never closed, bytes that are not UTF-8, a NUL byte.
@@ -61,7 +65,15 @@ def read_delimited(path: Path, delimiter: str, *, given: str = "") -> Source:
         notes = (f"{path.name}: its fields are separated by {DELIMITERS[found]}, by its header",)
         delimiter = found
     delimiter = given or delimiter
-    header, records, parse = (_tab_separated if delimiter == "\t" else _quoted)(file, delimiter)
+    facts = facts_of(file, cache)
+    if facts is None:
+        header, records, dialect = _read(file, delimiter)
+    else:
+        facts = facts.further("delimited", delimiter)
+        kept = facts.known(("records",), lambda: _found(_read(file, delimiter)))
+        header, dialect = unpacked(kept["header"]), unpacked(kept["dialect"])
+        records = Records.at(file, kept)
+    parse = _parser(dialect, delimiter)
     if not header:
         raise ValueError(f"{path.name}: the file is empty")
     header = _header(path, header, delimiter)
@@ -73,7 +85,9 @@ def read_delimited(path: Path, delimiter: str, *, given: str = "") -> Source:
         found = parse(records.read(rows).decode())
         return [[fields[number[column]] for fields in found] for column in columns]
 
-    return Source(path.name, tuple(header), len(records), read, lines=records.lines, notes=notes)
+    return Source(
+        path.name, tuple(header), len(records), read, lines=records.lines, notes=notes, facts=facts
+    )
 
 
 def _check_encoding(file: FileBytes) -> None:
@@ -113,12 +127,38 @@ class _Lines:
         return f"{self.file.name}, line {self.number}"
 
 
-# Reading records: the header, where the records after it are, and how a text of some is parsed
+# Reading records: the header, where the records after it are, and the dialect of the file
 
-Parse = Callable[[str], Fields]
+Read = tuple[list[str], Records, str]
 
 
-def _quoted(file: FileBytes, delimiter: str) -> tuple[list[str], Records, Parse]:
+def _read(file: FileBytes, delimiter: str) -> Read:
+    return (_tab_separated if delimiter == "\t" else _quoted)(file, delimiter)
+
+
+def _found(read: Read) -> dict[str, np.ndarray]:
+    """What is kept of it."""
+    header, records, dialect = read
+    return {"header": packed(header), "dialect": packed(dialect), **records.places()}
+
+
+def _parser(dialect: str, delimiter: str) -> Callable[[str], Fields]:
+    """How a text of some records is parsed: 'quoted' as CSV, 'lines' a line each, 'quoted lines'."""
+
+    def quoted(text: str) -> Fields:
+        with _any_field_size():
+            return [f for f in csv.reader(_split(text), delimiter=delimiter, strict=True) if f]
+
+    field = _unquoted if dialect == "quoted lines" else str
+
+    def lines(text: str) -> Fields:
+        bare = (line.rstrip("\r\n") for line in _split(text))
+        return [list(map(field, line.split(delimiter))) for line in bare if line]
+
+    return quoted if dialect == "quoted" else lines
+
+
+def _quoted(file: FileBytes, delimiter: str) -> Read:
     """The records of RFC 4180. Blank lines are passed over."""
     records, lines = Records(file), _Lines(file)
     header: list[str] = []
@@ -139,12 +179,7 @@ def _quoted(file: FileBytes, delimiter: str) -> tuple[list[str], Records, Parse]
                 'written twice (""), and an opened quote must be closed'
             ) from None
     records.end()
-
-    def parse(text: str) -> Fields:
-        with _any_field_size():
-            return [f for f in csv.reader(_split(text), delimiter=delimiter, strict=True) if f]
-
-    return header, records, parse
+    return header, records, "quoted"
 
 
 def _split(text: str) -> io.StringIO:
@@ -152,7 +187,7 @@ def _split(text: str) -> io.StringIO:
     return io.StringIO(text, newline="")
 
 
-def _tab_separated(file: FileBytes, delimiter: str) -> tuple[list[str], Records, Parse]:
+def _tab_separated(file: FileBytes, delimiter: str) -> Read:
     """The records of a TSV file in its dialect.
 
     Where every line has as many tabs as the header, a line is a row: nothing can be swallowed by a
@@ -178,18 +213,14 @@ def _tab_separated(file: FileBytes, delimiter: str) -> tuple[list[str], Records,
             header = header or fields
         start = lines.position
     records.end()
-    field = _unquoted if quotes and all_quoted else str
-
-    def parse(text: str) -> Fields:
-        bare = (line.rstrip("\r\n") for line in _split(text))
-        return [list(map(field, line.split(delimiter))) for line in bare if line]
-
-    return list(map(field, header)), records, parse
+    if quotes and all_quoted:
+        return list(map(_unquoted, header)), records, "quoted lines"
+    return header, records, "lines"
 
 
 def _quoted_or_ragged(
     file: FileBytes, delimiter: str, fields: list[str], header: list[str], line: int
-) -> tuple[list[str], Records, Parse]:
+) -> Read:
     """Like CSV; if it is not that, ValueError for the fields of this line, the first that differs."""
     try:
         return _quoted(file, delimiter)

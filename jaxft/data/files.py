@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxft.base.nearest import nearest
+from jaxft.data.facts import Facts
 
 # The formats that Pillow reads without a plug-in and that people keep photographs in.
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm".split())
@@ -45,6 +46,7 @@ class Source:
     paths: Sequence[str] = ()  # the file of each row, where rows are files
     notes: tuple[str, ...] = ()  # what was found rather than given, one line each
     item_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    facts: Facts | None = None  # what is kept of an earlier reading of the same file
 
     def __len__(self) -> int:
         return self.count

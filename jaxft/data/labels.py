@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxft.base.nearest import nearest
+from jaxft.data.facts import packed, unpacked
 from jaxft.data.files import Source, some
 from jaxft.data.targets import Batch, places
 
@@ -205,6 +206,18 @@ class _Codes(dict):
 
 def _factorise(source: Source, column: str) -> tuple[np.ndarray, list[Any]]:
     """['b', 'a', 'b'] -> [0, 1, 0] int32, ['b', 'a']: of a row 4 bytes are kept, no objects."""
+    if source.facts is None:
+        return _read_codes(source, column)
+
+    def make() -> dict[str, np.ndarray]:
+        codes, distinct = _read_codes(source, column)
+        return {"codes": codes, "distinct": packed(distinct)}
+
+    kept = source.facts.known(("labels", column), make)
+    return kept["codes"], unpacked(kept["distinct"])
+
+
+def _read_codes(source: Source, column: str) -> tuple[np.ndarray, list[Any]]:
     codes = _Codes()
     found = np.empty(len(source), np.int32)
     for rows, (values,) in source.chunks((column,)):

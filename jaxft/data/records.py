@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +85,7 @@ class Records:
         self.file = file
         self._starts, self._lines = array("q"), array("q")
         self.starts = np.zeros(1, np.int64)
-        self.lines: Sequence[int] = ()
+        self.lines: Sequence[int] | np.ndarray = ()
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -102,6 +102,20 @@ class Records:
         lines, self._lines = self._lines, array("q")
         together = lines and lines[-1] - lines[0] == len(lines) - 1
         self.lines = range(lines[0], lines[-1] + 1) if together else lines
+
+    def places(self) -> dict[str, np.ndarray]:
+        """What `Records.at` takes: 'starts', and 'lines', of which one says all if they are consecutive."""
+        lines = self.lines[:1] if isinstance(self.lines, range) else self.lines
+        return {"starts": self.starts, "lines": np.array(lines, np.int64)}
+
+    @classmethod
+    def at(cls, file: FileBytes, places: Mapping[str, np.ndarray]) -> Records:
+        """The records of a file of which the places are known."""
+        records, lines = cls(file), places["lines"]
+        records.starts = places["starts"]
+        together = len(lines) == 1
+        records.lines = range(lines[0], lines[0] + len(records)) if together else lines
+        return records
 
     def read(self, rows: np.ndarray) -> bytes:
         """The records of `rows` [k] int64, one after the other, each with a line end."""

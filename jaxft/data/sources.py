@@ -33,7 +33,12 @@ KINDS = (
 
 
 def open_source(
-    spec: str, *, data_dir: str | None = None, delimiter: str = "", labelled: bool = True
+    spec: str,
+    *,
+    data_dir: str | None = None,
+    delimiter: str = "",
+    labelled: bool = True,
+    cache: str | None = None,
 ) -> Source:
     """Opens a dataset by its name (`KINDS` lists the forms).
 
@@ -41,6 +46,7 @@ def open_source(
     delimiter: of CSV and TSV files; '' is the suffix's, unless the header says otherwise.
     labelled: False also opens images without classes, for prediction: a single image file, a folder
       of images, a folder with a single subfolder of them. Their rows have no label.
+    cache: folder in which what is found in a large table is kept for the next start; None: nowhere.
 
     Raises ValueError: in one line what is wrong, where, and what is nearest to it. Pipes, sockets
     and devices are refused before they are opened: a read of them may never end.
@@ -59,7 +65,9 @@ def open_source(
     if folder and os.path.isdir(os.path.expanduser(folder)) and not os.path.exists(spec):
         return _open_saved(files.existing(folder), split)
     path = files.existing(spec)
-    return _open_folder(path, labelled) if path.is_dir() else _open_file(path, separator, labelled)
+    if path.is_dir():
+        return _open_folder(path, labelled)
+    return _open_file(path, separator, labelled, cache)
 
 
 def _separator(given: str) -> str:
@@ -81,12 +89,12 @@ def _open_folder(path: Path, labelled: bool) -> Source:
     return files.read_image_folder(path, labelled=labelled)
 
 
-def _open_file(path: Path, delimiter: str, labelled: bool) -> Source:
+def _open_file(path: Path, delimiter: str, labelled: bool, cache: str | None) -> Source:
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        return read_delimited(path, ",", given=delimiter)
+        return read_delimited(path, ",", given=delimiter, cache=cache)
     if suffix == ".tsv":
-        return read_delimited(path, "\t", given=delimiter)
+        return read_delimited(path, "\t", given=delimiter, cache=cache)
     if suffix == ".jsonl":
         return read_jsonl(path)
     if suffix == ".parquet":

@@ -18,6 +18,7 @@ import numpy as np
 import tokenizers
 
 from jaxft.data import token_cache
+from jaxft.data.facts import digest_of, packed, unpacked
 from jaxft.data.files import IMAGE_SUFFIXES, Source
 from jaxft.data.labels import find_column
 from jaxft.data.tokenizer import attempt, load_tokenizer
@@ -94,7 +95,7 @@ def tokenize(
         encoded = functools.partial(_encoded, source, rows, columns, tokenizer, vocab_size)
         if cache_dir is None:
             return gathered(encoded())
-        path = Path(cache_dir) / f"{_key(source, rows, columns, tokenizer)}.npy"
+        path = Path(cache_dir) / f"{_known_key(source, rows, columns, tokenizer)}.npy"
         if found := token_cache.load(path, len(rows)):
             return found
         with token_cache.writing(path, len(rows), vocab_size) as writer:
@@ -178,6 +179,18 @@ def lone_surrogate(text: str) -> str:
     except UnicodeEncodeError as error:
         return text[error.start]
     return ""
+
+
+def _known_key(
+    source: Source, rows: np.ndarray, columns: Sequence[str], tokenizer: tokenizers.Tokenizer
+) -> str:
+    """`_key`, of which texts of a large file are hashed once: they are what the file's own hash is of."""
+    if source.facts is None:
+        return _key(source, rows, columns, tokenizer)
+    made_by = hashlib.blake2b(tokenizer.to_str().encode(), digest_size=16).hexdigest()
+    what = ("tokens", str(token_cache.VERSION), made_by, *columns, digest_of(rows))
+    kept = source.facts.known(what, lambda: {"key": packed(_key(source, rows, columns, tokenizer))})
+    return str(unpacked(kept["key"]))
 
 
 def _key(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -59,7 +60,9 @@ class Slicing:
     process_count: int = 1
 
 
-def open_splits(config: ConfigDict, task: Task[Any], checkpoint_names: Sequence[str]) -> Splits:
+def open_splits(
+    config: ConfigDict, task: Task[Any], checkpoint_names: Sequence[str], cache: str | None = None
+) -> Splits:
     """Open `config.data`'s sources, check every row of them, settle columns, labels and held-out share.
 
     Args:
@@ -67,6 +70,7 @@ def open_splits(config: ConfigDict, task: Task[Any], checkpoint_names: Sequence[
       task: what is learned.
       checkpoint_names: label names of the checkpoint's own head; when the data has the same set,
         their order is kept, and so the head stays useful.
+      cache: folder in which what is found in large tables is kept; None: nowhere.
 
     Raises:
       ValueError: a file, column, target or input of any split is not usable; one line.
@@ -75,7 +79,10 @@ def open_splits(config: ConfigDict, task: Task[Any], checkpoint_names: Sequence[
     c = config.data
     if not c.train:
         raise ValueError("config.data.train is empty: give a file, a folder or a data set name")
-    source = open_source(c.train, data_dir=c.dir or None, delimiter=c.delimiter)
+    opened = functools.partial(
+        open_source, data_dir=c.dir or None, delimiter=c.delimiter, cache=cache
+    )
+    source = opened(c.train)
     label = task.find_column(source, c.label)
     columns = find_input_columns(task.inputs, source, c.text, label)
     if label in columns:
@@ -93,7 +100,7 @@ def open_splits(config: ConfigDict, task: Task[Any], checkpoint_names: Sequence[
 
     def other(field: str, spec: str) -> Split:
         with _naming(f"config.{field}"):
-            there = open_source(spec, data_dir=c.dir or None, delimiter=c.delimiter)
+            there = opened(spec)
             # The column of the training data, so that both are read alike, else a usual name.
             column = label if label in there.columns else task.find_column(there, c.label)
             split, found = labelled_split(task, there, column, columns, reading)

@@ -96,8 +96,8 @@ def _loaded(
       changes: of the config of the run that is here; None in processes that do not write.
     """
     with processes.agreement("the checkpoint or the data") as facts:
-        prepared = prepare(config)
         cache = config.data.cache or str(directory.path / "cache")
+        prepared = prepare(config, cache)
         run, state = build(prepared, devices(config), cache=cache)
         facts.append(source_record(run))
         notes: list[str] = []

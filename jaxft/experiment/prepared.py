@@ -82,8 +82,11 @@ class Prepared:
         return _settled(config, self.directory, self.architecture, self.splits)
 
 
-def prepare(config: ConfigDict) -> Prepared:
+def prepare(config: ConfigDict, cache: str | None = None) -> Prepared:
     """Open checkpoint and data, settle labels, depth and rates of every parameter.
+
+    Args:
+      cache: folder in which what is found in large tables is kept; None: nowhere.
 
     Raises:
       ValueError: anything in the config, checkpoint or data that cannot work; one line.
@@ -93,7 +96,7 @@ def prepare(config: ConfigDict) -> Prepared:
         raise ValueError("config.model.path is empty: give a checkpoint directory or a hub id")
     directory = hf.resolve(config.model.path)
     names = class_names(directory)
-    prepared = settle(config, directory, open_splits(config, task, names))
+    prepared = settle(config, directory, open_splits(config, task, names, cache))
     # By the headers alone: a checkpoint without weights, or with others, is refused here.
     fresh = () if config.model.scratch else hf.missing(directory, prepared.architecture)
     return dataclasses.replace(prepared, decisions=prepared.decisions.knowing(fresh))
