@@ -322,6 +322,33 @@ ROWS = {
         "token",
         slow=True,
     ),
+    "qwen3": Row(
+        of(
+            transformers.Qwen3ForSequenceClassification,
+            transformers.Qwen3Config,
+            **LLAMA_SIZES,
+            num_key_value_heads=1,
+            rms_norm_eps=1e-2,
+            use_sliding_window=True,
+            sliding_window=4,
+            layer_types=["sliding_attention", "full_attention"],
+        ),
+        texts(left=True),
+        "sequence",
+    ),
+    "qwen3, tokens": Row(
+        of(
+            transformers.Qwen3ForTokenClassification,
+            transformers.Qwen3Config,
+            **LLAMA_SIZES,
+            num_key_value_heads=3,
+            attention_bias=True,
+            tie_word_embeddings=True,
+        ),
+        texts(),
+        "token",
+        slow=True,
+    ),
     "llama, tokens": Row(
         of(
             transformers.LlamaForTokenClassification,

@@ -16,6 +16,7 @@ from jaxft.models.families import (
     llama,
     mistral,
     qwen2,
+    qwen3,
     resnet,
     roberta,
     vgg,
@@ -35,6 +36,7 @@ FAMILIES: dict[str, Family[Any]] = {
     "llama": llama.FAMILY,
     "mistral": mistral.FAMILY,
     "qwen2": qwen2.FAMILY,
+    "qwen3": qwen3.FAMILY,
     "vit": vit.FAMILY,
     "resnet": resnet.FAMILY,
 }

@@ -1,0 +1,82 @@
+"""Qwen3 (Yang et al., 2025, arXiv:2505.09388): Llama with a norm of each head's queries and keys."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flax import nnx
+
+from jaxft.models.checkpoint import config_json, decoder_json
+from jaxft.models.family import Family, TextLimits
+from jaxft.models.layers import decoder, rotary
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What changes the logits or their initial values in HF's Qwen3Config, with its defaults."""
+
+    vocab_size: int = 151936
+    hidden_size: int = 4096
+    intermediate_size: int = 22016
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = 32  # None: num_attention_heads
+    head_dim: int = 128
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 32768
+    initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-6
+    rope_parameters: Mapping[str, Any] | None = None
+    attention_bias: bool = False
+    use_sliding_window: bool = False
+    sliding_window: int | None = 4096  # tokens that a token sees in the blocks that slide
+    max_window_layers: int = 28  # blocks before it do not slide
+    layer_types: Sequence[str] | None = None  # None: by max_window_layers
+    attention_dropout: float = 0.0
+    classifier_dropout: float | None = None  # of the head for tokens; None: 0.1
+    pad_token_id: int | None = None
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
+        """Raises ValueError for every key with a value that is not implemented or not possible."""
+        given = decoder_json.with_rope(raw, theta=1e4, positions=cls.max_position_embeddings)
+        only = {"token_classification_bias": True}
+        rules = {**decoder_json.RULES, "head_dim": config_json.whole(config_json.SIZE)}
+        config: Config = config_json.fields(cls, given, only=only, rules=rules, check=_fits)
+        return decoder_json.completed(decoder_json.with_late_windows(config))
+
+
+def _fits(config: Config) -> list[str]:
+    return decoder_json.heads_fit(config) + decoder_json.late_windows_fit(config)
+
+
+def _backbone(config: Any, kind: str, rngs: nnx.Rngs) -> decoder.Decoder:
+    plain = dataclasses.replace(
+        decoder.layer_of(config),
+        qkv_bias=config.attention_bias,
+        output_bias=config.attention_bias,
+        head_norms=True,
+    )
+    turns = {decoder.GLOBAL: rotary.frequencies(config.rope_parameters, config.head_dim)}
+    layers = decoder.sliding(plain, config.layer_types, config.sliding_window)
+    return decoder.Decoder(config.vocab_size, layers, turns, rngs=rngs)
+
+
+FAMILY = Family(
+    model_type="qwen3",
+    config=Config,
+    dropouts=("attention_dropout", "classifier_dropout"),
+    limits=lambda config: TextLimits(
+        config.vocab_size, config.max_position_embeddings, pairs=False
+    ),
+    base="model",
+    backbone=_backbone,
+    heads={
+        "sequence": decoder.sequence_head("Qwen3ForSequenceClassification"),
+        "token": decoder.token_head("Qwen3ForTokenClassification"),
+    },
+    depth_rules=lambda config: decoder.decoder_depths(config.num_hidden_layers),
+    tensor_rules=lambda config: decoder.TENSOR_RULES,
+    causal=True,
+    other_heads=decoder.OTHER_HEADS,
+)
