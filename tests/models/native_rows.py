@@ -349,6 +349,36 @@ ROWS = {
         "token",
         slow=True,
     ),
+    "gemma2": Row(
+        of(
+            transformers.Gemma2ForSequenceClassification,
+            transformers.Gemma2Config,
+            **LLAMA_SIZES,
+            num_key_value_heads=1,
+            rms_norm_eps=1e-3,
+            query_pre_attn_scalar=7,
+            attn_logit_softcapping=2.0,
+            sliding_window=3,
+        ),
+        texts(left=True),
+        "sequence",
+    ),
+    "gemma2, tokens": Row(
+        of(
+            transformers.Gemma2ForTokenClassification,
+            transformers.Gemma2Config,
+            **{**LLAMA_SIZES, "num_hidden_layers": 3},
+            num_key_value_heads=3,
+            hidden_activation="silu",
+            attention_bias=True,
+            attn_logit_softcapping=None,
+            layer_types=["full_attention", "sliding_attention", "full_attention"],
+            sliding_window=2,
+        ),
+        texts(),
+        "token",
+        slow=True,
+    ),
     "llama, tokens": Row(
         of(
             transformers.LlamaForTokenClassification,

@@ -110,6 +110,7 @@ def test_everything_refused_is_in_one_message():
             "rope_parameters .* must be",
         ),
         ("llama", {"num_key_value_heads": 7}, "32 is not a multiple of num_key_value_heads 7"),
+        ("gemma2", {"sliding_window": None}, "sliding_attention, but there is no sliding_window"),
         (
             "qwen2",
             {"layer_types": ["full_attention"]},

@@ -54,6 +54,9 @@ RULES: Mapping[str, Rule] = {
     "attention_bias": FLAG,
     "mlp_bias": FLAG,
     "rope_parameters": ROPE,
+    "hidden_activation": config_json.ACTIVATION,
+    "query_pre_attn_scalar": _POSITIVE,
+    "attn_logit_softcapping": config_json.optional(_POSITIVE),
     "use_sliding_window": FLAG,
     "max_window_layers": config_json.whole(10**7, least=0),
     "layer_types": config_json.optional(
@@ -61,6 +64,11 @@ RULES: Mapping[str, Rule] = {
     ),
     "sliding_window": config_json.optional(config_json.whole(10**7)),
     "pad_token_id": config_json.optional(config_json.whole(10**7, least=0)),
+}
+# Of families whose classes do not take null for them.
+OWN_HEADS: Mapping[str, Rule] = {
+    "num_key_value_heads": config_json.RULES["num_attention_heads"],
+    "head_dim": config_json.whole(config_json.SIZE),
 }
 
 

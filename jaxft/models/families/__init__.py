@@ -12,6 +12,7 @@ from jaxft.models.families import (
     deberta_v2,
     distilbert,
     electra,
+    gemma2,
     gpt2,
     llama,
     mistral,
@@ -37,6 +38,7 @@ FAMILIES: dict[str, Family[Any]] = {
     "mistral": mistral.FAMILY,
     "qwen2": qwen2.FAMILY,
     "qwen3": qwen3.FAMILY,
+    "gemma2": gemma2.FAMILY,
     "vit": vit.FAMILY,
     "resnet": resnet.FAMILY,
 }

@@ -41,7 +41,7 @@ class Config:
         """Raises ValueError for every key with a value that is not implemented or not possible."""
         given = decoder_json.with_rope(raw, theta=1e4, positions=cls.max_position_embeddings)
         only = {"token_classification_bias": True}
-        rules = {**decoder_json.RULES, "head_dim": config_json.whole(config_json.SIZE)}
+        rules = {**decoder_json.RULES, "head_dim": decoder_json.OWN_HEADS["head_dim"]}
         config: Config = config_json.fields(cls, given, only=only, rules=rules, check=_fits)
         return decoder_json.completed(decoder_json.with_late_windows(config))
 

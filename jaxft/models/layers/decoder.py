@@ -175,6 +175,23 @@ class Block(nnx.Module):
         return {**carry, "hidden": hidden}, {}
 
 
+class SandwichBlock(nnx.Module):
+    """Gemma's: a norm before attention and feed-forward, and one of what they give."""
+
+    def __init__(self, layer: Layer, *, rngs: nnx.Rngs):
+        self.self_attn = Attention(layer, rngs=rngs)
+        self.mlp = FeedForward(layer, rngs=rngs)
+        self.input_layernorm, self.post_attention_layernorm = layer.norm(), layer.norm()
+        self.pre_feedforward_layernorm, self.post_feedforward_layernorm = layer.norm(), layer.norm()
+
+    def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
+        hidden, reads = carry["hidden"], context.reads
+        update = self.self_attn(self.input_layernorm(hidden), carry, reads, context.seed)
+        hidden = ops.take(hidden, reads) + self.post_attention_layernorm(update)
+        update = self.mlp(self.pre_feedforward_layernorm(hidden))
+        return {**carry, "hidden": hidden + self.post_feedforward_layernorm(update)}, {}
+
+
 class Decoder(nnx.Module):
     """The carry holds hidden [R, L, D], the batch's segment_ids and positions, and rotary tables.
 
