@@ -379,6 +379,40 @@ ROWS = {
         "token",
         slow=True,
     ),
+    "gemma3": Row(
+        of(
+            transformers.Gemma3TextForSequenceClassification,
+            transformers.Gemma3TextConfig,
+            **LLAMA_SIZES,
+            num_key_value_heads=1,
+            rms_norm_eps=1e-3,
+            query_pre_attn_scalar=7,
+            sliding_window=3,
+            layer_types=["sliding_attention", "full_attention"],
+            rope_parameters={
+                "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
+                "full_attention": {"rope_type": "linear", "rope_theta": 300.0, "factor": 4.0},
+            },
+        ),
+        texts(left=True),
+        "sequence",
+    ),
+    "gemma3, biases": Row(
+        of(
+            transformers.Gemma3TextForSequenceClassification,
+            transformers.Gemma3TextConfig,
+            **{**LLAMA_SIZES, "num_hidden_layers": 3},
+            num_key_value_heads=3,
+            hidden_activation="relu",
+            attention_bias=True,
+            tie_word_embeddings=False,
+            sliding_window_pattern=2,
+            sliding_window=4,
+        ),
+        texts(),
+        "sequence",
+        slow=True,
+    ),
     "llama, tokens": Row(
         of(
             transformers.LlamaForTokenClassification,

@@ -1,5 +1,6 @@
 """config.json is read strictly: what would change the model and is not implemented is refused."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -90,6 +91,20 @@ def test_everything_refused_is_in_one_message():
     )
 
 
+def test_gemma_3_is_read_in_the_words_it_had_before():
+    raw = {
+        "num_hidden_layers": 7,
+        "sliding_window_pattern": 3,
+        "rope_theta": 5e5,
+        "rope_local_base_freq": 2e4,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    }
+    ours = models.FAMILIES["gemma3_text"].config.from_hf(raw)
+    theirs = transformers.Gemma3TextConfig(**copy.deepcopy(raw))
+    assert ours.rope_parameters == theirs.rope_parameters
+    assert list(ours.layer_types) == theirs.layer_types
+
+
 @pytest.mark.parametrize(
     "family, raw, message",
     [
@@ -110,6 +125,12 @@ def test_everything_refused_is_in_one_message():
             "rope_parameters .* must be",
         ),
         ("llama", {"num_key_value_heads": 7}, "32 is not a multiple of num_key_value_heads 7"),
+        (
+            "gemma3_text",
+            {"rope_scaling": {"rope_type": "yarn"}},
+            "rope_parameters .*yarn.* must be for",
+        ),
+        ("gemma3_text", {"sliding_window_pattern": 0}, "sliding_window_pattern=0"),
         ("gemma2", {"sliding_window": None}, "sliding_attention, but there is no sliding_window"),
         (
             "qwen2",

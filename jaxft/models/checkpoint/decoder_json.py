@@ -11,6 +11,7 @@ C = TypeVar("C")
 
 _POSITIVE = config_json.number(1e-9, 1e30, "a positive number")
 _THETA = "rope_theta"
+_THETAS = {_THETA: 1e6, "rope_local_base_freq": 1e4}  # of Gemma 3
 _SCALINGS = {
     "default": (),
     "dynamic": ("factor",),  # scales beyond max_position_embeddings only, which no text may exceed
@@ -45,6 +46,12 @@ def _are_layer_types(x: Any) -> bool:
     return isinstance(x, list | tuple) and all(one in LAYER_TYPES for one in x)
 
 
+ROPES = Rule(
+    lambda x: (
+        isinstance(x, Mapping) and x.keys() == {*LAYER_TYPES} and all(map(_is_rope, x.values()))
+    ),
+    f"for each of {' and '.join(LAYER_TYPES)} {ROPE.wanted}",
+)
 FLAG = Rule(lambda x: isinstance(x, bool), "true or false")
 RULES: Mapping[str, Rule] = {
     "num_key_value_heads": config_json.optional(config_json.RULES["num_attention_heads"]),
@@ -86,6 +93,29 @@ def with_rope(raw: Mapping[str, Any], *, theta: float, positions: int) -> dict[s
     context = raw.get("max_position_embeddings", positions)
     found = {name: value for name, value in raw.items() if name not in (_THETA, "rope_scaling")}
     found["rope_parameters"] = _standard(given, theta if old_theta is None else old_theta, context)
+    return found
+
+
+def with_ropes(raw: Mapping[str, Any], *, positions: int) -> dict[str, Any]:
+    """`raw` with `rope_parameters` for each type of block, as Gemma 3 has them, whichever keys it has.
+
+    Before they were `rope_local_base_freq` of blocks with a window, `rope_theta` and `rope_scaling` of
+    the others.
+    """
+    old = {name: raw.get(name) for name in (_THETA, "rope_local_base_freq", "rope_scaling")}
+    given, scaling = raw.get("rope_parameters") or {}, old["rope_scaling"] or {}
+    found = {name: value for name, value in raw.items() if name not in old}
+    if not isinstance(given, Mapping) or not isinstance(scaling, Mapping):
+        return {**found, "rope_parameters": [given, scaling]}  # which no rule lets pass
+    context = raw.get("max_position_embeddings", positions)
+    full, local = (given.get(kind) or {} for kind in LAYER_TYPES)
+    full = {**full, **scaling} if isinstance(full, Mapping) else full
+    thetas = [default if old[name] is None else old[name] for name, default in _THETAS.items()]
+    found["rope_parameters"] = {
+        **given,
+        FULL: _standard(full, thetas[0], context),
+        SLIDING: _standard(local, thetas[1], context),
+    }
     return found
 
 

@@ -13,6 +13,7 @@ from jaxft.models.families import (
     distilbert,
     electra,
     gemma2,
+    gemma3,
     gpt2,
     llama,
     mistral,
@@ -39,6 +40,7 @@ FAMILIES: dict[str, Family[Any]] = {
     "qwen2": qwen2.FAMILY,
     "qwen3": qwen3.FAMILY,
     "gemma2": gemma2.FAMILY,
+    "gemma3_text": gemma3.FAMILY,
     "vit": vit.FAMILY,
     "resnet": resnet.FAMILY,
 }

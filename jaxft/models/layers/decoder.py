@@ -16,7 +16,8 @@ from jaxft.models.family import Batch, Carry, Context, Head, Kept, Outputs, dept
 from jaxft.models.heads import every_token, last_token
 from jaxft.models.layers import modules, ops, rotary
 
-GLOBAL = "global"  # the rotary table of blocks that look at everything
+# The rotary tables of blocks that look at everything, and of those with a window that have their own.
+GLOBAL, LOCAL = "global", "local"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +98,12 @@ def layer_of(config: Config) -> Layer:
     )
 
 
-def sliding(layer: Layer, types: Sequence[str], window: int | None) -> list[Layer]:
-    """A block of each of HF's `layer_types`, those of 'sliding_attention' with the window."""
-    return [
-        dataclasses.replace(layer, window=window if kind == "sliding_attention" else None)
-        for kind in types
-    ]
+def sliding(
+    layer: Layer, types: Sequence[str], window: int | None, table: str = GLOBAL
+) -> list[Layer]:
+    """A block of each of HF's `layer_types`, those of 'sliding_attention' with the window and table."""
+    local = dataclasses.replace(layer, window=window, rotary=table)
+    return [local if kind == "sliding_attention" else layer for kind in types]
 
 
 class Attention(nnx.Module):
