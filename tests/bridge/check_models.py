@@ -16,14 +16,14 @@ from jaxft import optim
 from jaxft.models import Pass, by_path, hf, load_architecture
 from tests.bridge.torch_reference import CASES, LABELS, cotangent
 
-FAST = ("distilbert", "llama", "llama-unpadded", "deberta-v2", "electra", "convnext", "regnet")
+NAMES = ("distilbert", "llama", "llama-unpadded", "deberta-v2", "electra", "convnext", "regnet")
 
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory):
     """A folder with a checkpoint and PyTorch's results of each case."""
     folder = tmp_path_factory.mktemp("reference")
-    command = [sys.executable, "-m", "tests.bridge.torch_reference", str(folder), *FAST]
+    command = [sys.executable, "-m", "tests.bridge.torch_reference", str(folder), *NAMES]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -72,7 +72,11 @@ def objective(architecture, batch, weights, key=None, **options):
     return value
 
 
-@pytest.mark.parametrize("name", FAST)
+SLOW = ("electra", "regnet", "llama-unpadded")
+ALL = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_logits_and_every_gradient_are_pytorchs(reference, name):
     architecture, params = load(reference, name)
     arrays = np.load(reference / f"{name}.npz")

@@ -73,7 +73,10 @@ def run(folder, name, workdir, **changes):
     return workdir / "best"
 
 
-@pytest.mark.parametrize("name", ["distilbert", "llama", "deberta-v2", "convnext"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "deberta-v2", "convnext")]
+
+
+@pytest.mark.parametrize("name", ["distilbert", *SLOW])
 def test_a_run_ends_in_a_checkpoint_that_transformers_loads(folder, tmp_path, name):
     best = run(folder, name, tmp_path / "run")
     before, after = (
@@ -142,6 +145,7 @@ def test_a_run_killed_at_a_step_ends_in_the_same_bits(folder, tmp_path, monkeypa
     np.testing.assert_allclose(jaxft_load(resumed).logits(text), alone, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_parallel_modes_agree(folder, tmp_path):
     """Without dropout, whose masks pmap draws on each device."""
     found = {}

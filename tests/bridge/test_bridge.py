@@ -14,22 +14,26 @@ HERE = Path(__file__).parent
 INSTALLED = importlib.util.find_spec("torchax") is not None
 
 
+def checked(name: str, marked: str) -> None:
+    """Every check of a file that is marked so passes, and none is left out."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:xdist", "-m", marked,
+               str(HERE / f"{name}.py")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent.parent)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "skipped" not in done.stdout
+
+
 @pytest.mark.skipif(not INSTALLED, reason="needs jaxft[bridge]")
 @pytest.mark.parametrize("name", ["check_models", "check_runs"])
 def test_in_its_own_process(name):
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:xdist",
-        str(HERE / f"{name}.py"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent.parent)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout and "skipped" not in done.stdout
+    checked(name, "not slow")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not INSTALLED, reason="needs jaxft[bridge]")
+@pytest.mark.parametrize("name", ["check_models", "check_runs"])
+def test_the_long_checks_in_their_own_process(name):
+    checked(name, "slow")
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
