@@ -129,6 +129,8 @@ class Architecture:
         carry["hidden"] = carry["hidden"].astype(how.dtype)
         if (reads := self.reads(batch)) is not None:
             carry["reads"] = reads
+        if (averages := self.family.heads[self.head].averages(self.config, batch)) is not None:
+            carry["averages"] = averages
         if sample is not None:
             carry["sample"] = sample
         return self._through(backbone, carry, range(1, upto + 1), key, how)
@@ -154,6 +156,8 @@ class Architecture:
         hidden = carry["hidden"]
         read = ops.take(hidden, carry.get("reads")) if how.all_positions else hidden
         finished = backbone.finish(read.astype(jnp.float32))
+        if "averages" in carry:
+            finished = carry["averages"] @ finished
         outputs = head(finished, how.seed(key, self.num_blocks + 1))
         kept = {"moments": carry["moments"]} if "moments" in carry else {}
         return {**outputs, **kept, **({"hidden": hidden} if how.all_positions else {})}

@@ -97,6 +97,8 @@ class Head(Generic[C]):
         architecture: HF's class of the backbone with this head, `architectures` of an export.
         module: `(config, num_labels, rngs)`, rngs having served the backbone already.
         reads: `(config, batch) ->` positions [B, K] of the tokens that it takes; None: every token.
+        averages: `(config, batch) ->` weights [R, K, L] by which the finished tokens are averaged before
+            the head; None: they are not.
         classifier: path of its module whose outputs are the labels.
         unused: patterns of tensors of the base model that HF's class with this head lacks.
     """
@@ -104,6 +106,7 @@ class Head(Generic[C]):
     architecture: str
     module: Callable[[C, int, nnx.Rngs], HeadModule]
     reads: Callable[[C, Batch], jax.Array | None]
+    averages: Callable[[C, Batch], jax.Array | None] = lambda config, batch: None
     classifier: str = "classifier"
     unused: tuple[str, ...] = ()
 

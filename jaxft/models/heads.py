@@ -34,6 +34,13 @@ def last_token(config: Any, batch: Batch) -> jax.Array:
     return jnp.where(own, columns, starts[:, :, None]).max(-1)
 
 
+def mean_of_tokens(batch: Batch) -> jax.Array:
+    """Weights [R, K, L] fp32 of the tokens of each example of a text row in their mean; 0 of others."""
+    segments, slots = batch["segment_ids"], batch["starts"].shape[1]
+    own = segments[:, None, :] == 1 + jnp.arange(slots, dtype=segments.dtype)[None, :, None]
+    return own / jnp.maximum(own.sum(-1, keepdims=True), 1).astype(jnp.float32)
+
+
 def every_token(config: Any, batch: Batch) -> None:
     """None: the head has an output for each token of a row."""
 

@@ -97,6 +97,20 @@ BERT_SIZES = {
     "attention_probs_dropout_prob": 0.0,
 }
 
+MODERNBERT_SIZES = {
+    "vocab_size": 50,
+    "max_position_embeddings": 16,
+    "hidden_size": 30,
+    "num_attention_heads": 3,
+    "intermediate_size": 21,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+    "cls_token_id": 1,
+    "sep_token_id": 1,
+}
+
 DISTILBERT_SIZES = {
     "vocab_size": 50,
     "max_position_embeddings": 16,
@@ -226,6 +240,49 @@ ROWS = {
         ),
         texts(),
         "sequence",
+        slow=True,
+    ),
+    "modernbert": Row(
+        of(
+            transformers.ModernBertForSequenceClassification,
+            transformers.ModernBertConfig,
+            **MODERNBERT_SIZES,
+            classifier_pooling="mean",
+            local_attention=5,
+            num_hidden_layers=3,
+            global_attn_every_n_layers=2,
+            norm_eps=1e-3,
+            attention_bias=True,
+        ),
+        texts(),
+        "sequence",
+    ),
+    "modernbert, first token": Row(
+        of(
+            transformers.ModernBertForSequenceClassification,
+            transformers.ModernBertConfig,
+            **MODERNBERT_SIZES,
+            local_attention=4,
+            layer_types=["sliding_attention", "sliding_attention"],
+            num_hidden_layers=2,
+            norm_bias=True,
+            mlp_bias=True,
+            classifier_bias=True,
+            hidden_activation="silu",
+        ),
+        texts(),
+        "sequence",
+        slow=True,
+    ),
+    "modernbert, tokens": Row(
+        of(
+            transformers.ModernBertForTokenClassification,
+            transformers.ModernBertConfig,
+            **MODERNBERT_SIZES,
+            num_hidden_layers=2,
+        ),
+        texts(),
+        "token",
         slow=True,
     ),
     "electra": Row(

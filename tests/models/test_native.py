@@ -60,7 +60,7 @@ def chosen(logits: Any, counts: np.ndarray) -> Any:
 
 def by_path(architecture: Any, found: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """PyTorch's tensors in our layout."""
-    found = {names.current_name(n, architecture.family.aliases): x for n, x in found.items()}
+    found = {architecture.naming.current(n): x for n, x in found.items()}
     return {
         path: found[stored.name].detach().numpy().transpose(stored.axes)
         for path, stored in architecture.stored.items()

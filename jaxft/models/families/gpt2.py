@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
@@ -96,24 +95,9 @@ class Attention(nnx.Module):
         self, tokens: jax.Array, reads: jax.Array | None, mask: jax.Array, seed: ops.Seed
     ) -> jax.Array:
         """[R, L, D] -> [R, K, D] of the tokens at `reads`, [R, L, D] of all where it is None."""
-        if reads is None:
-            query, key, value = jnp.split(self.c_attn(tokens), 3, axis=-1)
-        else:
-            width = tokens.shape[-1]
-            query = self._columns(ops.take(tokens, reads), slice(0, width))
-            key, value = jnp.split(self._columns(tokens, slice(width, None)), 2, axis=-1)
-        query, key, value = (
-            x.reshape(*x.shape[:2], self.heads, -1) for x in (query, key, value)
-        )  # [R, L, H, D / H]
+        query, key, value = modules.fused_heads(self.c_attn, tokens, reads, self.heads)
         attended = ops.attention(query, key, value, mask, rate=self.rate, seed=seed)
         return self.c_proj(attended.reshape(*attended.shape[:2], -1))
-
-    def _columns(self, x: jax.Array, columns: slice) -> jax.Array:
-        """What `c_attn` gives there, without computing the rest."""
-        whole = self.c_attn
-        bias = None if whole.bias is None else whole.bias[...][columns]
-        flat = ops.linear(x.reshape(-1, x.shape[-1]), whole.kernel[...][:, columns], bias)
-        return flat.reshape(*x.shape[:-1], -1)
 
 
 class FeedForward(nnx.Module):

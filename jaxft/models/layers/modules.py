@@ -48,13 +48,15 @@ class Embedding(nnx.Module):
 class LayerNorm(nnx.Module):
     """Normalises the last axis in fp32 and returns the input's dtype."""
 
-    def __init__(self, width: int, *, epsilon: float):
+    def __init__(self, width: int, *, epsilon: float, use_bias: bool = True):
         self.scale = nnx.Param(jnp.ones(width))
-        self.bias = nnx.Param(jnp.zeros(width))
+        self.bias = nnx.Param(jnp.zeros(width)) if use_bias else None
         self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return ops.layer_norm(x, self.scale[...], self.bias[...], self.epsilon)
+        scale = self.scale[...]
+        bias = jnp.zeros_like(scale) if self.bias is None else self.bias[...]
+        return ops.layer_norm(x, scale, bias, self.epsilon)
 
 
 class RMSNorm(nnx.Module):
@@ -72,6 +74,30 @@ class RMSNorm(nnx.Module):
         if self.offset:  # in fp32: bf16 has no 1.001
             scale = self.offset + scale.astype(jnp.float32)
         return ops.rms_norm(x, scale, self.epsilon)
+
+
+def fused_heads(
+    fused: Linear, tokens: jax.Array, reads: jax.Array | None, heads: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Query, key and value from one layer, tokens [R, L, D] -> each [R, L, H, D / H].
+
+    The query has only the tokens at `reads` [R, K], if they are given; the rest is not computed.
+    """
+    width = tokens.shape[-1]
+    if reads is None:
+        parts = jnp.split(fused(tokens), 3, axis=-1)
+    else:
+        query = _columns(fused, ops.take(tokens, reads), slice(0, width))
+        parts = [query, *jnp.split(_columns(fused, tokens, slice(width, None)), 2, axis=-1)]
+    query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in parts)
+    return query, key, value
+
+
+def _columns(fused: Linear, x: jax.Array, columns: slice) -> jax.Array:
+    """What the layer gives there, without computing the rest."""
+    bias = None if fused.bias is None else fused.bias[...][columns]
+    flat = ops.linear(x.reshape(-1, x.shape[-1]), fused.kernel[...][:, columns], bias)
+    return flat.reshape(*x.shape[:-1], -1)
 
 
 class SelfAttention(nnx.Module):

@@ -244,6 +244,18 @@ def causal_mask(
     return segment_mask(take(segments, reads), segments) & seen
 
 
+def near_mask(
+    segments: jax.Array, positions: jax.Array, reads: jax.Array | None, reach: int | None
+) -> jax.Array:
+    """[B, 1, Q, T]: True for tokens of the same example, at most `reach` before or after the one that
+    looks; None: all. Arguments as in `causal_mask`."""
+    mask = segment_mask(take(segments, reads), segments)
+    if reach is None:
+        return mask
+    before = take(positions, reads)[:, None, :, None] - positions[:, None, None, :]
+    return mask & (jnp.abs(before) <= reach)
+
+
 def take(x: jax.Array, positions: jax.Array | None) -> jax.Array:
     """`x` [B, T, ...] at `positions` [B, K] -> [B, K, ...]; None: `x` itself, all of it."""
     if positions is None:
