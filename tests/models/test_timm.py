@@ -18,7 +18,7 @@ from jaxft import models
 from jaxft.models import Pass, hf
 from jaxft.models.checkpoint import config_json
 from tests.models import timm_models
-from tests.models.timm_models import VGG, randomise, write
+from tests.models.timm_models import VGG, ResNet, randomise, write
 
 LABELS = 3
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -48,14 +48,29 @@ def vgg(name: str, form: str, image: tuple[int, int, int], blocks: int, **depths
     )
 
 
+def resnet(name: str, layers: tuple[int, ...], *, bottleneck: bool) -> Row:
+    widths, blocks = (6, 10, 3, 5), sum(layers)
+    return Row(
+        name,
+        functools.partial(ResNet, layers, widths, bottleneck=bottleneck, channels=2, labels=LABELS),
+        {"layers": layers, "channels": widths, "in_chans": 2},
+        (33, 46, 2),
+        blocks,
+        {"conv1/": 0, "bn1/": 0, "layer1/0/": 1, "layer2/0/downsample/": 1 + layers[0]}
+        | {"layer4/": blocks, "fc/": blocks + 1},
+    )
+
+
 ROWS = {
+    "resnet": resnet("resnet50", (1, 2, 1, 1), bottleneck=True),
+    "basic resnet": resnet("resnet18", (2, 1, 1, 1), bottleneck=False),
     "vgg": vgg("vgg11_bn", "timm", (34, 47, 2), 15, f0_=0, f1_=1, f4_=2, f5_=3, f26_=15),
     "torchvision vgg": vgg("vgg11", "torchvision", (70, 33, 3), 7, f0_=0, f3_=1, f6_=2, f18_=7),
     "large vgg": vgg("vgg13", "timm", (258, 33, 3), 9, f0_=0, f2_=1),
     "torchvision vgg_bn": vgg("vgg16_bn", "torchvision", (258, 33, 3), 25, f0_=0, f41_=25),
     "deep vgg": vgg("vgg19_bn", "timm", (32, 32, 3), 31, f0_=0, f50_=31),
 }
-SLOW = ("large vgg", "torchvision vgg_bn", "deep vgg")
+SLOW = ("basic resnet", "large vgg", "torchvision vgg_bn", "deep vgg")
 every_row = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ROWS]
 )
@@ -90,7 +105,7 @@ def images(name):
 
 
 @every_row
-def test_logits_gradients_and_moved_statistics_equal_pytorchs(name, tmp):
+def test_logits_and_gradients_equal_pytorchs(name, tmp):
     model, (architecture, params, report) = torch_model(name), load(checkpoint(name, tmp))
     assert report == type(report)() and not any(one.ties for one in architecture.stored.values())
     pixels, labels = images(name), np.arange(3) % LABELS
@@ -165,10 +180,20 @@ def config_of(folder) -> dict:
     return json.loads(Path(folder, "config.json").read_text())
 
 
+@every_row
+def test_every_norm_leaves_its_moments_under_its_path(name, tmp):
+    architecture = models.load_architecture(str(checkpoint(name, tmp)), num_labels=LABELS)
+    apply = functools.partial(architecture.apply, how=Pass(batch_stats=True))
+    outputs = jax.eval_shape(apply, architecture.whole, {"pixel_values": images(name)})
+    norms = {path.rpartition("/")[0] for path in architecture.statistics}
+    assert set(outputs.get("moments", {})) == norms
+
+
 def test_batch_statistics_train_as_in_pytorch(tmp):
-    model, (architecture, params, _) = torch_model("vgg"), load(checkpoint("vgg", tmp))
+    name = "vgg"
+    model, (architecture, params, _) = torch_model(name), load(checkpoint(name, tmp))
     saved = {key: value.clone() for key, value in model.state_dict().items()}
-    pixels, how = images("vgg"), Pass(batch_stats=True)
+    pixels, how = images(name), Pass(batch_stats=True)
     outputs = compiled(lambda p: architecture.apply(p, {"pixel_values": pixels}, how=how))(params)
     theirs = model.train()(torch.tensor(pixels.transpose(0, 3, 1, 2))).detach()
     np.testing.assert_allclose(outputs["logits"], theirs, atol=1e-5)
@@ -206,6 +231,7 @@ def test_dropout_is_torchvisions_and_drops_in_the_head(tmp):
         ({"architecture": 11}, "architecture 11 is not implemented"),
         ({"model_args": {"act_layer": "gelu"}}, "for 'vgg11': act_layer='gelu' .unknown key"),
         ({"model_args": {"mlp_ratio": 0}}, "mlp_ratio 0 must be a number from 1/4096"),
+        ({"architecture": "resnet18", "model_args": {"layers": [1]}}, "layers has 1 stages, not 4"),
         ({"model_args": [1]}, "model_args and pretrained_cfg must be JSON objects"),
         ({"global_pool": "max"}, "global_pool 'max' must be 'avg'"),
         ({"model_args": {"global_pool": "avgmax"}}, "global_pool 'avgmax' must be 'avg'"),
@@ -233,7 +259,10 @@ def test_class_names_wherever_timm_writes_them(tmp_path):
         assert tuple(config_json.class_names(str(tmp_path))) == names
 
 
-def test_the_reference_has_the_published_sizes():
+def test_the_references_have_the_published_sizes():
+    with torch.device("meta"):
+        model = ResNet((3, 4, 6, 3), (64, 128, 256, 512), bottleneck=True, channels=3, labels=1000)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 25557032
     sizes = {"vgg11": 132863336, "vgg16_bn": 138365992}  # of torchvision's documentation
     for name, size in sizes.items():
         with torch.device("meta"):

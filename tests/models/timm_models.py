@@ -47,6 +47,52 @@ class VGG(nn.Module):
         return self.head["fc"](x.mean((2, 3)))
 
 
+class Residual(nn.Module):
+    """A residual layer: two convolutions of 3 x 3, or three of 1, 3 and 1 of which the second halves."""
+
+    def __init__(self, inputs: int, channels: int, *, bottleneck: bool, stride: int):
+        super().__init__()
+        self.count, outputs = (3, 4 * channels) if bottleneck else (2, channels)
+        sizes, strides = ((1, 3, 1), (1, stride, 1)) if bottleneck else ((3, 3), (stride, 1))
+        widths = [inputs, *[channels] * (self.count - 1), outputs]
+        for i, (size, step) in enumerate(zip(sizes, strides, strict=True)):
+            layer = nn.Conv2d(widths[i], widths[i + 1], size, step, size // 2, bias=False)
+            setattr(self, f"conv{i + 1}", layer)
+            setattr(self, f"bn{i + 1}", nn.BatchNorm2d(widths[i + 1]))
+        shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        changes = inputs != outputs or stride != 1
+        self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs)) if changes else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x
+        for i in range(1, self.count + 1):
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+            y = y.relu() if i < self.count else y
+        return (y + (x if self.downsample is None else self.downsample(x))).relu()
+
+
+class ResNet(nn.Module):
+    def __init__(self, layers, widths, *, bottleneck: bool, channels: int, labels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        inputs = 64
+        for stage, (count, width) in enumerate(zip(layers, widths, strict=True), start=1):
+            blocks = []
+            for i in range(count):
+                stride = 2 if stage > 1 and i == 0 else 1
+                blocks.append(Residual(inputs, width, bottleneck=bottleneck, stride=stride))
+                inputs = width * (4 if bottleneck else 1)
+            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(inputs, labels)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = functional.max_pool2d(self.bn1(self.conv1(images)).relu(), 3, 2, 1)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        return self.fc(x.mean((2, 3)))
+
+
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     """Biases, norms and batch statistics as of a trained model; in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)

@@ -89,6 +89,16 @@ def _pair(most: int) -> Rule:
     return Rule(fits, f"a whole number from 1 to {most:,}, or two (height, width)")
 
 
+def each(rule: Rule) -> Rule:
+    """A list of 1 to 64 of them."""
+
+    def fits(x: Any) -> bool:
+        return isinstance(x, list | tuple) and 0 < len(x) <= 64 and all(map(rule.fits, x))
+
+    return Rule(fits, f"a list, one a stage, each {rule.wanted}")
+
+
+FLAG = Rule(lambda x: isinstance(x, bool), "true or false")
 RATE = number(0, 1, "a number from 0 to less than 1")
 # The bounds are some ten times what any published encoder has. They are there so that a mistyped
 # or hostile config is refused at once, not after minutes of making shapes or a full memory.
@@ -114,7 +124,7 @@ RULES: Mapping[str, Rule] = {
     "image_size": _pair(2**16),
     "patch_size": _pair(2**16),
     "num_channels": whole(10**4),
-    "qkv_bias": Rule(lambda x: isinstance(x, bool), "true or false"),
+    "qkv_bias": FLAG,
 }
 
 

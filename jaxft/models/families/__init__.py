@@ -22,6 +22,7 @@ from jaxft.models.families import (
     qwen3,
     resnet,
     roberta,
+    timm_resnet,
     vgg,
     vit,
 )
@@ -46,7 +47,7 @@ FAMILIES: dict[str, Family[Any]] = {
     "vit": vit.FAMILY,
     "resnet": resnet.FAMILY,
 }
-TIMM: tuple[Family[Any], ...] = (vgg.FAMILY, vgg.TORCHVISION)
+TIMM: tuple[Family[Any], ...] = (timm_resnet.FAMILY, vgg.FAMILY, vgg.TORCHVISION)
 
 
 def family_of(directory: str, model_type: Any) -> Family[Any]:

@@ -33,23 +33,13 @@ from jaxft.models.layers.convolution import Convolution, Normed, max_pool, resid
 _REDUCTION = 4  # of the channels between the 1 x 1 convolutions of a bottleneck
 # Of HF's ResNetBackbone, which other models stand on.
 _IGNORED = frozenset({"stage_names", "out_features", "out_indices"})
-_FLAG = config_json.Rule(lambda x: isinstance(x, bool), "true or false")
-
-
-def _each(rule: config_json.Rule) -> config_json.Rule:
-    def fits(x: Any) -> bool:
-        return isinstance(x, list | tuple) and 0 < len(x) <= 64 and all(map(rule.fits, x))
-
-    return config_json.Rule(fits, f"a list, one a stage, each {rule.wanted}")
-
-
 _RULES = {
     "embedding_size": config_json.RULES["hidden_size"],
-    "hidden_sizes": _each(config_json.whole(config_json.SIZE, least=_REDUCTION)),
-    "depths": _each(config_json.RULES["num_hidden_layers"]),
+    "hidden_sizes": config_json.each(config_json.whole(config_json.SIZE, least=_REDUCTION)),
+    "depths": config_json.each(config_json.RULES["num_hidden_layers"]),
     "layer_type": config_json.Rule(lambda x: x in ("basic", "bottleneck"), "basic or bottleneck"),
-    "downsample_in_first_stage": _FLAG,
-    "downsample_in_bottleneck": _FLAG,
+    "downsample_in_first_stage": config_json.FLAG,
+    "downsample_in_bottleneck": config_json.FLAG,
 }
 
 
