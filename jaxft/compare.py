@@ -1,4 +1,4 @@
-"""Hold runs against each other: `python -m jaxft.compare RUN RUN … [--output compare.html]`.
+"""Compare runs with each other: `python -m jaxft.compare RUN RUN … [--output compare.html]`.
 
 Prints one table: what differs in the configs, the metrics of the best checkpoint on evaluation and test
 data, and seconds. Runs that are equal but for `train.seed` are one row: mean ± standard deviation.

@@ -1,4 +1,4 @@
-"""Which field somebody means who writes another name: a slip, or what another library calls it."""
+"""Which field is meant by another name: a typing error, or what another library calls it."""
 
 from __future__ import annotations
 

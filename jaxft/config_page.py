@@ -21,7 +21,7 @@ _TITLES = {
 
 
 def page() -> str:
-    """Markdown: a table a section, a row a field."""
+    """Markdown: a table per section, a row per field."""
     parts = [_ABOUT]
     for section in ("", *SECTIONS):
         rows = [_row(field) for field in FIELDS if field.section == section]

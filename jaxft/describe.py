@@ -1,6 +1,6 @@
 """Show what a config does to every parameter, before any compute: `python -m jaxft.describe --config FILE`.
 
-One row a parameter: path, shape, depth, trainable, peak learning rate, weight decay, and which axis of the
+One row per parameter: path, shape, depth, trainable, peak learning rate, weight decay, and which axis of the
 mesh cuts each dimension; then totals and warnings, among them those of `jaxft.optim.lint`. `--paths`
 prints only the paths, to write patterns from.
 """

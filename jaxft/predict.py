@@ -1,9 +1,9 @@
 """Label new rows: `python -m jaxft.predict --run DIR --input FILE --output FILE`.
 
 The output has the input's columns, then those of the task, `predicted` first (of classes also one
-probability a label, `probability_NAME`), and is written in the format of its name: .csv, .jsonl or
+probability per label, `probability_NAME`), and is written in the format of its name: .csv, .jsonl or
 .parquet. An input that has a column of one of the added names is refused: `--prefix new_` calls them
-`new_predicted`, `new_probability_NAME`. What a format cannot hold is left out, and said.
+`new_predicted`, `new_probability_NAME`. What a format cannot hold is left out, and reported.
 """
 
 from __future__ import annotations

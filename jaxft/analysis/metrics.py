@@ -1,6 +1,6 @@
 """Classification metrics of a whole split, from what is kept of each batch's logits.
 
-The numbers are scikit-learn's, by its definitions, but computed from counts: its own Matthews
+The numbers are scikit-learn's by definition, but computed from counts: its own Matthews
 correlation and confusion matrix are quadratic in the classes, and its import takes a second.
 """
 

@@ -1,6 +1,6 @@
 """What a run directory says about its run. Reads its files only.
 
-Any of them may be missing, or hold something else than jaxft wrote: rows that are none are left out.
+Any of them may be missing, or hold something that jaxft did not write: what is no row is left out.
 """
 
 from __future__ import annotations

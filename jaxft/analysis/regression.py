@@ -1,4 +1,4 @@
-"""Metrics of numbers that are predicted: error, and agreement in value and in order."""
+"""Metrics of predicted numbers: error, and agreement in value and in order."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """report.html of a run: one self-contained page from the run directory's files, and nothing else.
 
-It needs no model, no data set and no device. What a missing file would have told, the page says it
-does not know.
+It needs no model, no data set and no device. Where a file is missing, the page says what it does not
+know.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What would only be found when a row is used: found when the source is opened, nothing computed yet."""
+"""Finds when a source is opened, before any compute, what would otherwise fail when a row is used."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""CoNLL files: a word a line with its tags behind it, and a blank line between two sentences.
+"""CoNLL files: a word and its tags on each line, and a blank line between two sentences.
 
-A file is read through once, when it is opened, and every line is checked; what is kept is where each
-sentence begins (records.py).
+A file is read once, when it is opened, and every line is checked; what is kept is where each sentence
+begins (records.py).
 """
 
 from __future__ import annotations

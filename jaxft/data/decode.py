@@ -1,7 +1,7 @@
 """One image, from a file, bytes or an array: upright, of 1 or 3 channels, in 8 bits.
 
-Files are what strangers made: only raster formats that Pillow decodes itself are opened, nothing
-that is no regular file, and what Pillow warns of is collected instead of printed.
+Files may come from anyone: only regular files in raster formats that Pillow decodes itself are
+opened, and Pillow's warnings are collected instead of printed.
 """
 
 from __future__ import annotations

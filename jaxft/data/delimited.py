@@ -1,4 +1,4 @@
-"""CSV and TSV files: UTF-8 with or without a byte order mark, a header, one row a record.
+"""CSV and TSV files: UTF-8 with or without a byte order mark, a header, one row per record.
 
 CSV follows RFC 4180: a field in double quotes may hold delimiters, line ends, and quotes written
 twice. TSV has two dialects in the wild, plain (GLUE: a quote is a character like any other) and

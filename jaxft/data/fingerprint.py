@@ -1,4 +1,4 @@
-"""A digest of what a split's images hold, to notice that they are others than before."""
+"""A digest of the contents of a split's images, to notice that they have been replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSONL files: one JSON object a line."""
+"""JSONL files: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxft.data.records import FileBytes, Records
 
 
 def read_jsonl(path: Path) -> Source:
-    """A file of one JSON object a line. A key that a row lacks is None there, and so is NaN.
+    """A file of one JSON object per line. A key that a row lacks is None there, and so is NaN.
 
     Every line is parsed once now, and again when it is read; only where it begins is kept.
 

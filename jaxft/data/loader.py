@@ -1,7 +1,7 @@
 """The arrays of step i for this process, and reading ahead: batches are made while others run.
 
 `TextBatches` and `ImageBatches` are pure functions of the step: starting at step s gives what
-counting up to s gives. Of the global batch each process makes only its own contiguous rows.
+counting up to s gives. Each process makes only its own contiguous rows of the global batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Numbers as targets: the column they are in, and what is none. (Class labels: labels.py.)"""
+"""Numbers as targets: the column they are in, and which values are no number. (Class labels: labels.py.)"""
 
 from __future__ import annotations
 

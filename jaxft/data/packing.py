@@ -1,6 +1,6 @@
 """Examples into rows of a few fixed shapes, with little padding: pure functions of the lengths.
 
-Which examples make a batch is decided before, in batching.py, and never changed here.
+Which examples make a batch is decided earlier, in batching.py, and never changed here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tags of words as targets: the column they are in, their names and numbers, what is no tag."""
+"""Tags of words as targets: the column they are in, their names and numbers, and what is not a tag."""
 
 from __future__ import annotations
 

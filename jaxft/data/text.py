@@ -1,7 +1,7 @@
 """Text columns -> token ids, once: flat arrays that are cached on disk and memory-mapped.
 
-Texts are read, hashed and tokenised a few at a time; never are all of them in memory. Nothing here
-knows of batches; `Tokens.lengths` is what batching.py plans with.
+Texts are read, hashed and tokenised a few at a time; they are never all in memory. Nothing here
+knows about batches; `Tokens.lengths` is what batching.py plans with.
 """
 
 from __future__ import annotations

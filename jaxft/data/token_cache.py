@@ -1,18 +1,18 @@
 """Tokenised texts on disk: shards of up to `SHARD` examples, memory-mapped, checked without reading them.
 
-A shard is one file [header | lengths | second | ids], written while its texts are tokenised and there
-when it is whole. Its name is a hash of what it was made of (text.py), so that after a kill, or when rows
-are added at the end, whole shards are found again. It is one .npy file, which other programs can open,
-and not .npz, which cannot be mapped. lengths and second are int32, ids uint16 where the vocabulary
-allows, else int32.
+A shard is one file [header | lengths | second | ids], written while its texts are tokenised and visible
+only once it is whole. Its name is a hash of what it was made from (text.py), so that after a kill, or
+when rows are added at the end, whole shards are found again. It is one .npy file, which other programs
+can open, and not .npz, which cannot be mapped. lengths and second are int32, ids uint16 where the
+vocabulary allows, else int32.
 
-What is noticed. The header holds a checksum of all that follows, one of samples of it, the file's
+What is detected: the header holds a checksum of all that follows, one of samples of it, the file's
 size by its counts, and the time of its writing, which the file also carries as its modification
 time. While size and time are those, only header, lengths, second and the samples (64 pieces of
 4 KiB, first and last included) are read, whatever the size of the file; otherwise (copied, edited,
 written in place) everything is read and held against the checksum. So every change made by
-writing to the file is noticed, unless its modification time was put back; a disk that returns
-other bytes under the same time is noticed if the bytes lie in a sample or break the counts.
+writing to the file is detected, unless its modification time was put back; a disk that returns
+other bytes under the same time is detected if the bytes lie in a sample or break the counts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer, from files that may hold anything; nothing in them is executed."""
+"""A checkpoint's tokenizer, from files that may hold anything; no code in them is executed."""
 
 from __future__ import annotations
 

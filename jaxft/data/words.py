@@ -1,4 +1,4 @@
-"""Texts that come as words: the column they are in, and their token ids with the word of each.
+"""Texts that come as words: the column they are in, and their token ids with the word each belongs to.
 
 A word is a unit of the data, such as a token of a CoNLL file; the checkpoint's tokenizer cuts it into
 one token, several, or none.

@@ -1,4 +1,4 @@
-"""From what is known to everything the loop uses: parameters, optimizer, batches, steps.
+"""From a prepared config to everything the loop uses: parameters, optimizer, batches, steps.
 
 `build` does all of it for one run. Trials over the same data and model `share` what they have in
 common and `begin` one by one, the later ones with the programs of the first.

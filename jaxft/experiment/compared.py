@@ -1,4 +1,4 @@
-"""The runs that `compare` holds against each other, read from their directories."""
+"""The runs that `compare` puts side by side, read from their directories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the config to one decision a parameter: whether it trains and when, how fast, where it lives."""
+"""From the config to one decision per parameter: whether it trains and when, how fast, where it lives."""
 
 from __future__ import annotations
 

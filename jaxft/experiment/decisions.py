@@ -63,7 +63,7 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class Decisions:
-    """One row a parameter, in the order of the model's tree.
+    """One row per parameter, in the order of the model's tree.
 
     Attributes:
       plan: of gradual unfreezing, over depths; () for none, which is one stage.

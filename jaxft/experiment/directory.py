@@ -2,11 +2,11 @@
 
 config.json       the resolved config; another config in the same directory is refused
 source.json       what the run was built from: fingerprints, label names, columns, sizes
-metrics.jsonl     one row a logged step, evaluation or event
-parameters.json   one row a parameter: shape, depth, trainable, rates
-checkpoints/      Orbax, one folder a step
+metrics.jsonl     one row per logged step, evaluation or event
+parameters.json   one row per parameter: shape, depth, trainable, rates, placement
+checkpoints/      Orbax, one folder per step
 best/             the best checkpoint in Hugging Face format
-predictions/      one row an evaluated example
+predictions/      one row per evaluated example
 summary.json      results, timing, versions; written last: a run that has it is finished
 report.html
 """

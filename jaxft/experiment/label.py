@@ -1,4 +1,4 @@
-"""New rows labelled by a model that is ready, and written to a file: what `predict` does."""
+"""Labels new rows with a trained model and writes them to a file: what `predict` does."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One process at a time writes a run directory.
 
-The kernel's lock where there is one: it goes when the process goes, however it ends. Some network
-mounts have none; there a file that says who holds the directory takes its place, which outlives a kill.
+The kernel's lock where there is one: it is released when the process ends, however it ends. Some network
+mounts have none; there a file that names the holder takes its place, and outlives a kill.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Metrics of a model that is ready, on rows with targets: what `evaluate` does."""
+"""Metrics of a trained model on rows with targets: what `evaluate` does."""
 
 from __future__ import annotations
 

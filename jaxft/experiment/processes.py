@@ -2,7 +2,7 @@
 
 A process that stops while the others wait for it in a collective leaves them waiting. So whatever can
 stop one of them is either agreed on (`agreement`) or ends it at once (`in_step`); a death is noticed
-by the distributed service, which ends the others. What is not in a checkpoint then is done again.
+by the distributed service, which ends the others. Work that is not in a checkpoint by then is done again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a run was built from: enough to notice that a resumed run would not be the same run.
 
-What decides the weights must be equal (`refused`); what may change their last bits (`noted`) is said.
+What decides the weights must be equal (`refused`); what may change their last bits is reported (`noted`).
 """
 
 from __future__ import annotations

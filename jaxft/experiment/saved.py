@@ -1,7 +1,7 @@
-"""What the checkpoints of a run are made whole with, from its directory and its source checkpoint alone.
+"""What completes the checkpoints of a run, from its directory and its source checkpoint alone.
 
 No data is opened: what follows from it (label names, the number of training rows) is in source.json.
-Nothing is written, so this goes beside a run that is training.
+Nothing is written, so this is safe while the run is training.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run together with the places it writes to: what the loop and the finish hand around."""
+"""A run together with the places it writes to: what the loop and the finish pass around."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: while training they ask for a save, elsewhere they end the run with a last line."""
+"""SIGTERM and Ctrl-C: during training they ask for a save, elsewhere they end the run with one last line."""
 
 from __future__ import annotations
 

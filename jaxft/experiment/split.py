@@ -1,4 +1,4 @@
-"""The rows of one source that are used, each with a target and an input that were looked at."""
+"""The rows of one source that are used, each with a target and an input that have been checked."""
 
 from __future__ import annotations
 

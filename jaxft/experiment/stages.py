@@ -1,7 +1,7 @@
 """The stages of a run: which parameters train from which update on, each with its own program.
 
 A run without gradual unfreezing has one stage. At a change of stage the trainable tree grows, what
-trained before keeps its slots bit for bit, and the next program has been compiled meanwhile.
+trained before keeps its slots bit for bit, and the next program has been compiled in the meantime.
 """
 
 from __future__ import annotations

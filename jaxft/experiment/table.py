@@ -11,7 +11,7 @@ from jaxft.experiment.prepared import Prepared
 def parameter_rows(
     prepared: Prepared, never_trained: Collection[str] | None = None
 ) -> list[dict[str, Any]]:
-    """One row a parameter, by depth and then by the model's own order.
+    """One row per parameter, by depth and then by the model's own order.
 
     `learning_rate` is the peak one, `weight_decay` the decoupled coefficient; both 0 when frozen.
     `placement` is the axis of the mesh that cuts each dimension, or None.

@@ -1,8 +1,7 @@
 """Take a tree of parameters apart by label, and put it together again.
 
 What is not in the differentiated part has no gradient, hence no backward work, no optimizer slot
-and no
-influence on norms: splitting guarantees what masking leaves to the compiler's dead-code
+and no influence on norms: splitting guarantees what masking leaves to the compiler's dead-code
 elimination.
 """
 

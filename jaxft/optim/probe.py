@@ -1,7 +1,7 @@
 """Find out what a transform does by running it on tiny stand-ins of the parameters.
 
 An optax transform is a pair of closures: its structure cannot be read, but its behaviour can be
-measured. Each leaf is replaced by one of the same rank and type with at most two elements an axis,
+measured. Each leaf is replaced by one of the same rank and type with at most two elements per axis,
 all of the same value, and `update` is called a few times with chosen gradients. A transform that
 does not take these (it has a vector of per-layer rates) gets the first axis at full length. What a
 transform does only after many updates, or only for other values, is not seen.

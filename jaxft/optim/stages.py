@@ -2,7 +2,7 @@
 
 A plan is a tuple of stages in order of their start; groups are any hashable labels, usually depths
 from stem (0) to head (L + 1). Nothing here touches arrays: `unfreeze` runs a plan inside one
-compiled program, and a trainer may compile one program a stage, which also saves the frozen
+compiled program, and a trainer may compile one program per stage, which also saves the frozen
 part's backward.
 """
 

@@ -6,7 +6,7 @@ it starts like any fresh parameter, with its own bias correction.
 
 Gating by step needs no recompilation, but the program has the backward work of all groups, and the
 update moves 18 arrays a parameter instead of 11 (measured on CPU: 5 times the time of the update
-alone). To save both, compile one program a stage: give its number as `stage`, differentiate what
+alone). To save both, compile one program per stage: give its number as `stage`, differentiate what
 trains (`frozen_in`, `split`) and carry the state over with `grow`. Both ways have the same state and
 give the same numbers.
 """

@@ -1,7 +1,7 @@
 """What a task is: everything that depends on what is being learned, as the rest of the code asks for it.
 
 A task reads targets from a source, says what the loss of a batch is and which arrays an evaluation
-brings back, and makes of these metrics, rows, a part of the report, and the columns of predictions.
+returns, and turns these into metrics, rows, a part of the report, and the columns of predictions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Regression of one number on a text or a pair of texts: mean squared error, in the unit of the data.
 
-Numbers are not standardised, as transformers does not, so an exported model predicts what is in the data.
+As in transformers, numbers are not standardised, so an exported model predicts in the unit of the data.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tags of words, such as named entities: softmax cross-entropy on the first token of each word.
 
-The other tokens of a word have no weight, as in the recipe of transformers for the task. What an evaluation
-brings back of a token is its tag, probability and loss, never the logits.
+The other tokens of a word have no weight, as in the recipe of transformers for the task. An evaluation
+returns the tag, probability and loss of a token, never its logits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Start a command anew with huge pages for malloc, which XLA:CPU's temporary buffers gain from.
+"""Start a command anew with huge pages for malloc, which speeds up XLA:CPU's temporary buffers.
 
 XLA allocates the temporary buffer of a step (200 to 570 MB for a small BERT) at every step; glibc maps
 and unmaps it, which is 147,000 page faults a step. With huge pages there are 740, and a full

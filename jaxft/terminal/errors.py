@@ -1,4 +1,4 @@
-"""One clear line for what a user can mend, a traceback for what is our fault."""
+"""One clear line for what a user can correct, a traceback for what is our fault."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The first thing a command does: from here on Ctrl-C and SIGTERM are one line, not a traceback.
 
-Importing jax takes a second and more, in which an interrupt would be raised somewhere inside an
+Importing jax takes a second or more, during which an interrupt would be raised somewhere inside an
 import. Imports nothing heavy itself.
 """
 

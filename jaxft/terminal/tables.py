@@ -21,7 +21,7 @@ _WIDE = 10_000  # columns where there is no terminal to fit into: a table is as 
 def show_metrics(
     metrics: Mapping[str, Any], headline: Sequence[str], *, stream: TextIO | None = None
 ) -> None:
-    """Headline numbers, one row a class where there are such, and the confusion of few classes.
+    """Headline numbers, one row per class where there are classes, and the confusion matrix of a few.
 
     Args:
       metrics: what `Evaluation.to_json` gives.
@@ -49,7 +49,7 @@ def show_metrics(
 def show_comparison(
     heads: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], *, words: int
 ) -> None:
-    """One row a group of runs, and below what is to be known of them.
+    """One row per group of runs, and below the table what must be known about them.
 
     Args:
       words: how many of the first columns hold words, which may be wrapped; the rest are numbers.
@@ -67,7 +67,7 @@ def show_comparison(
 
 
 def show_parameters(rows: Sequence[Mapping[str, Any]]) -> None:
-    """One line a parameter, whole however narrow the terminal: paths are there to be copied."""
+    """One line per parameter, never wrapped by us: paths are there to be copied."""
     width = max(len(row["path"]) for row in rows)
     heads = "depth  trainable  learning rate  weight decay  placement"
     print(f"{'parameter':<{width}}  {'shape':>16}  {heads}")

@@ -1,4 +1,4 @@
-"""Text of users on a terminal: names and cells may hold anything, and none of it is a command."""
+"""Text from users, shown on a terminal: names and cells may hold anything, and none of it is obeyed."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ One process writes (`Checkpoints`), any number may read meanwhile (`CheckpointRe
     N/                       a step; becomes visible, complete and with its checksums, by one rename
     N.orbax-checkpoint-tmp/  a step that is being written, or was when its process was killed
     deleted-N/               a step that is being deleted: renamed first, so no reader sees half of it
-    damaged-N/               set aside on the user's word; never touched again
+    damaged-N/               set aside at the user's request; never touched again
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Checksums of a checkpoint's files: made before it becomes visible, checked before it is read.
 
 digests.json in the step's directory holds size and SHA-256 of each file, and a SHA-256 of that list.
-Files and not arrays, because then the library's own metadata is covered as well, nothing depends on how
+Files rather than arrays, because then the library's own metadata is covered as well, nothing depends on how
 arrays are laid out over devices and processes, and hashing happens in the thread that writes: 0.8 s of
-one core a GB, where Orbax takes 5 s for compressing and writing it.
+one core per GB, where Orbax takes 5 s to compress and write it.
 """
 
 from __future__ import annotations

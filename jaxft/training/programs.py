@@ -1,4 +1,4 @@
-"""A jitted function as the programs that it is compiled to, one a batch shape."""
+"""A jitted function, compiled ahead of time to one program per batch shape."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 class Programs:
-    """A jitted function compiled ahead of time, one program a batch shape.
+    """A jitted function compiled ahead of time, one program per batch shape.
 
     Compiling before the first step keeps every step free of stalls, makes "one trace a shape" a
     fact that tests read in `traced`, and lets several shapes compile at once.

@@ -1,9 +1,9 @@
 """Reading a run's checkpoints, also while the run goes on: nothing here writes, renames or deletes.
 
-Orbax's CheckpointManager is not for this: it belongs to the process that saves, as its documentation
-says, creates the directory and deletes what is being written there. With read_only=True it does not,
-but warns on the terminal and remembers steps that have been deleted since. A Checkpointer on one step's
-directory does none of that.
+Orbax's CheckpointManager is unsuitable: its documentation says that it belongs to the process that saves,
+and it creates the directory and deletes what is being written there. With read_only=True it does neither,
+but it warns on the terminal and remembers steps that have been deleted since. A Checkpointer on one
+step's directory does none of that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, appended; a process may die in the middle of a line."""
+"""metrics.jsonl: one JSON object per line, appended; a process may die in the middle of a line."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """TensorBoard event files by tensorboardX's protocol buffers: neither tensorflow nor torch is needed.
 
-Not by its SummaryWriter: that writes in a thread and at exit, where a full disk would be a traceback.
+Its SummaryWriter is not used: it writes in a thread and at exit, where a full disk ends in a traceback.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Ideas that change the update or the weights that count, one a file.
+"""Ideas that change the update or the weights that count, one per file.
 
 The optimizer wraps its transform with those that the config asks for, from first to last in the table,
 and what is measured and exported goes through their weights in the same order. What a field excludes
-stands with the field (`Field.needs`). Parameter groups, gradual unfreezing and the decay towards the
+is said with the field (`Field.needs`). Parameter groups, gradual unfreezing and the decay towards the
 pretrained weights shape the transform itself and are no `Idea`.
 """
 

@@ -1,6 +1,6 @@
 """Files of a checkpoint directory: read only if they are plain files, replaced only as a whole.
 
-What is in the weights' files is the matter of tensors.py, what the config means of config_json.py.
+The contents of the weight files are read by tensors.py, the config by config_json.py.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """Checkpoints in and out, Hugging Face's and timm's: tensor by tensor, never a whole model twice in memory.
 
-Which tensor is which parameter is decided in names.py, bytes on disk are the matter of tensors.py.
+Which tensor is which parameter is decided in names.py; bytes on disk are read and written by tensors.py.
 """
 
 import difflib

@@ -1,7 +1,7 @@
 """Safetensors files on disk: what they hold, one tensor at a time in, a stream out.
 
 Every read opens the file anew: a mapping kept open counts each page it ever touched as resident, so
-the checkpoint would be in memory next to the parameters. Nothing here knows a model.
+the checkpoint would be in memory next to the parameters. Nothing here knows about models.
 """
 
 import json

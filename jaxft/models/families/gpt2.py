@@ -2,7 +2,7 @@
 
 Attributes are named as in HF's GPT2ForSequenceClassification. Its linear layers in blocks are stored
 as [in, out], and query, key and value are one layer there and here. Without `pad_token_id` in its
-config.json transformers takes an export one example at a time.
+config.json, transformers runs an export on one example at a time only.
 """
 
 import dataclasses

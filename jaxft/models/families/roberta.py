@@ -1,6 +1,6 @@
 """RoBERTa (Liu et al., 2019, arXiv:1907.11692), XLM-RoBERTa and CamemBERT, on packed rows.
 
-BERT's encoder, but positions count from `pad_token_id` + 1 on, and pairs of texts are told apart by
+BERT's encoder, but positions count from `pad_token_id` + 1, and pairs of texts are told apart by
 the tokens between them, `<s> a </s></s> b </s>`. Attributes are named as in HF's classes.
 """
 

@@ -1,1 +1,1 @@
-"""Modules that two or more families share, and their arithmetic. Nothing here knows a family."""
+"""Modules that two or more families share, and their arithmetic. Nothing here knows about families."""

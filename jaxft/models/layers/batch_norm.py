@@ -1,7 +1,7 @@
-"""Batch normalisation (Ioffe and Szegedy, 2015, arXiv:1502.03167), with statistics that no gradient moves.
+"""Batch normalisation (Ioffe and Szegedy, 2015, arXiv:1502.03167), whose statistics no gradient moves.
 
-Numbers are those of torch.nn.BatchNorm2d: the variance that normalises is the biased one, the variance
-that is kept the unbiased one, and the kept ones move by a tenth at each update.
+Numbers are those of torch.nn.BatchNorm2d: the biased variance normalises, the unbiased one is stored, and
+the stored statistics move by a tenth at each update.
 """
 
 import dataclasses

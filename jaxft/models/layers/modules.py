@@ -1,7 +1,7 @@
 """The modules that two or more families share; their arithmetic is in ops.py.
 
 Parameters are kept in fp32 and cast where they are used: every module computes in the dtype of its
-input. Nothing here knows a family.
+input. Nothing here knows about families.
 """
 
 import jax
