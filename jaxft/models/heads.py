@@ -57,6 +57,21 @@ class Classifier(nnx.Module):
         return {"logits": self.classifier(ops.dropout(hidden, self.rate, seed))}
 
 
+class ImageClassifier(nnx.Module):
+    """One linear map, `classifier`, without dropout, as HF's image classifiers have it.
+
+    Of a config it reads `hidden_size` and `initializer_range`.
+    """
+
+    def __init__(self, config: Any, num_labels: int, rngs: nnx.Rngs):
+        std = config.initializer_range
+        self.classifier = Linear(config.hidden_size, num_labels, std=std, rngs=rngs)
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed) -> Outputs:
+        """[B, 1, D] -> logits [B, C]."""
+        return {"logits": self.classifier(hidden[:, 0])}
+
+
 def choose(kinds: Collection[str], kind: str | None, model_type: str) -> str:
     """The kind of head that is asked for; None is the first, a family's classification head.
 

@@ -137,7 +137,39 @@ LLAMA_SIZES = {
 }
 NO_HEAD_DIM = {name: value for name, value in LLAMA_SIZES.items() if name != "head_dim"}
 
+CONVNEXT_SIZES = {
+    "num_channels": 2,
+    "num_stages": 2,
+    "hidden_sizes": [5, 7],
+    "depths": [1, 2],
+    "initializer_range": 0.2,
+    "layer_scale_init_value": 0.7,
+}
+
 ROWS = {
+    "convnext": Row(
+        of(
+            transformers.ConvNextForImageClassification,
+            transformers.ConvNextConfig,
+            **CONVNEXT_SIZES,
+            patch_size=3,
+            layer_norm_eps=1e-3,
+            hidden_act="relu",
+            drop_path_rate=0.3,  # of no effect outside training
+        ),
+        images(20, 15),
+        "image",
+    ),
+    "convnext without layer scale": Row(
+        of(
+            transformers.ConvNextForImageClassification,
+            transformers.ConvNextConfig,
+            **(CONVNEXT_SIZES | {"layer_scale_init_value": 0.0, "hidden_sizes": [5, 5]}),
+        ),
+        images(16, 24),
+        "image",
+        slow=True,
+    ),
     "bert": Row(
         of(
             transformers.BertForSequenceClassification,

@@ -9,6 +9,7 @@ from jaxft.base.json_file import brief
 from jaxft.base.nearest import nearest
 from jaxft.models.families import (
     bert,
+    convnext,
     deberta_v2,
     distilbert,
     electra,
@@ -46,6 +47,7 @@ FAMILIES: dict[str, Family[Any]] = {
     "gemma3_text": gemma3.FAMILY,
     "vit": vit.FAMILY,
     "resnet": resnet.FAMILY,
+    "convnext": convnext.FAMILY,
 }
 TIMM: tuple[Family[Any], ...] = (timm_resnet.FAMILY, vgg.FAMILY, vgg.TORCHVISION)
 

@@ -20,11 +20,11 @@ from jaxft.models.family import (
     Head,
     ImageLimits,
     Kept,
-    Outputs,
     depth_rules,
 )
-from jaxft.models.heads import first_token
+from jaxft.models.heads import ImageClassifier, first_token
 from jaxft.models.layers import modules, ops
+from jaxft.models.layers.patches import Projection, pair, require_shape
 
 # Of ViTModel's pooler and of the masked-image decoder, which are not used here.
 _IGNORED = frozenset({"pooler_output_size", "pooler_act", "encoder_stride"})
@@ -57,11 +57,11 @@ class Config:
 
     @property
     def image(self) -> tuple[int, int]:
-        return _pair(self.image_size)
+        return pair(self.image_size)
 
     @property
     def patch(self) -> tuple[int, int]:
-        return _pair(self.patch_size)
+        return pair(self.patch_size)
 
 
 def _sizes_fit(config: Config) -> list[str]:
@@ -77,33 +77,15 @@ def _sizes_fit(config: Config) -> list[str]:
     return wrong
 
 
-def _pair(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
-    """16 -> (16, 16); [16, 8] -> (16, 8)."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
-
-
-class Projection(nnx.Module):
-    """A convolution with its kernel's size as stride, which is one product of flattened patches."""
-
-    def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        shape = (*config.patch, config.num_channels, config.hidden_size)  # HWIO
-        self.kernel = nnx.Param(config.initializer_range * jax.random.normal(rngs.params(), shape))
-        self.bias = nnx.Param(jnp.zeros(config.hidden_size))
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [B, N, D], patches in row-major order."""
-        p, q, channels, width = self.kernel.shape
-        batch, height, breadth, _ = images.shape
-        patches = images.reshape(batch, height // p, p, breadth // q, q, channels)
-        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(-1, p * q * channels)
-        tokens = patches @ self.kernel[...].reshape(-1, width) + self.bias[...]
-        return tokens.reshape(batch, -1, width)
-
-
 class PatchEmbeddings(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        self.projection = Projection(config, rngs=rngs)
+        self.projection = Projection(
+            config.patch,
+            config.num_channels,
+            config.hidden_size,
+            std=config.initializer_range,
+            rngs=rngs,
+        )
 
 
 class Embeddings(nnx.Module):
@@ -123,12 +105,9 @@ class Embeddings(nnx.Module):
         self.expected = (height, breadth, config.num_channels)
 
     def __call__(self, images: jax.Array, seed: ops.Seed) -> jax.Array:
-        if images.shape[1:] != self.expected:
-            raise ValueError(
-                "pixel_values are (height, width, channels) = "
-                f"{images.shape[1:]}, but the checkpoint takes {self.expected}"
-            )
+        require_shape(images, self.expected)
         patches = self.patch_embeddings.projection(images.astype(jnp.float32))
+        patches = patches.reshape(len(images), -1, patches.shape[-1])
         cls = jnp.broadcast_to(self.cls_token[...], (len(images), 1, patches.shape[-1]))
         hidden = jnp.concatenate([cls, patches], axis=1) + self.position_embeddings[...]
         return ops.dropout(hidden, self.rate, seed)
@@ -203,27 +182,20 @@ class ViT(nnx.Module):
         return self.layernorm(hidden)
 
 
-class ImageClassifier(nnx.Module):
-    def __init__(self, config: Config, num_labels: int, rngs: nnx.Rngs):
-        self.classifier = modules.Linear(
-            config.hidden_size, num_labels, std=config.initializer_range, rngs=rngs
-        )
-
-    def __call__(self, hidden: jax.Array, seed: ops.Seed) -> Outputs:
-        """[B, 1, D] of the class token -> logits [B, C]; HF's model, too, has no dropout here."""
-        return {"logits": self.classifier(hidden[:, 0])}
-
-
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     blocks = (rf"vit/encoder/layer/{n}/.*" for n in range(config.num_hidden_layers))
     return depth_rules(r"vit/embeddings/.*", blocks, r"classifier/.*", last=r"vit/layernorm/.*")
+
+
+def _limits(config: Config) -> ImageLimits:
+    return ImageLimits(*config.image, config.num_channels)
 
 
 FAMILY = Family(
     model_type="vit",
     config=Config,
     dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob"),
-    limits=lambda config: ImageLimits(*config.image, config.num_channels),
+    limits=_limits,
     base="vit",
     backbone=lambda config, kind, rngs: ViT(config, rngs=rngs),
     heads={"image": Head("ViTForImageClassification", ImageClassifier, first_token)},

@@ -16,6 +16,8 @@ class Convolution(nnx.Module):
     """`inputs` -> `outputs` channels by a kernel [size, size, inputs, outputs].
 
     Args:
+        depthwise: each output is of its own input; the kernel is [size, size, 1, outputs].
+        std: of the initial values; None: so that gradients keep their spread through a ReLU.
         padding: rows and columns of zeros on each side; None: so many that a stride of 1 keeps the
             size of the images.
     """
@@ -30,13 +32,16 @@ class Convolution(nnx.Module):
         stride: int = 1,
         padding: int | None = None,
         use_bias: bool = False,
+        depthwise: bool = False,
+        std: float | None = None,
     ):
         # He et al. 2015, arXiv:1502.01852, for the backward pass.
-        std = math.sqrt(2 / (size * size * outputs))
-        shape = (size, size, inputs, outputs)
+        std = math.sqrt(2 / (size * size * outputs)) if std is None else std
+        shape = (size, size, 1 if depthwise else inputs, outputs)
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape))
         self.bias = nnx.Param(jnp.zeros(outputs)) if use_bias else None
         self.stride, self.padding = stride, size // 2 if padding is None else padding
+        self.groups = inputs if depthwise else 1
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, in] -> [B, H / stride, W / stride, out], rounded up, in the dtype of `x`."""
@@ -46,6 +51,7 @@ class Convolution(nnx.Module):
             window_strides=(self.stride, self.stride),
             padding=[(self.padding, self.padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
         )
         return product if self.bias is None else product + self.bias[...].astype(x.dtype)
 

@@ -273,6 +273,14 @@ def dropout(x: jax.Array, rate: float, seed: Seed) -> jax.Array:
     return x if seed is None or rate == 0 else _dropout(x, seed, rate)
 
 
+def drop_path(x: jax.Array, rate: float, seed: Seed) -> jax.Array:
+    """Stochastic depth (Huang et al., 2016, arXiv:1603.09382): dropout of whole examples, x [B, …]."""
+    if seed is None or rate == 0:
+        return x
+    keep = hash_bits((len(x),) + (1,) * (x.ndim - 1), seed) >= jnp.uint32(round(rate * 2**32))
+    return jnp.where(keep, x * (1 / (1 - rate)), 0).astype(x.dtype)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _dropout(x, seed, rate):
     return _drop(x, seed, rate)
