@@ -53,6 +53,7 @@ class Architecture:
     statistics: dict[str, int]  # path of a batch statistic -> the same
     tensor_rules: tuple[tuple[str, PartitionSpec], ...]  # (path pattern, spec over 'tensor')
     new_head: bool  # the checkpoint's own classifier is for other labels: initialise one
+    from_scratch = True
 
     @property
     def inputs(self) -> str:

@@ -81,6 +81,7 @@ class Architecture(Protocol):
         statistics: path of a batch statistic -> the same.
         tensor_rules: (path pattern, spec over 'tensor'), in order.
         naming: which tensors of a checkpoint are its own.
+        from_scratch: `init` gives every leaf a value to train from.
         new_head: the checkpoint's own classifier is for other labels: initialise one.
     """
 
@@ -114,6 +115,8 @@ class Architecture(Protocol):
     def tensor_rules(self) -> tuple[tuple[str, PartitionSpec], ...]: ...
     @property
     def naming(self) -> Naming: ...
+    @property
+    def from_scratch(self) -> bool: ...
     @property
     def new_head(self) -> bool: ...
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from jaxft.models import architecture
-from jaxft.models.checkpoint import config_json
+from jaxft.models.checkpoint import config_json, timm_config
 from jaxft.models.contract import Architecture
-from jaxft.models.families import FAMILIES
+from jaxft.models.families import FAMILIES, TIMM
 
 IMPLEMENTATIONS = ("auto", "native", "bridge")
 
@@ -62,5 +62,8 @@ def is_native(directory: str) -> bool:
     Raises:
         ValueError: as `config_json.load`.
     """
-    model_type = config_json.load(directory).get("model_type")
+    raw = config_json.load(directory)
+    model_type, name = raw.get("model_type"), raw.get("architecture")
+    if timm_config.is_timm(raw):
+        return not isinstance(name, str) or any(name in family.timm for family in TIMM)
     return not isinstance(model_type, str) or model_type in FAMILIES

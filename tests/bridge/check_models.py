@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxft import optim
-from jaxft.models import Pass, by_path, hf, load_architecture
+from jaxft.models import Pass, by_path, hf, load_architecture, move_statistics
 from tests.bridge.torch_reference import CASES, LABELS, cotangent
 
 NAMES = ("distilbert", "llama", "llama-unpadded", "deberta-v2", "electra", "convnext", "regnet")
@@ -98,6 +99,37 @@ def test_logits_and_every_gradient_are_pytorchs(reference, name):
         assert np.abs(gradient - theirs).max() <= 1e-4 * scale, path
         seen += key in arrays
     assert seen == sum(key.startswith("gradient") for key in arrays) and seen > 10
+
+
+@pytest.mark.slow
+def test_batch_norms_take_and_move_the_statistics_of_a_batch(reference):
+    import torch
+    import transformers
+
+    architecture, params = load(reference, "regnet")
+    arrays = np.load(reference / "regnet.npz")
+    batch = batch_of(arrays)
+    padded = {
+        "pixel_values": jnp.concatenate([batch["pixel_values"], 9 + batch["pixel_values"][:1]]),
+        "weight": jnp.array([1.0, 1.0, 1.0, 0.0]),
+    }
+    program = jax.jit(functools.partial(architecture.apply, batch_stats=True))
+    outputs = program(params, padded)
+    model = transformers.AutoModelForImageClassification.from_pretrained(reference / "regnet")
+    with torch.no_grad():
+        logits = model.train()(torch.from_numpy(arrays["pixel_values"])).logits.numpy()
+    np.testing.assert_allclose(outputs["logits"][:3], logits, atol=1e-4)
+    _, statistics = parts(params, architecture.depths)
+    for path, x in by_path(move_statistics(statistics, outputs["moments"])).items():
+        theirs = model.get_buffer(path.replace("/", ".")).numpy()
+        np.testing.assert_allclose(x, theirs, atol=1e-5, rtol=1e-5, err_msg=path)
+    upper = jax.eval_shape(
+        functools.partial(architecture.apply, how=Pass(batch_stats=True, frozen_blocks=3)),
+        params,
+        padded,
+    )
+    above = {path.rpartition("/")[0] for path, d in architecture.statistics.items() if d > 3}
+    assert set(upper["moments"]) == above and len(above) < len(outputs["moments"])
 
 
 DEPTHS = {

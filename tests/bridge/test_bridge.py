@@ -36,6 +36,14 @@ def test_the_long_checks_in_their_own_process(name):
     checked(name, "slow")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not INSTALLED or importlib.util.find_spec("timm") is None, reason="needs jaxft[timm]"
+)
+def test_timm_in_its_own_process():
+    checked("check_timm", "not slow")
+
+
 def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
     from jaxft.models import load_architecture
 

@@ -8,6 +8,7 @@ then a checkpoint, in FOLDER/NAME.npz inputs, logits, and the gradient of each p
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,16 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "regnet": ("regnet", "image", {
         "embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1],
         "groups_width": 8}),
+    "timm-resnet": ("timm", "image", {"architecture": "resnet10t", "model_args": {}}),
+    "timm-swin": ("timm", "image", {
+        "architecture": "swin_tiny_patch4_window7_224", "model_args": {
+            "img_size": 32, "window_size": 4, "embed_dim": 16, "depths": [1, 1, 2, 1],
+            "num_heads": [1, 2, 2, 4]}}),
+    "timm-vit": ("timm", "image", {
+        "architecture": "vit_tiny_patch16_224", "model_args": {
+            "img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}}),
 }  # fmt: skip
+DECAY = 0.5
 
 
 def inputs_of(kind: str, pad: int) -> dict[str, np.ndarray]:
@@ -54,6 +64,16 @@ def make(folder: Path, name: str) -> None:
 
     model_type, kind, settings = CASES[name]
     torch.manual_seed(0)
+    if model_type == "timm":
+        model = of_timm(folder / name, settings)
+        x = torch.from_numpy(inputs_of("image", 0)["pixel_values"])
+        logits = model(x)
+        (logits * torch.from_numpy(cotangent(tuple(logits.shape)))).sum().backward()
+        gradients = {f"gradient {key}": p.grad.numpy() for key, p in model.named_parameters()}
+        np.savez(
+            folder / f"{name}.npz", logits=logits.detach().numpy(), pixel_values=x, **gradients
+        )
+        return
     config = transformers.AutoConfig.for_model(model_type, num_labels=LABELS, **settings)
     autos = {
         "sequence": transformers.AutoModelForSequenceClassification,
@@ -91,6 +111,31 @@ def make(folder: Path, name: str) -> None:
         if x.grad is not None
     }
     np.savez(folder / f"{name}.npz", logits=logits.detach().numpy(), **inputs, **gradients)
+
+
+def of_timm(directory: Path, settings: dict[str, Any]) -> Any:
+    """A model, saved in timm's hub format, and in scales.json the scales of its layer-wise decay."""
+    import timm
+    import timm.optim
+    from safetensors.torch import save_file
+
+    model = timm.create_model(
+        settings["architecture"], num_classes=LABELS, **settings["model_args"]
+    ).eval()
+    directory.mkdir()
+    said = {"input_size": [3, 32, 32], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3],
+            "interpolation": "bicubic", "crop_pct": 0.9, "num_classes": LABELS}  # fmt: skip
+    config = {**settings, "num_classes": LABELS, "pretrained_cfg": said}
+    (directory / "config.json").write_text(json.dumps(config))
+    save_file(
+        {key: x.contiguous() for key, x in model.state_dict().items()},
+        directory / "model.safetensors",
+    )
+    groups = timm.optim.param_groups_layer_decay(model, weight_decay=0.1, layer_decay=DECAY)
+    names = {id(p): key for key, p in model.named_parameters()}
+    scales = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    (directory.parent / f"{directory.name}.json").write_text(json.dumps(scales))
+    return model
 
 
 def cotangent(shape: tuple[int, ...]) -> np.ndarray:

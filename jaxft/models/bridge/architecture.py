@@ -9,8 +9,10 @@ from jax.sharding import PartitionSpec
 
 from jaxft.models.bridge import trace
 from jaxft.models.bridge.module import Built, path_of
+from jaxft.models.bridge.norms import BatchStatistics
 from jaxft.models.contract import PLAIN, Pass
 from jaxft.models.family import Batch, ImageLimits, Naming, Outputs, Stored, TextLimits
+from jaxft.models.layers.batch_norm import Sample, sample_of
 from jaxft.models.tree import Params, by_path
 
 
@@ -53,6 +55,11 @@ class BridgedArchitecture:
         return f"bridge to {self.exports} of {self.built.library}: {row}no remat, no tensor axis"
 
     @property
+    def from_scratch(self) -> bool:
+        """`init` gives every leaf a value to train from."""
+        return self.built.from_scratch
+
+    @property
     def naming(self) -> Naming:
         """Which tensors of a checkpoint are its own."""
         return self.built.naming
@@ -87,24 +94,20 @@ class BridgedArchitecture:
         """The forward pass of the module, one example a row.
 
         Returns fp32 'logits': [R, 1, C] for the example of each text row, [R, L, C] for its tokens
-        (head 'token'), [B, C] for images.
+        (head 'token'), [B, C] for images. With `batch_stats` also 'moments', for `move_statistics`.
 
         Args:
             params: in the structure of `whole`.
             key: drives dropout; None turns it off.
-            how: the submodules of depths up to `frozen_blocks` are in evaluation mode; parameters, and
-                inputs that are no integers, are cast to `dtype`; `remat`, `all_positions` and
-                `batch_stats` are not implemented.
+            how: the submodules of depths up to `frozen_blocks` are in evaluation mode; batch norms above
+                take the statistics of this batch with `batch_stats`; parameters, and inputs that are no
+                integers, are cast to `dtype`; `remat` and `all_positions` are not implemented.
 
         Raises:
             ValueError: the module does what cannot be traced, or what is not implemented; one line.
         """
         if how.remat:
             raise ValueError("config.model.remat=True is not implemented for bridged models")
-        if how.batch_stats:
-            raise ValueError(
-                "config.model.batch_stats='train' is not implemented for bridged models"
-            )
         assert not how.all_positions
         built, leaves = self.built, by_path(params)
         arrays = {name: jnp.asarray(x) for name, x in built.constants.items()}
@@ -113,6 +116,9 @@ class BridgedArchitecture:
             arrays[name] = x.astype(how.dtype) if name in built.parameters else x
         inputs = self._text(batch) if self.inputs == "text" else self._image(batch, how.dtype)
         depth_of = self._module_depths()
+        norms = None
+        if how.batch_stats:
+            norms = self._norms(sample_of(batch, how.axis_name), how.frozen_blocks)
         logits = trace.run(
             built.module,
             arrays,
@@ -120,8 +126,21 @@ class BridgedArchitecture:
             inputs,
             key=key,
             training=lambda name: depth_of.get(name, 0) > how.frozen_blocks,
+            norms=norms,
         ).astype(jnp.float32)
-        return {"logits": logits[:, None] if self.head == "sequence" else logits}
+        outputs: Outputs = {"logits": logits[:, None] if self.head == "sequence" else logits}
+        return outputs if norms is None else {**outputs, "moments": norms.moments}
+
+    def _norms(self, sample: Sample, frozen_blocks: int) -> BatchStatistics:
+        """Of the batch norms above the frozen depths."""
+        means = (name for name in self.built.statistics if name.endswith(".running_mean"))
+        paths = {name: path_of(name.rpartition(".")[0]) for name in means}
+        moving = {
+            name: path
+            for name, path in paths.items()
+            if self.statistics[f"{path}/running_mean"] > frozen_blocks
+        }
+        return BatchStatistics(sample, moving)
 
     def _text(self, batch: Batch) -> dict[str, jax.Array]:
         present = batch["segment_ids"] > 0
@@ -139,7 +158,8 @@ class BridgedArchitecture:
     @property
     def types_differ(self) -> bool:
         """The model has token types for a second text."""
-        types = getattr(self.built.module.config, "type_vocab_size", None)
+        config = getattr(self.built.module, "config", None)
+        types = getattr(config, "type_vocab_size", None)
         return isinstance(types, int) and types > 1
 
     def _image(self, batch: Batch, dtype: jax.typing.DTypeLike) -> dict[str, jax.Array]:

@@ -83,6 +83,7 @@ def build(
         forward=functools.partial(_logits, module),
         takes=takes,
         initialise=functools.partial(_initialise, module),
+        from_scratch=True,
         pad=pad,
         exports=type(module).__name__,
         limits=_image_limits(module, config)

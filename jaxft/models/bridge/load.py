@@ -40,11 +40,11 @@ def load_bridged(
     raw = config_json.load(directory)
     where = os.path.join(directory, "config.json")
     _require(directory, raw)
-    from jaxft.models.bridge import hub
     from jaxft.models.bridge.architecture import BridgedArchitecture
     from jaxft.models.bridge.module import path_of
 
-    built = hub.build(where, raw, head, num_labels, dropout)
+    build = _library(where, raw)
+    built = build(where, raw, head, num_labels, dropout)
     depth_of = {path_of(name): depth for name, depth in built.depths.items()}
     depth_of, num_blocks = _settled(depth_of, depths, max(built.depths.values(), default=1) - 1)
     leaves = {
@@ -89,6 +89,22 @@ def _require(directory: str, raw: Mapping[str, Any]) -> None:
             f"config.model.implementation='bridge' needs {EXTRA} (missing: {error.name}); "
             f"{family.model_type!r} is also native"
         ) from None
+
+
+def _library(where: str, raw: Mapping[str, Any]) -> Any:
+    """`build` of timm or of transformers: timm's format names an architecture and no model type."""
+    if "architecture" not in raw or "model_type" in raw:
+        from jaxft.models.bridge import hub
+
+        return hub.build
+    try:
+        from jaxft.models.bridge import pytorch_image_models
+    except ImportError as error:
+        raise ValueError(
+            f"{where}: {str(raw['architecture'])[:60]!r} is a model of timm, which needs "
+            f"pip install 'jaxft[timm]' (missing: {error.name})"
+        ) from None
+    return pytorch_image_models.build
 
 
 def _settled(

@@ -25,6 +25,7 @@ class Built:
         forward: its logits, as it gives them.
         takes: names of the arguments of its forward pass.
         initialise: gives every parameter that it has at the time of the call its initial values.
+        from_scratch: what these are is known of every parameter.
         pad: the token id that stands where there is no token.
         exports, limits, naming: see `contract.Architecture`.
         depths: depth of every parameter and persistent buffer, by name; the last is the head's.
@@ -37,6 +38,7 @@ class Built:
     forward: Forward
     takes: frozenset[str]
     initialise: Callable[[], None]
+    from_scratch: bool
     pad: int
     exports: str
     limits: TextLimits | ImageLimits

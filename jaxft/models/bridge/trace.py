@@ -14,8 +14,9 @@ import jax
 import torch
 import torchax
 from torch.nn.utils.stateless import _reparametrize_module as reparametrised
-from torch.overrides import TorchFunctionMode
 from torchax.tensor import OperatorNotFound
+
+from jaxft.models.bridge.norms import BatchStatistics
 
 _LOCK = threading.RLock()
 _BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
@@ -30,7 +31,7 @@ def run(
     *,
     key: jax.Array | None,
     training: Callable[[str], bool],
-    modes: tuple[TorchFunctionMode, ...] = (),
+    norms: BatchStatistics | None = None,
 ) -> jax.Array:
     """`forward(inputs)` of the module with these parameters and buffers in it, traced.
 
@@ -38,7 +39,7 @@ def run(
         arrays: every parameter and buffer by name; of tied ones any.
         key: drives dropout; None: all of the module is in evaluation mode.
         training: whether the submodule of this name is in training mode, where there is a key.
-        modes: what answers functions of torch before torchax does.
+        norms: batch norms that take the statistics of the batch; all others keep theirs.
 
     Raises:
         ValueError: something that cannot be traced; one line with its name and what would help.
@@ -51,10 +52,10 @@ def run(
             fixed = isinstance(part, _BATCH_NORMS)
             part.training = key is not None and training(name) and not fixed
         try:
-            with torch.no_grad(), env, contextlib.ExitStack() as stack:
-                for mode in modes:
-                    stack.enter_context(mode)
+            with torch.no_grad(), env, norms or contextlib.nullcontext():
                 tensors = env.j2t_iso(dict(arrays))
+                if norms is not None:
+                    norms.tensors = tensors
                 with reparametrised(module, tensors, tie_weights=True):
                     return env.t2j_iso(forward(env.j2t_iso(dict(inputs))))
         except Exception as error:
@@ -91,6 +92,15 @@ def _uniform(x: Any, low: float = 0.0, high: float = 1.0, *, generator: Any = No
 # torchax's own in-place draws fail on a tensor that is traced.
 for _op, _draw in ((torch.ops.aten.normal_, _normal), (torch.ops.aten.uniform_, _uniform)):
     torchax.default_env().override_op_definition(_op.default, _draw, is_view_op=True)
+
+
+def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
+    product = torch.matmul(input, weight.t())
+    return product if bias is None else product + bias
+
+
+# torchax's own knows the weight by another name than torch, and some models give it by name.
+torchax.default_env().override_op_definition(torch.nn.functional.linear, _linear)
 
 
 def refusal(module: torch.nn.Module, error: Exception) -> ValueError:

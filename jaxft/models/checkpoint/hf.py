@@ -80,6 +80,11 @@ def read_params(
     """
     leaves = by_path(architecture.whole)
     places = dict.fromkeys(leaves) if shardings is None else by_path(shardings)
+    if scratch and not architecture.from_scratch:
+        raise ValueError(
+            f"{directory}: how {architecture.exports} is initialised is not known; set "
+            "config.model.scratch=False"
+        )
     if scratch:
         found = Match({}, ReadReport(initialised=tuple(architecture.depths)))
     else:

@@ -82,12 +82,22 @@ class BatchNorm(nnx.Module):
         if sample is None:
             mean, variance, moments = kept, self.running_var[...], {}
         else:
-            count, mean, variance = _statistics(x32, sample)
-            shift = mean - kept
-            second = count * (variance + jnp.square(shift))
-            moments = {self.path: Moments(count, count * shift, second)}
+            mean, variance, found = taken(x32, kept, sample)
+            moments = {self.path: found}
         factor = self.scale[...] * lax.rsqrt(variance + _EPSILON)
         return ((x32 - mean) * factor + self.bias[...]).astype(x.dtype), moments
+
+
+def taken(x: jax.Array, kept: jax.Array, sample: Sample) -> tuple[jax.Array, jax.Array, Moments]:
+    """Mean [C] and biased variance [C] of values [B, H, W, C] over a sample, and their moments.
+
+    Args:
+        kept: the mean [C] that is kept, about which the moments are.
+    """
+    count, mean, variance = _statistics(x, sample)
+    shift = mean - kept
+    second = count * (variance + jnp.square(shift))
+    return mean, variance, Moments(count, count * shift, second)
 
 
 def move_statistics(statistics: Any, moments: Mapping[str, Moments]) -> Any:
