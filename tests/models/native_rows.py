@@ -40,13 +40,24 @@ class Row:
     again: Callable[[Any, Path], Any] = lambda model, path: type(model).from_pretrained(path)
 
 
-def texts(*, pad: int = 0, types: int = 1, left: bool = False, vocabulary: int = 50):
-    """Three texts of 9, 5 and 7 tokens; PyTorch's are padded on the left if asked."""
+def texts(
+    *,
+    pad: int = 0,
+    types: int = 1,
+    left: bool = False,
+    inside: bool = False,
+    vocabulary: int = 50,
+):
+    """Three texts of 9, 5 and 7 tokens; PyTorch's are padded on the left if asked.
+
+    `inside`: the token of padding stands in the texts, too.
+    """
 
     def make(rng: np.random.Generator) -> Inputs:
         lengths, width = [9, 5, 7], 9
         mask = np.arange(width) < np.array(lengths)[:, None]
         ids = np.where(mask, rng.integers(pad + 1, vocabulary, mask.shape), pad)
+        ids[:, 2] = pad if inside else ids[:, 2]
         kinds = np.where(mask & (np.arange(width) > 3), types - 1, 0)
         ours = {
             "input_ids": ids,
@@ -422,7 +433,7 @@ ROWS = {
             sliding_window=4,
             layer_types=["sliding_attention", "full_attention"],
         ),
-        texts(left=True),
+        texts(left=True, inside=True),
         "sequence",
     ),
     "qwen3, tokens": Row(

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from jaxft import models
 from jaxft.models import heads, hf
 from jaxft.models.checkpoint import names
+from tests.models.native_rows import ROWS
 from tests.models.test_parity import (
     FAMILY_ROWS,
     LABELS,
@@ -136,6 +137,16 @@ def test_a_head_of_another_kind_is_never_taken_for_its_own(family, tmp, tmp_path
         top = architecture.num_blocks + 1
         assert set(report.initialised) == {p for p, d in architecture.depths.items() if d == top}
         assert any(name.startswith("classifier.") for name in report.dropped)
+
+
+@pytest.mark.parametrize("saved, head", [("llama", "token"), ("llama, tokens", "sequence")])
+def test_a_head_of_another_kind_may_have_a_bias_more_or_less(saved, head, tmp_path):
+    ROWS[saved].build().save_pretrained(tmp_path)
+    architecture, _, report = load(tmp_path, head=head)
+    own = {"score/kernel", *(["score/bias"] if head == "token" else [])}
+    assert set(report.initialised) == own
+    theirs = {"score.weight", *(["score.bias"] if head == "sequence" else [])}
+    assert set(report.dropped) == theirs
 
 
 @pytest.mark.parametrize("pad, expected", [(None, [[3, 5], [4, 0]]), (0, [[2, 4], [0, 0]])])

@@ -87,6 +87,7 @@ def _backbone(config: Any, kind: str, rngs: nnx.Rngs) -> decoder.Decoder:
         decoder.sliding(plain, config.layer_types, config.sliding_window),
         {decoder.GLOBAL: rotary.frequencies(config.rope_parameters, config.head_dim)},
         rngs=rngs,
+        padding=config.pad_token_id,
         block=decoder.SandwichBlock,
         multiplier=math.sqrt(config.hidden_size),
     )

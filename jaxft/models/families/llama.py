@@ -66,7 +66,8 @@ def _backbone(config: Any, kind: str, rngs: nnx.Rngs) -> decoder.Decoder:
     )
     turns = {decoder.GLOBAL: rotary.frequencies(config.rope_parameters, config.head_dim)}
     layers = [layer] * config.num_hidden_layers
-    return decoder.Decoder(config.vocab_size, layers, turns, rngs=rngs)
+    padding = config.pad_token_id
+    return decoder.Decoder(config.vocab_size, layers, turns, rngs=rngs, padding=padding)
 
 
 FAMILY = Family(

@@ -63,7 +63,8 @@ def _backbone(config: Any, kind: str, rngs: nnx.Rngs) -> decoder.Decoder:
     plain = dataclasses.replace(decoder.layer_of(config), qkv_bias=True)
     turns = {decoder.GLOBAL: rotary.frequencies(config.rope_parameters, config.head_dim)}
     layers = decoder.sliding(plain, config.layer_types, config.sliding_window)
-    return decoder.Decoder(config.vocab_size, layers, turns, rngs=rngs)
+    padding = config.pad_token_id
+    return decoder.Decoder(config.vocab_size, layers, turns, rngs=rngs, padding=padding)
 
 
 FAMILY = Family(

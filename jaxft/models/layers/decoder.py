@@ -199,6 +199,7 @@ class Decoder(nnx.Module):
     Args:
         turns: the frequencies of each rotary table that a layer names.
         block: of a layer and rngs.
+        padding: the token whose embedding does not train; None: all do.
         multiplier: of the embeddings.
     """
 
@@ -209,11 +210,14 @@ class Decoder(nnx.Module):
         turns: Mapping[str, rotary.Frequencies],
         *,
         rngs: nnx.Rngs,
+        padding: int | None,
         block: Callable[..., nnx.Module] = Block,
         multiplier: float = 1.0,
     ):
         first = layers[0]
-        self.embed_tokens = modules.Embedding(vocabulary, first.width, std=first.std, rngs=rngs)
+        self.embed_tokens = modules.Embedding(
+            vocabulary, first.width, std=first.std, rngs=rngs, padding=padding
+        )
         self.layers = nnx.List([block(layer, rngs=rngs) for layer in layers])
         self.norm = first.norm()
         self.turns = tuple(turns.items())  # hashable, as what is no parameter must be

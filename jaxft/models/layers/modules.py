@@ -36,13 +36,23 @@ class Linear(nnx.Module):
 
 
 class Embedding(nnx.Module):
-    """A table [rows, width] looked up by integer ids; ids out of range are the caller's mistake."""
+    """A table [rows, width] looked up by integer ids; ids out of range are the caller's mistake.
 
-    def __init__(self, rows: int, width: int, *, std: float, rngs: nnx.Rngs):
+    Args:
+        padding: a row that has no gradient, as PyTorch's `padding_idx`; None: every row has one.
+    """
+
+    def __init__(
+        self, rows: int, width: int, *, std: float, rngs: nnx.Rngs, padding: int | None = None
+    ):
         self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (rows, width)))
+        self.padding = padding
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        return jnp.take(self.embedding[...], ids, axis=0, mode="clip")
+        found = jnp.take(self.embedding[...], ids, axis=0, mode="clip")
+        if self.padding is None:
+            return found
+        return jnp.where((ids == self.padding)[..., None], jax.lax.stop_gradient(found), found)
 
 
 class LayerNorm(nnx.Module):
