@@ -63,6 +63,22 @@ def vit(directory: Path, *, blocks: int = 2) -> str:
     return _with_weights(directory, config)
 
 
+def resnet(directory: Path) -> str:
+    """A ResNet of two layers for 8 x 8 grey images, with its preprocessor."""
+    directory.mkdir(parents=True)
+    config = {
+        "model_type": "resnet",
+        "num_channels": 1,
+        "embedding_size": 8,
+        "hidden_sizes": [8, 16],
+        "depths": [1, 1],
+        "layer_type": "basic",
+    }
+    preprocess = {"size": {"height": 8, "width": 8}, "image_mean": [0.5], "image_std": [0.5]}
+    (directory / "preprocessor_config.json").write_text(json.dumps(preprocess))
+    return _with_weights(directory, config)
+
+
 def _with_weights(directory: Path, config: dict) -> str:
     (directory / "config.json").write_text(json.dumps(config))
     architecture = load_architecture(str(directory), num_labels=2)

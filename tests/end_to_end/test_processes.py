@@ -21,43 +21,43 @@ from safetensors.numpy import load_file
 
 from jaxft import export
 from jaxft.experiment import processes
-from tests import tiny
+from tests import tiny, worlds
+from tests.worlds import ROOT, timeless, weights
 
-ROOT = Path(__file__).parents[2]
 HEARTBEAT = 10  # seconds; also what bounds how long the survivors of a kill may take
 STEPS, EVAL_EVERY, SAVE_EVERY = 20, 10, 5
 COLLECTIVE = re.compile(r" = \S+ (all-|reduce-scatter|collective-)")
 MODES = {
-    "shard": ("image", ("--config.parallel.mode=shard",)),
-    "pmap": ("image", ("--config.parallel.mode=pmap",)),
+    "shard": ("vit", ("--config.parallel.mode=shard",)),
+    # Batch statistics are those of all devices, and move. Above the rounding of the two ways to sum.
+    "pmap": ("resnet", ("--config.parallel.mode=pmap", "--config.model.batch_stats=train",
+                        "--config.optim.eps=1e-3")),
     # Packed texts and dropout; one process holds only half of every large parameter.
-    "fsdp": ("text", ("--config.parallel.fsdp=4",)),
-}
+    "fsdp": ("wide", ("--config.parallel.fsdp=4",)),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Checkpoints and data that all tests of this module read."""
     folder = tmp_path_factory.mktemp("world")
-    tiny.vit(folder / "vit")
+    tiny.vit(folder / "vit", blocks=1)
+    tiny.resnet(folder / "resnet")
     tiny.images(folder / "images", each=24)
-    tiny.bert(folder / "bert", blocks=1, width=256)
+    tiny.bert(folder / "wide", blocks=1, width=256)
     tiny.texts(folder / "train.csv", 48)
     return folder
 
 
 def arguments(world: Path, workdir: Path, mode: str, *extra: str) -> list[str]:
-    kind, flags = MODES[mode]
-    model, data = ("vit", "images") if kind == "image" else ("bert", "train.csv")
+    model, flags = MODES[mode]
     # A low rate: the true gradient of a key's bias is zero, and Adam makes steps of its rounding.
-    return [
-        f"--config={ROOT}/configs/{kind}_classification.py", f"--workdir={workdir}",
-        f"--config.model.path={world / model}", f"--config.data.train={world / data}",
-        f"--config.train.steps={STEPS}", "--config.train.batch_size=16",
-        f"--config.eval.every={EVAL_EVERY} steps", f"--config.checkpoint.every_steps={SAVE_EVERY}",
-        "--config.train.log_every=2", "--config.optim.lr=1e-4", "--config.train.compile_cache=",
-        "--config.log.tensorboard=false", *flags, *extra,
-    ]  # fmt: skip
+    _, *command = worlds.arguments(
+        world, workdir, f"--config.train.steps={STEPS}", f"--config.eval.every={EVAL_EVERY} steps",
+        f"--config.checkpoint.every_steps={SAVE_EVERY}", "--config.optim.lr=1e-4",
+        "--config.data.max_shapes=2", *flags, *extra, model=model,
+    )  # fmt: skip
+    return command
 
 
 def environment(devices: int) -> dict[str, str]:
@@ -90,43 +90,60 @@ class Processes:
         return [child.returncode for child in self.children], outputs, [text for _, text in pairs]
 
 
+# Its argument's command lines, one run after the other; the first joins the other processes.
+RUNS = """
+import json, sys
+from jaxft import train
+sys.exit(max(train.main(command) for command in json.loads(sys.argv[1])))
+"""
+
+
 def launch(*commands: list[str]) -> Processes:
     """One process of two devices for each of the command lines."""
+    joined = _joined(len(commands))
+    return Processes(
+        [
+            _started(["-m", "jaxft.train", *command, *join])
+            for command, join in zip(commands, joined, strict=True)
+        ]
+    )
+
+
+def launch_runs(*commands: list[str]) -> Processes:
+    """Two processes of two devices, each with the runs of these command lines."""
+    (first, *others), joined = commands, _joined(2)
+    return Processes([_started(_runs([*first, *join], *others)) for join in joined])
+
+
+def _runs(*commands: list[str]) -> list[str]:
+    return ["-c", RUNS, json.dumps([["train", *command] for command in commands])]
+
+
+def _started(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env=environment(2), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def _joined(number: int) -> list[list[str]]:
+    """The flags of each of so many processes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    children = []
-    for number, command in enumerate(commands):
-        joined = [
-            sys.executable, "-m", "jaxft.train", *command, f"--coordinator=localhost:{port}",
-            f"--num_processes={len(commands)}", f"--process_id={number}", f"--heartbeat={HEARTBEAT}",
-        ]  # fmt: skip
-        children.append(
-            subprocess.Popen(
-                joined,
-                cwd=ROOT,
-                env=environment(2),
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )  # fmt: skip
-        )
-    return Processes(children)
+    return [
+        [f"--coordinator=localhost:{port}", f"--num_processes={number}", f"--process_id={i}",
+         f"--heartbeat={HEARTBEAT}"]
+        for i in range(number)
+    ]  # fmt: skip
 
 
 def alone(*commands: list[str]) -> None:
     """The runs of these command lines, one after the other, in one process of four devices."""
-    code = (
-        "import json, sys; from jaxft import train; [train.main(a) for a in json.load(sys.stdin)]"
-    )
     subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps([["train", *c] for c in commands]), text=True,
-        cwd=ROOT, env=environment(4), check=True, capture_output=True,
+        [sys.executable, *_runs(*commands)], cwd=ROOT, env=environment(4), check=True,
+        capture_output=True, timeout=600,
     )  # fmt: skip
-
-
-def weights(run: Path) -> dict[str, np.ndarray]:
-    return load_file(run / "best" / "model.safetensors")
 
 
 def assert_close(found: Path, expected: Path, atol: float) -> None:
@@ -136,18 +153,8 @@ def assert_close(found: Path, expected: Path, atol: float) -> None:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=atol, err_msg=name)
 
 
-def rows(run: Path) -> list[dict]:
-    """metrics.jsonl without events and times."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in row.items() if not k.endswith(("second", "seconds"))}
-        for row in map(json.loads, lines)
-        if row["kind"] != "event"
-    ]
-
-
 def evaluations(run: Path) -> list[dict]:
-    return [row for row in rows(run) if row["kind"] == "eval"]
+    return [row for row in timeless(run) if row["kind"] == "eval"]
 
 
 def wait_for_step(run: Path, step: int, started: Processes) -> None:
@@ -174,11 +181,14 @@ def double(world, tmp_path_factory):
     folder, finished = tmp_path_factory.mktemp("double"), {}
 
     def run(mode: str):
-        if mode not in finished:
-            command = arguments(world, folder / mode, mode)
+        if not finished:
+            command, *others = [arguments(world, folder / mode, mode) for mode in MODES]
             with launch(command, command) as started:
-                finished[mode] = folder / mode, started.end()
-        return finished[mode]
+                first, *rest = MODES
+                finished[first] = started.end()
+            with launch_runs(*others) as started:
+                finished.update(dict.fromkeys(rest, started.end()))
+        return folder / mode, finished[mode]
 
     return run
 
@@ -188,7 +198,7 @@ def test_two_processes_are_one_with_as_many_devices(single, double, mode):
     run, (statuses, outputs, errors) = double(mode)
     assert statuses == [0, 0], errors
     assert_close(run, single / mode, atol=1e-6)
-    found, expected = rows(run), rows(single / mode)
+    found, expected = timeless(run), timeless(single / mode)
     logged = {*range(2, STEPS + 1, 2), *range(SAVE_EVERY, STEPS + 1, SAVE_EVERY)}
     assert len(found) == len(expected) == len(logged) + STEPS // EVAL_EVERY
     for ours, theirs in zip(found, expected, strict=True):
@@ -240,7 +250,7 @@ def test_the_others_end_when_one_is_killed_and_the_same_command_continues(world,
     kill_and_continue(world, tmp_path / "run", "shard", victim=1)
     undisturbed, _ = double("shard")
     assert_close(tmp_path / "run", undisturbed, atol=0)
-    assert rows(tmp_path / "run") == rows(undisturbed)
+    assert timeless(tmp_path / "run") == timeless(undisturbed)
 
 
 @pytest.mark.slow
@@ -273,7 +283,7 @@ def test_two_processes_continue_from_an_earlier_checkpoint_when_the_newest_is_da
     assert statuses == [0, 0], errors
     assert "damaged-20" in outputs[0] and "continued from the checkpoint of step 10" in outputs[0]
     assert_close(run, undisturbed, atol=0)
-    assert rows(run) == rows(undisturbed)
+    assert timeless(run) == timeless(undisturbed)
 
 
 def test_sigterm_saves_one_step_and_one_process_can_continue(world, single, tmp_path):
@@ -393,30 +403,29 @@ def test_one_process_agrees_with_itself():
 
 BUILD = """
 import sys
+from pathlib import Path
 from jaxft.experiment.build import build
 from jaxft.experiment.prepared import prepare
 from jaxft.experiment.steps import devices
 from jaxft.terminal.flags import parse
 
+dump = Path(sys.argv.pop(1))
 _, config = parse(["build", *sys.argv[1:]], (), with_config=True)
 run, state = build(prepare(config), devices(config), cache=None)
-if config.train.seed:
-    run.stages.compile(0, run.train_batches)
+dump.rename(dump.with_name("built"))
+run.stages.compile(0, run.train_batches)
 """
 
 
-@pytest.mark.parametrize("compiles_the_step", [False, True])
-def test_nothing_that_is_run_before_all_agree_needs_the_other_processes(
-    world, tmp_path, compiles_the_step
-):
+def test_nothing_that_is_run_before_all_agree_needs_the_other_processes(world, tmp_path):
     """A process that failed would leave them waiting. The step itself, which has such, is seen here."""
     flags = [flag for flag in arguments(world, tmp_path, "fsdp") if "workdir" not in flag]
-    seed = f"--config.train.seed={int(compiles_the_step)}"
-    dump = f"--xla_dump_to={tmp_path}/dump --xla_dump_hlo_as_text"
+    dump = f"{os.environ['XLA_FLAGS']} --xla_dump_to={tmp_path}/step --xla_dump_hlo_as_text"
     subprocess.run(
-        [sys.executable, "-c", BUILD, *flags, seed], cwd=ROOT, check=True, timeout=300,
+        [sys.executable, "-c", BUILD, tmp_path / "step", *flags], cwd=ROOT, check=True, timeout=300,
         env={**environment(4), "XLA_FLAGS": dump},
     )  # fmt: skip
-    programs = list((tmp_path / "dump").glob("*after_optimizations.txt"))
-    waiting = [path for path in programs if COLLECTIVE.search(path.read_text())]
-    assert programs and bool(waiting) == compiles_the_step, waiting
+    for name, waits in (("built", False), ("step", True)):
+        programs = list((tmp_path / name).glob("*after_optimizations.txt"))
+        waiting = [path for path in programs if COLLECTIVE.search(path.read_text())]
+        assert programs and bool(waiting) == waits, waiting

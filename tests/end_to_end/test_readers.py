@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxft import evaluate, export, predict
+from jaxft import evaluate, export, predict, train
 from jaxft.terminal.errors import run_command
-from tests import tiny
+from tests import worlds
+from tests.worlds import ROOT
 
-ROOT = Path(__file__).parents[2]
 # Training whose saves stand still when all is written and nothing is visible yet, until the file GATE/N
 # is there, N being the number of the save. "N.here" says that one has arrived.
 GATED = """
@@ -58,41 +58,25 @@ for number in range(times):
 """
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A checkpoint and data that all tests of this module read."""
-    folder = tmp_path_factory.mktemp("world")
-    tiny.bert(folder / "bert")
-    tiny.texts(folder / "train.csv")
-    tiny.texts(folder / "few.csv", 6, seed=2)
-    return folder
-
-
 def arguments(world: Path, workdir: Path, steps: int) -> list[str]:
-    return [
-        f"--config={ROOT}/configs/text_classification.py", f"--workdir={workdir}",
-        f"--config.model.path={world}/bert", f"--config.data.train={world}/train.csv",
-        "--config.train.batch_size=16", f"--config.train.steps={steps}", "--config.eval.every=1 steps",
-        "--config.checkpoint.every_steps=1", "--config.checkpoint.keep=1", "--config.optim.lr=3e-3",
-        "--config.parallel.mode=jit", "--config.eval.metric=loss",
-        "--config.log.tensorboard=False",
-        "--config.train.compile_cache=",
-    ]  # fmt: skip
+    return worlds.arguments(
+        world, workdir, f"--config.train.steps={steps}", "--config.eval.every=1 steps",
+        "--config.checkpoint.every_steps=1", "--config.checkpoint.keep=1", "--config.eval.metric=loss",
+    )  # fmt: skip
 
 
 def start(world: Path, folder: Path, steps: int) -> subprocess.Popen[str]:
     (folder / "gate").mkdir()
     command = [sys.executable, "-c", GATED, str(folder / "gate")]
     return subprocess.Popen(
-        [*command, *arguments(world, folder / "run", steps)],
+        [*command, *arguments(world, folder / "run", steps)[1:]],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip
 
 
 def undisturbed(world: Path, folder: Path, steps: int) -> dict[str, np.ndarray]:
-    command = [sys.executable, "-m", "jaxft.train", *arguments(world, folder / "alone", steps)]
-    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
-    return load_file(folder / "alone/best/model.safetensors")
+    assert train.main(arguments(world, folder / "alone", steps)) == 0
+    return worlds.weights(folder / "alone")
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:

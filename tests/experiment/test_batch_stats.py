@@ -22,10 +22,8 @@ from jaxft.tasks import classification
 from jaxft.training.gradient import MeanGradient
 from jaxft.training.parallel import Parallel, make_parallel, param_specs
 from jaxft.training.step import hyperparameters, train_step
-from tests import tiny
-from tests.end_to_end.test_train import killed_at
+from tests.worlds import arguments, killed_at
 
-ROOT = Path(__file__).parents[2]
 LABELS, ROWS, REAL = 3, 16, 13  # the last three rows of a batch are padding
 ONE = make_parallel("jit")
 
@@ -158,41 +156,26 @@ def test_what_lies_below_the_trainable_blocks_keeps_its_statistics(directory):
         assert same == (depth <= 1), path
 
 
-@pytest.fixture(scope="module")
-def world(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint, for grey images of 8 x 8, with its preprocessor, and labelled images."""
-    folder = tmp_path_factory.mktemp("world")
-    config = transformers.ResNetConfig(
-        num_channels=1, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"
-    )
-    torch.manual_seed(1)
-    transformers.ResNetForImageClassification(config).save_pretrained(folder / "model")
-    preprocess = {"size": {"height": 8, "width": 8}, "image_mean": [0.5], "image_std": [0.5]}
-    (folder / "model/preprocessor_config.json").write_text(json.dumps(preprocess))
-    tiny.images(folder / "images")
-    return folder
-
-
-@pytest.mark.parametrize("unfreeze", ["none", "lp_ft"])
-def test_a_killed_run_keeps_its_statistics_bit_for_bit(world: Path, tmp_path: Path, unfreeze: str):
+@pytest.mark.parametrize(("unfreeze", "kills"), [("none", (5,)), ("lp_ft", (2, 6))])
+def test_a_killed_run_keeps_its_statistics_bit_for_bit(
+    world: Path, tmp_path: Path, unfreeze: str, kills: tuple[int, ...]
+):
     def command(name: str) -> list[str]:
-        return [
-            "train", f"--config={ROOT}/configs/image_classification.py", f"--workdir={tmp_path}/{name}",
-            f"--config.model.path={world}/model", f"--config.data.train={world}/images",
-            "--config.model.batch_stats=train", f"--config.optim.unfreeze={unfreeze}",
-            "--config.train.batch_size=8", "--config.train.steps=8", "--config.train.log_every=1",
-            "--config.eval.every=4 steps", "--config.checkpoint.every_steps=1",
-            "--config.parallel.mode=jit", "--config.log.tensorboard=false",
-        ]  # fmt: skip
+        return arguments(
+            world, tmp_path / name, "--config.model.batch_stats=train",
+            f"--config.optim.unfreeze={unfreeze}", "--config.train.batch_size=8",
+            "--config.train.steps=8", "--config.train.log_every=1",
+            "--config.checkpoint.every_steps=1", model="resnet",
+        )  # fmt: skip
 
     assert train.main(command("whole")) == 0
-    for step in (2, 6):
+    for step in kills:
         killed_at(step, command("broken"))
     assert train.main(command("broken")) == 0
     whole, broken = (
         load_file(tmp_path / n / "best/model.safetensors") for n in ("whole", "broken")
     )
-    before = load_file(world / "model/model.safetensors")
+    before = load_file(world / "resnet/model.safetensors")
     for name, value in whole.items():
         np.testing.assert_array_equal(broken[name], value, err_msg=name)
     moved = [

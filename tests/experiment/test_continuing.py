@@ -19,31 +19,16 @@ from jaxft.experiment import finish, loop, provenance
 from jaxft.experiment.continuing import accepted
 from jaxft.experiment.session import Memory, judge
 from jaxft.experiment.signals import saved_first
-from tests import tiny
-from tests.end_to_end.test_train import Crash, rows
-
-ROOT = Path(__file__).parents[2]
+from tests import worlds
+from tests.worlds import Crash, rows
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    tiny.bert(folder / "bert", blocks=1)
-    tiny.texts(folder / "train.csv")
-    tiny.texts(folder / "test.csv", 30, seed=9)
-    tiny.texts(folder / "other.csv", 12, seed=3)
-    return folder
-
-
-def arguments(world: Path, workdir: Path, *extra: str) -> list[str]:
-    return [
-        "jaxft.train", f"--config={ROOT}/configs/text_classification.py", f"--workdir={workdir}",
-        f"--config.model.path={world}/bert", f"--config.data.train={world}/train.csv",
-        f"--config.data.test={world}/test.csv", "--config.train.batch_size=16",
-        "--config.train.steps=6", "--config.eval.every=3 steps", "--config.optim.schedule=constant",
-        "--config.optim.warmup=0", "--config.optim.lr=3e-3", "--config.parallel.mode=jit",
-        "--config.log.tensorboard=false", "--config.train.compile_cache=", *extra,
-    ]  # fmt: skip
+def arguments(world: Path, workdir: Path, *extra: str, model: str = "one_block") -> list[str]:
+    return worlds.arguments(
+        world, workdir, f"--config.data.test={world}/test.csv", "--config.train.steps=6",
+        "--config.eval.every=3 steps", "--config.checkpoint.every_steps=500",
+        "--config.optim.schedule=constant", "--config.optim.warmup=0", *extra, model=model,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +156,9 @@ def test_no_split_is_wrong_only_after_the_training(world, tmp_path, split, conte
 
 
 def test_other_test_data_are_tested_and_nothing_is_trained_again(world, done, copy):
-    extra = (f"--config.data.test={world}/other.csv", "--config.train.log_every=3")
+    extra = (f"--config.data.test={world}/few.csv", "--config.train.log_every=3")
     assert train.main(arguments(world, copy, *extra)) == 0
-    assert summary(copy)["data"]["test"] == 12
+    assert summary(copy)["data"]["test"] == 6
     events = [row["message"] for row in rows(copy) if row["kind"] == "event"]
     assert any("config.data.test" in message for message in events)
     assert [row["step"] for row in rows(copy) if row["kind"] == "train"] == [
@@ -254,7 +239,7 @@ def test_a_field_that_came_later_does_not_stop_an_old_run():
 
 
 def test_a_changed_checkpoint_config_is_noticed(world, tmp_path, done):
-    source = Path(shutil.copytree(world / "bert", tmp_path / "bert"))
+    source = Path(shutil.copytree(world / "one_block", tmp_path / "bert"))
     argv = arguments(world, tmp_path / "run", f"--config.model.path={source}")
     assert train.main(argv) == 0
     (tmp_path / "run/summary.json").unlink()
@@ -264,16 +249,12 @@ def test_a_changed_checkpoint_config_is_noticed(world, tmp_path, done):
         train.main(argv)
 
 
-def test_replaced_images_are_noticed(tmp_path):
-    tiny.vit(tmp_path / "vit", blocks=1)
-    tiny.images(tmp_path / "images")
-    argv = [
-        "jaxft.train", f"--config={ROOT}/configs/image_classification.py",
-        f"--workdir={tmp_path}/run", f"--config.model.path={tmp_path}/vit",
-        f"--config.data.train={tmp_path}/images", "--config.train.batch_size=8",
-        "--config.train.steps=2", "--config.parallel.mode=jit", "--config.train.compile_cache=",
-        "--config.log.tensorboard=false",
-    ]  # fmt: skip
+def test_replaced_images_are_noticed(world, tmp_path):
+    shutil.copytree(world / "images", tmp_path / "images")
+    argv = worlds.arguments(
+        world, tmp_path / "run", f"--config.data.train={tmp_path}/images",
+        "--config.train.batch_size=8", "--config.train.steps=2", model="vit",
+    )  # fmt: skip
     assert train.main(argv) == 0
     (tmp_path / "run/summary.json").unlink()
     for path in sorted((tmp_path / "images/left").iterdir()):

@@ -9,17 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxft import train
-from tests import tiny
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    tiny.bert(folder / "bert", blocks=1)
-    tiny.texts(folder / "train.csv")
-    return folder
+from tests import worlds
 
 
 @pytest.fixture
@@ -44,12 +34,10 @@ def misses(tmp_path):
 def start(world: Path, workdir: Path, *extra: str) -> None:
     """A run as in a new process: nothing that was compiled before is in memory."""
     jax.clear_caches()
-    argv = [
-        "jaxft.train", f"--config={ROOT}/configs/text_classification.py", f"--workdir={workdir}",
-        f"--config.model.path={world}/bert", f"--config.data.train={world}/train.csv",
-        "--config.train.batch_size=16", "--config.train.steps=9", "--config.log.tensorboard=false",
-        "--config.parallel.mode=jit", f"--config.train.compile_cache={workdir.parent}/cache", *extra,
-    ]  # fmt: skip
+    argv = worlds.arguments(
+        world, workdir, "--config.train.steps=9", "--config.data.max_shapes=2",
+        f"--config.train.compile_cache={workdir.parent}/cache", *extra,
+    )  # fmt: skip
     assert train.main(argv) == 0
 
 

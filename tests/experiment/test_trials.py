@@ -21,22 +21,12 @@ from jaxft.experiment.timing import Stopwatch
 from jaxft.optim import by_path, merge
 from jaxft.terminal import config_file
 from jaxft.training.checkpoint import Checkpoints
-from tests import tiny
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    tiny.bert(folder / "bert", blocks=1)
-    tiny.texts(folder / "train.csv")
-    return folder
+from tests.worlds import ROOT
 
 
 def fields(world: Path) -> list[tuple[str, str]]:
     return [
-        ("model.path", f"{world}/bert"), ("data.train", f"{world}/train.csv"),
+        ("model.path", f"{world}/one_block"), ("data.train", f"{world}/train.csv"),
         ("train.batch_size", "16"), ("train.steps", "6"), ("eval.every", "3 steps"),
         ("parallel.mode", "jit"), ("log.tensorboard", "false"), ("train.compile_cache", ""),
     ]  # fmt: skip

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 from jaxft import describe, evaluate, export, optim, train
 from jaxft.experiment.weights import weights_of
 from jaxft.models import by_path
-from tests import tiny
-from tests.end_to_end.test_train import arguments, assert_same_weights, killed_at, weights
-from tests.experiment.test_stages import built, host, stepped
+from tests import worlds
+from tests.experiment.test_stages import arguments, built, host, stepped
+from tests.worlds import assert_same_weights, killed_at, weights
 
 CONSTANT = ("--config.optim.schedule=constant", "--config.optim.warmup=0")
 RECIPES = {
@@ -29,14 +29,6 @@ RECIPES = {
                                  "--config.optim.unfreeze=lp_ft", "--config.optim.unfreeze_every=3 steps"),
 }  # fmt: skip
 KERNEL = "bert/encoder/layer/1/output/dense/kernel"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    tiny.bert(folder / "bert", blocks=2, dropout=0.1)
-    tiny.texts(folder / "train.csv")
-    return folder
 
 
 def measured(run, state) -> dict[str, np.ndarray]:
@@ -83,8 +75,8 @@ def test_wise_ft_mixes_what_was_pretrained_and_leaves_a_new_head_alone(world):
     np.testing.assert_array_equal(found[embeddings], host(state.frozen)[embeddings])
 
 
-# Of two that work alike, one in every run of the tests.
-_ALIKE = ("sam", "swa")
+# Of those that work alike, one in every run of the tests: the last recipe has an average and SAM.
+_ALIKE = ("sam", "swa", "ema")
 
 
 @pytest.mark.parametrize(
@@ -92,9 +84,9 @@ _ALIKE = ("sam", "swa")
 )
 def test_what_was_measured_is_what_is_exported_also_after_a_kill(world, tmp_path, recipe):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert train.main(arguments(world, whole, *RECIPES[recipe])) == 0
-    killed_at(7, arguments(world, broken, *RECIPES[recipe]))
-    assert train.main(arguments(world, broken, *RECIPES[recipe])) == 0
+    assert train.main(worlds.arguments(world, whole, *RECIPES[recipe])) == 0
+    killed_at(7, worlds.arguments(world, broken, *RECIPES[recipe]))
+    assert train.main(worlds.arguments(world, broken, *RECIPES[recipe])) == 0
     assert_same_weights(broken, whole)
 
     again = tmp_path / "again"
@@ -108,15 +100,22 @@ def test_what_was_measured_is_what_is_exported_also_after_a_kill(world, tmp_path
     assert json.loads(out.read_text())["loss"] == pytest.approx(summary["eval"]["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("recipe", ["schedule_free", "sam, unfreezing, average", "wise_ft"])
-def test_every_way_to_compile_measures_the_same_weights(world, recipe):
+@pytest.mark.parametrize(
+    ("recipe", "modes"),
+    [
+        ("schedule_free", ("shard",)),
+        ("wise_ft", ("pmap",)),
+        ("sam, unfreezing, average", ("shard", "pmap")),
+    ],
+)
+def test_every_way_to_compile_measures_the_same_weights(world, recipe, modes):
     # A large eps: the true gradient of a key's bias is zero, and Adam makes steps of its rounding.
     extra = (*RECIPES[recipe], "--config.model.dropout=0", "--config.optim.eps=1e-3")
     found = {}
-    for mode in ("jit", "shard", "pmap"):
+    for mode in ("jit", *modes):
         run, state = built(world, *extra, mode=mode)
         found[mode] = measured(run, stepped(run, state, 5))
-    for mode in ("shard", "pmap"):
+    for mode in modes:
         for path, value in found["jit"].items():
             np.testing.assert_allclose(found[mode][path], value, atol=1e-5, err_msg=path)
 
