@@ -116,11 +116,10 @@ def move_statistics(statistics: Any, moments: Mapping[str, Moments]) -> Any:
         count, first = moments[path].count, moments[path].first
         shift = first / jnp.maximum(count, 1)
         unbiased = (moments[path].second - first * shift) / jnp.maximum(count - 1, 1)
-        after = {
-            "running_mean": old + _MOMENTUM * shift,
-            "running_var": old + _MOMENTUM * (unbiased - old),
-            "num_batches_tracked": old + 1,
-        }[name]
+        if name == "num_batches_tracked":  # int32
+            after = old + 1
+        else:
+            after = old + _MOMENTUM * (shift if name == "running_mean" else unbiased - old)
         return jnp.where(count > 0, after, old)
 
     return jax.tree_util.tree_map_with_path(moved, statistics)

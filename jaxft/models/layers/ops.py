@@ -36,7 +36,7 @@ def _linear_backward(residuals, gradient):
     x, kernel, bias = residuals
     # Summed over tokens in fp32 also where activations or parameters are bf16, and only then
     # rounded to the parameter's dtype.
-    summed = jnp.promote_types(x.dtype, jnp.float32)
+    summed = x.dtype if x.dtype == jnp.float64 else jnp.float32
     kernel_gradient = lax.dot_general(
         x, gradient, (((0,), (0,)), ((), ())), preferred_element_type=summed
     ).astype(kernel.dtype)
