@@ -23,6 +23,7 @@ from jaxft import models
 from jaxft.base import json_file
 from jaxft.models import hf
 from jaxft.models.checkpoint import tensors
+from tests.models.test_parity import FAMILY_ROWS, every_family
 
 CONFIG, WEIGHTS, INDEX = "config.json", tensors.SINGLE, tensors.INDEX
 DEEP = 10**5
@@ -36,19 +37,24 @@ SIZES = {
 
 @pytest.fixture(scope="module")
 def right(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One right checkpoint a family, of zeros."""
+    """One right checkpoint a family, of zeros: as the cases below name its sizes, or its parity row's."""
     found = {}
-    for family, sizes in SIZES.items():
+    for family in [*SIZES, *(name for name in FAMILY_ROWS if name not in SIZES)]:
         found[family] = place = tmp_path_factory.mktemp(family)
-        common = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-        raw = {"model_type": family, **common, "intermediate_size": 64, **sizes}
-        (place / CONFIG).write_text(json.dumps(raw))
+        if family in SIZES:
+            common = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+            raw = {"model_type": family, **common, "intermediate_size": 64, **SIZES[family]}
+            (place / CONFIG).write_text(json.dumps(raw))
+        else:
+            FAMILY_ROWS[family].config.save_pretrained(place)
         (place / "tokenizer.json").write_text("{}")  # for others to refuse
         architecture = models.load_architecture(str(place), num_labels=2)
         zeros = {}
-        for path, leaf in models.by_path(architecture.abstract).items():
+        for path, leaf in models.by_path(architecture.whole).items():
             stored = architecture.stored[path]
-            zeros[stored.name] = np.zeros(stored.reordered(leaf.shape), np.float32)
+            # transformers counts batches in int64.
+            kind = np.float32 if leaf.dtype == np.float32 else np.int64
+            zeros[stored.name] = np.zeros(stored.reordered(leaf.shape), kind)
         save_file(zeros, place / WEIGHTS)
     return found
 
@@ -85,9 +91,34 @@ def refused(directory: Path, file: str, message: str) -> None:
     assert type(error.value) is ValueError  # not a subclass that a library threw
 
 
-@pytest.mark.parametrize("family", ["bert", "vit"])
+@every_family
 def test_what_is_right_is_read(family, right):
     read(right[family])
+
+
+@every_family
+@pytest.mark.parametrize("damage", ["cut", "missing", "unexpected", "misshapen", "whole numbers"])
+def test_damaged_tensors_of_every_family(family, damage, right, tmp_path):
+    directory = shutil.copytree(right[family], tmp_path / "model")
+    if damage == "cut":
+        data = (directory / WEIGHTS).read_bytes()
+        (directory / WEIGHTS).write_bytes(data[:-1])
+        return refused(directory, WEIGHTS, "is no complete safetensors file")
+    found = load_file(directory / WEIGHTS)
+    # Of the body: a head of another shape is replaced. Not square: then its transpose would fit.
+    name = next(n for n, x in found.items() if x.ndim > 1 and len(set(x.shape[:2])) > 1 and "." in n
+                and not n.startswith(("classifier", "score")))  # fmt: skip
+    if damage == "missing":
+        del found[name]
+    elif damage == "unexpected":
+        found[f"{name}.x"] = found[name]
+    elif damage == "misshapen":
+        found[name] = np.ascontiguousarray(found[name].swapaxes(0, 1))
+    else:
+        found[name] = found[name].astype("int8")
+    save_file(found, directory / WEIGHTS)
+    said = f"1 {damage}: {name}"
+    refused(directory, WEIGHTS, f"1 misshapen: {name} is I8" if damage == "whole numbers" else said)
 
 
 # What a field of config.json is replaced by -> what is said.
@@ -162,6 +193,36 @@ FIELDS: list[tuple[str, str, Any, str]] = [
     ("vit", "num_channels", -1, "num_channels -1 must be"),
     ("vit", "qkv_bias", "yes", "qkv_bias 'yes' must be true or false"),
     ("vit", "qkv_bias", 1, "qkv_bias 1 must be true or false"),
+    ("roberta", "pad_token_id", -1, "pad_token_id -1 must be"),
+    (
+        "roberta",
+        "pad_token_id",
+        17,
+        "max_position_embeddings 18 leaves no position after pad_token",
+    ),
+    ("roberta", "hidden_size", 30, "hidden_size 30 is not a multiple of num_attention_heads 4"),
+    (
+        "roberta",
+        "position_embedding_type",
+        "relative_key",
+        "position_embedding_type='relative_key'",
+    ),
+    ("gpt2", "n_embd", 10**12, "n_embd 1000000000000 must be"),
+    ("gpt2", "n_embd", 33, "n_embd 33 is not a multiple of n_head 4"),
+    ("gpt2", "n_head", 0, "n_head 0 must be"),
+    ("gpt2", "n_inner", -1, "n_inner -1 must be"),
+    ("gpt2", "n_layer", 10**9, "n_layer 1000000000 must be"),
+    ("gpt2", "activation_function", "gelo", "activation_function 'gelo' must be"),
+    ("gpt2", "scale_attn_weights", False, "scale_attn_weights=False"),
+    ("resnet", "depths", [], "depths [] must be a list, one a stage, each"),
+    ("resnet", "depths", [1], "hidden_sizes has 2 stages, depths 1"),
+    ("resnet", "depths", [1, 10**9], "depths [1, 1000000000] must be"),
+    ("resnet", "depths", 2, "depths 2 must be"),
+    ("resnet", "hidden_sizes", [32, 3], "hidden_sizes [32, 3] must be"),
+    ("resnet", "hidden_sizes", [32, 10**12], "hidden_sizes [32, 1000000000000] must be"),
+    ("resnet", "layer_type", "wide", "layer_type 'wide' must be basic or bottleneck"),
+    ("resnet", "downsample_in_bottleneck", 1, "downsample_in_bottleneck 1 must be true or false"),
+    ("resnet", "num_channels", 0, "num_channels 0 must be"),
 ]
 
 
