@@ -17,7 +17,17 @@ from jaxft import optim
 from jaxft.models import Pass, by_path, hf, load_architecture, move_statistics
 from tests.bridge.torch_reference import CASES, LABELS, cotangent
 
-NAMES = ("distilbert", "llama", "llama-unpadded", "deberta-v2", "electra", "convnext", "regnet")
+NAMES = (
+    "distilbert",
+    "llama",
+    "llama-unpadded",
+    "deberta-v2",
+    "electra",
+    "convnext",
+    "regnet",
+    "t5",
+    "bart",
+)
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +83,7 @@ def objective(architecture, batch, weights, key=None, **options):
     return value
 
 
-SLOW = ("electra", "regnet", "llama-unpadded")
+SLOW = ("electra", "regnet", "llama-unpadded", "t5", "bart")
 ALL = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]
 
 
@@ -139,6 +149,9 @@ DEPTHS = {
               "model/norm/weight": 2, "score/weight": 3},
     "deberta-v2": {"deberta/encoder/rel_embeddings/weight": 0, "deberta/encoder/LayerNorm/bias": 2,
                    "deberta/encoder/layer/1/output/dense/bias": 2, "pooler/dense/weight": 3},
+    "t5": {"transformer/shared/weight": 0, "transformer/encoder/final_layer_norm/weight": 2,
+           "transformer/decoder/block/0/layer/1/EncDecAttention/q/weight": 3,
+           "transformer/decoder/final_layer_norm/weight": 4, "classification_head/dense/bias": 5},
     # Counted through stages; what takes a stage down in size belongs to its first block.
     "convnext": {"convnext/embeddings/layernorm/bias": 0,
                  "convnext/encoder/stages/1/downsampling_layer/1/weight": 2,

@@ -35,6 +35,13 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "regnet": ("regnet", "image", {
         "embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1],
         "groups_width": 8}),
+    "t5": ("t5", "sequence", {
+        "vocab_size": 60, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4,
+        "num_decoder_layers": 2, "decoder_start_token_id": 0}),
+    "bart": ("bart", "sequence", {
+        "vocab_size": 60, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
+        "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48, "max_position_embeddings": 40}),
     "timm-resnet": ("timm", "image", {"architecture": "resnet10t", "model_args": {}}),
     "timm-swin": ("timm", "image", {
         "architecture": "swin_tiny_patch4_window7_224", "model_args": {
@@ -47,13 +54,18 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 DECAY = 0.5
 
 
-def inputs_of(kind: str, pad: int) -> dict[str, np.ndarray]:
-    """A batch as transformers takes it: texts padded on the right, images with channels first."""
+def inputs_of(kind: str, pad: int, end: int | None = None) -> dict[str, np.ndarray]:
+    """A batch as transformers takes it: texts padded on the right, images with channels first.
+
+    end: the last token of each text; None: any.
+    """
     rng = np.random.default_rng(1)
     if kind == "image":
         return {"pixel_values": rng.normal(size=(3, 3, 32, 32)).astype(np.float32)}
     mask = (np.arange(12) < np.array([[12], [7], [3]])).astype(np.int64)
     ids = rng.integers(6, 60, mask.shape)
+    if end is not None:
+        ids[np.arange(3), mask.sum(1) - 1] = end
     return {"input_ids": np.where(mask, ids, pad), "attention_mask": mask}
 
 
@@ -91,7 +103,8 @@ def make(folder: Path, name: str) -> None:
                 x.uniform_(0.5, 1.5)
     model.save_pretrained(folder / name)
     pad = getattr(config, "pad_token_id", None)
-    inputs = inputs_of(kind, 0 if pad is None else pad)
+    end = config.eos_token_id if getattr(config, "is_encoder_decoder", False) else None
+    inputs = inputs_of(kind, 0 if pad is None else pad, end)
     tensors = {key: torch.from_numpy(x) for key, x in inputs.items()}
     if pad is None and kind == "sequence":  # one at a time, without padding
         lengths = tensors["attention_mask"].sum(1).tolist()

@@ -5,6 +5,7 @@ import difflib
 import functools
 import inspect
 import logging
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
@@ -22,6 +23,7 @@ from jaxft.models.bridge.module import (
     replace_dropout,
     tied_names,
 )
+from jaxft.models.bridge.selection import LastMarked
 from jaxft.models.families import FAMILIES
 from jaxft.models.family import ImageLimits, Naming, TextLimits
 
@@ -189,7 +191,22 @@ def _settle_padding(config: Any) -> int:
 
 
 def _logits(module: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    return module(**inputs, return_dict=True).logits
+    with _unchecked(), LastMarked():
+        return module(**inputs, return_dict=True).logits
+
+
+@contextlib.contextmanager
+def _unchecked() -> Iterator[None]:
+    """Without transformers' checks of values, which a trace has not; its own switch for that."""
+    name = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _text_limits(module: Any, config: Any, takes: Collection[str]) -> TextLimits:
@@ -200,10 +217,10 @@ def _text_limits(module: Any, config: Any, takes: Collection[str]) -> TextLimits
         if name.endswith("position_embeddings") and getattr(part, "padding_idx", None) is not None:
             # As in RoBERTa: positions are counted from the id of padding on.
             longest = min(longest, part.num_embeddings - part.padding_idx - 1)
-    # A model that has token types to tell two texts apart has them at 0 and 1; one that has no place
-    # for types, as DistilBERT, tells them apart by the separators that its tokenizer writes.
+    # By token types or, as DistilBERT, by the separators that tokenizers of masked models write.
     types = getattr(text, "type_vocab_size", None)
-    pairs = "token_type_ids" not in takes or not isinstance(types, int) or types != 1
+    typed = "token_type_ids" in takes and isinstance(types, int) and types > 1
+    pairs = typed or type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
     return TextLimits(int(text.vocab_size), min(longest, _MOST_POSITIONS), pairs, alone=True)
 
 

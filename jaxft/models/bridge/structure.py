@@ -23,6 +23,16 @@ class _Blocks:
     members: tuple[tuple[str, ...], ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Placed:
+    """A list of blocks in its module: where its submodules begin and end, and the depth of its last."""
+
+    container: str
+    first: int
+    last: int
+    depth: int
+
+
 def depths(module: torch.nn.Module, base: str) -> dict[str, int]:
     """The depth of every parameter and persistent buffer, by name; tied ones once.
 
@@ -30,43 +40,45 @@ def depths(module: torch.nn.Module, base: str) -> dict[str, int]:
     of the encoder, and a norm after it, belongs to the last block, as in timm. What is left, as a
     pooler and all outside of `base`, is the head's.
     """
-    found = list(_block_lists(module))
-    blocks = [member for one in found for member in one.members]
-    total = len(blocks)
-    block_of = {name: depth for depth, names in enumerate(blocks, 1) for name in names}
-    parts = dict(module.named_modules())
-    last = -1
-    order = {name: number for number, name in enumerate(parts)}
-    for one in found:
-        inside = [order[name] for name in parts if name.startswith(f"{one.name}.")]
-        last = max(last, *inside)
-    result = {}
-    state = module.state_dict(keep_vars=True)
+    order = {name: number for number, (name, _) in enumerate(module.named_modules())}
+    block_of: dict[str, int] = {}
+    placed, total = [], 0
+    for one in _block_lists(module):
+        for names in one.members:
+            total += 1
+            block_of.update(dict.fromkeys(names, total))
+        inside = [number for name, number in order.items() if name.startswith(f"{one.name}.")]
+        placed.append(_Placed(one.name.rpartition(".")[0], min(inside), max(inside), total))
     kept = {*dict(module.named_parameters()), *dict(module.named_buffers())}
-    for name in state:
-        if name in kept:
-            result[name] = _depth(name, base, block_of, total, parts, order, last, found)
+    result = {}
+    for name in module.state_dict(keep_vars=True):
+        if name not in kept:
+            continue  # another name of a tied tensor
+        owner = name.rpartition(".")[0]
+        within = next((block_of[p] for p in (name, *_prefixes(name)) if p in block_of), None)
+        if within is not None:
+            result[name] = within
+        elif base in order and base and not name.startswith(f"{base}."):
+            result[name] = total + 1
+        else:
+            part = module.get_submodule(owner)
+            result[name] = _beside(owner, part, order[owner], placed, base, total)
     return result
 
 
-def _depth(
-    name: str, base: str, block_of: dict[str, int], total: int,
-    parts: dict[str, torch.nn.Module], order: dict[str, int], last: int, found: list[_Blocks],
-) -> int:  # fmt: skip
-    owner, _, leaf = name.rpartition(".")
-    for prefix in (name, *_prefixes(name)):
-        if prefix in block_of:
-            return block_of[prefix]
-    if base and not name.startswith(f"{base}.") and base in parts:
-        return total + 1
-    # Parameters of a module that has the blocks below it come before them.
-    holds = any(one.name == owner or one.name.startswith(f"{owner}.") or not owner for one in found)
-    if (holds and found) or order[owner] < last or isinstance(parts[owner], torch.nn.Embedding):
+def _beside(
+    owner: str, part: torch.nn.Module, number: int, placed: list[_Placed], base: str, total: int
+) -> int:
+    """The depth of what is in no block, by where it is registered."""
+    before = [one for one in placed if one.last < number]
+    if isinstance(part, torch.nn.Embedding) or (placed and not before):
         return 0
-    if "norm" in type(parts[owner]).__name__.lower():
-        return total
-    containers = {one.name.rpartition(".")[0] for one in found} - {base, ""}
-    return total if any(owner.startswith(f"{place}.") for place in containers) else total + 1
+    if before and before[-1].container not in (base, ""):
+        if owner.startswith(f"{before[-1].container}."):
+            return before[-1].depth
+    if any(number < one.first for one in placed):
+        return 0
+    return total if "norm" in type(part).__name__.lower() else total + 1
 
 
 def _prefixes(name: str) -> Iterator[str]:
