@@ -117,7 +117,7 @@ def bridged(
     import torch
 
     from jaxft import optim
-    from jaxft.models import flatten, hf, load_architecture
+    from jaxft.models import by_path, hf, load_architecture
 
     architecture = load_architecture(
         f"{folder}/model", num_labels=LABELS, head=kind, implementation="bridge"
@@ -139,7 +139,7 @@ def bridged(
     worst = relative(np.asarray(found).reshape(logits.shape), logits.numpy())
     steepest = max(
         relative(np.asarray(x), gradients[path.replace("/", ".")].numpy())
-        for path, x in flatten(ours).items()
+        for path, x in by_path(ours).items()
         if path.replace("/", ".") in gradients
     )
     stepped = jax.tree.map(lambda p, g: p - 1e-3 * g, split[True], ours)
