@@ -21,20 +21,18 @@ from safetensors.numpy import load_file
 
 from jaxft import export
 from jaxft.experiment import processes
-from tests import tiny, worlds
+from tests import tiny
 from tests.worlds import ROOT, timeless, weights
 
 HEARTBEAT = 10  # seconds; also what bounds how long the survivors of a kill may take
 STEPS, EVAL_EVERY, SAVE_EVERY = 20, 10, 5
 COLLECTIVE = re.compile(r" = \S+ (all-|reduce-scatter|collective-)")
 MODES = {
-    "shard": ("vit", ("--config.parallel.mode=shard",)),
-    # Batch statistics are those of all devices, and move. Above the rounding of the two ways to sum.
-    "pmap": ("resnet", ("--config.parallel.mode=pmap", "--config.model.batch_stats=train",
-                        "--config.optim.eps=1e-3")),
+    "shard": ("image", ("--config.parallel.mode=shard",)),
+    "pmap": ("image", ("--config.parallel.mode=pmap",)),
     # Packed texts and dropout; one process holds only half of every large parameter.
-    "fsdp": ("wide", ("--config.parallel.fsdp=4",)),
-}  # fmt: skip
+    "fsdp": ("text", ("--config.parallel.fsdp=4",)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +40,24 @@ def world(tmp_path_factory):
     """Checkpoints and data that all tests of this module read."""
     folder = tmp_path_factory.mktemp("world")
     tiny.vit(folder / "vit", blocks=1)
-    tiny.resnet(folder / "resnet")
     tiny.images(folder / "images", each=24)
-    tiny.bert(folder / "wide", blocks=1, width=256)
+    tiny.bert(folder / "bert", blocks=1, width=256)
     tiny.texts(folder / "train.csv", 48)
     return folder
 
 
 def arguments(world: Path, workdir: Path, mode: str, *extra: str) -> list[str]:
-    model, flags = MODES[mode]
+    kind, flags = MODES[mode]
+    model, data = ("vit", "images") if kind == "image" else ("bert", "train.csv")
     # A low rate: the true gradient of a key's bias is zero, and Adam makes steps of its rounding.
-    _, *command = worlds.arguments(
-        world, workdir, f"--config.train.steps={STEPS}", f"--config.eval.every={EVAL_EVERY} steps",
-        f"--config.checkpoint.every_steps={SAVE_EVERY}", "--config.optim.lr=1e-4",
-        "--config.data.max_shapes=2", *flags, *extra, model=model,
-    )  # fmt: skip
-    return command
+    return [
+        f"--config={ROOT}/configs/{kind}_classification.py", f"--workdir={workdir}",
+        f"--config.model.path={world / model}", f"--config.data.train={world / data}",
+        f"--config.train.steps={STEPS}", "--config.train.batch_size=16",
+        f"--config.eval.every={EVAL_EVERY} steps", f"--config.checkpoint.every_steps={SAVE_EVERY}",
+        "--config.train.log_every=2", "--config.optim.lr=1e-4", "--config.train.compile_cache=",
+        "--config.log.tensorboard=false", "--config.data.max_shapes=2", *flags, *extra,
+    ]  # fmt: skip
 
 
 def environment(devices: int) -> dict[str, str]:
