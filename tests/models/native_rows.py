@@ -157,7 +157,32 @@ CONVNEXT_SIZES = {
     "layer_scale_init_value": 0.7,
 }
 
+VIT_SIZES = {
+    "hidden_size": 15,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "num_channels": 2,
+    "initializer_range": 0.2,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
 ROWS = {
+    "deit": Row(
+        of(
+            transformers.DeiTForImageClassification,
+            transformers.DeiTConfig,
+            **VIT_SIZES,
+            intermediate_size=13,
+            image_size=(8, 12),
+            patch_size=(4, 3),
+            layer_norm_eps=1e-3,
+            hidden_act="relu",
+            qkv_bias=False,
+        ),
+        images(),
+        "image",
+    ),
     "convnext": Row(
         of(
             transformers.ConvNextForImageClassification,

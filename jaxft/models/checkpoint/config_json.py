@@ -106,6 +106,7 @@ SIZE = 2**17
 ACTIVATION = Rule(
     lambda x: isinstance(x, str) and x in ops.ACTIVATIONS, f"one of {', '.join(ops.ACTIVATIONS)}"
 )
+_MOST_PATCHES = 2**20  # ten times those of the largest images; each is a row of a parameter
 # By the names that most families have for these fields.
 RULES: Mapping[str, Rule] = {
     "vocab_size": whole(10**7),
@@ -214,6 +215,20 @@ def heads_fit(config: Any) -> list[str]:
             f"num_attention_heads {config.num_attention_heads}"
         ]
     return []
+
+
+def patches_fit(config: Any) -> list[str]:
+    """What is wrong with the attention heads and the sizes of images and patches of a vision model."""
+    wrong = heads_fit(config)
+    (height, breadth), (p, q) = config.image, config.patch
+    if height % p or breadth % q:
+        wrong.append(f"image_size {config.image} is no multiple of patch_size {config.patch}")
+    elif height // p * (breadth // q) > _MOST_PATCHES:
+        wrong.append(
+            f"image_size {config.image} has {height // p * (breadth // q):,} patches; "
+            f"at most {_MOST_PATCHES:,} can be"
+        )
+    return wrong
 
 
 def _refused(

@@ -11,6 +11,7 @@ from jaxft.models.families import (
     bert,
     convnext,
     deberta_v2,
+    deit,
     distilbert,
     electra,
     gemma2,
@@ -46,6 +47,7 @@ FAMILIES: dict[str, Family[Any]] = {
     "gemma2": gemma2.FAMILY,
     "gemma3_text": gemma3.FAMILY,
     "vit": vit.FAMILY,
+    "deit": deit.FAMILY,
     "resnet": resnet.FAMILY,
     "convnext": convnext.FAMILY,
 }
