@@ -72,6 +72,52 @@ class ImageClassifier(nnx.Module):
         return {"logits": self.classifier(hidden[:, 0])}
 
 
+class TwoLayers(nnx.Module):
+    """A dense layer with an activation, and the linear map to labels; dropout before each."""
+
+    def __init__(
+        self,
+        width: int,
+        num_labels: int,
+        *,
+        rate: float,
+        std: float,
+        activation: str,
+        rngs: nnx.Rngs,
+    ):
+        self.dense = Linear(width, width, std=std, rngs=rngs)
+        self.out_proj = Linear(width, num_labels, std=std, rngs=rngs)
+        self.rate, self.activation = rate, activation
+
+    def __call__(self, x: jax.Array, seed: ops.Seed) -> jax.Array:
+        dense_seed, out_seed = ops.split(seed, 2)
+        hidden = self.dense(ops.dropout(x, self.rate, dense_seed))
+        hidden = ops.ACTIVATIONS[self.activation](hidden)
+        return self.out_proj(ops.dropout(hidden, self.rate, out_seed))
+
+
+class TwoLayerClassifier(nnx.Module):
+    """`classifier`, of two layers."""
+
+    def __init__(
+        self,
+        width: int,
+        num_labels: int,
+        *,
+        rate: float,
+        std: float,
+        activation: str,
+        rngs: nnx.Rngs,
+    ):
+        self.classifier = TwoLayers(
+            width, num_labels, rate=rate, std=std, activation=activation, rngs=rngs
+        )
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed) -> Outputs:
+        """[B, K, D] -> logits [B, K, C]."""
+        return {"logits": self.classifier(hidden, seed)}
+
+
 def choose(kinds: Collection[str], kind: str | None, model_type: str) -> str:
     """The kind of head that is asked for; None is the first, a family's classification head.
 

@@ -12,9 +12,9 @@ import jax
 from flax import nnx
 
 from jaxft.models.checkpoint import config_json
-from jaxft.models.family import Carry, Context, Family, Head, Outputs, TextLimits, depth_rules
-from jaxft.models.heads import Classifier, every_token, first_token
-from jaxft.models.layers import encoder, modules, ops
+from jaxft.models.family import Carry, Context, Family, Head, TextLimits, depth_rules
+from jaxft.models.heads import Classifier, TwoLayerClassifier, every_token, first_token
+from jaxft.models.layers import encoder, modules
 
 # Of HF's heads for multiple choice.
 _IGNORED = frozenset(
@@ -82,28 +82,11 @@ class Electra(nnx.Module):
         return hidden
 
 
-class TwoLayers(nnx.Module):
-    """A dense layer with gelu, whatever the encoder has, and the linear map; dropout before each."""
-
-    def __init__(self, config: Config, num_labels: int, *, rngs: nnx.Rngs):
-        width, std = config.hidden_size, config.initializer_range
-        self.dense = modules.Linear(width, width, std=std, rngs=rngs)
-        self.out_proj = modules.Linear(width, num_labels, std=std, rngs=rngs)
-        self.rate = config.head_dropout
-
-    def __call__(self, first: jax.Array, seed: ops.Seed) -> jax.Array:
-        dense_seed, out_seed = ops.split(seed, 2)
-        hidden = ops.gelu(self.dense(ops.dropout(first, self.rate, dense_seed)))
-        return self.out_proj(ops.dropout(hidden, self.rate, out_seed))
-
-
-class SequenceClassifier(nnx.Module):
-    def __init__(self, config: Config, num_labels: int, rngs: nnx.Rngs):
-        self.classifier = TwoLayers(config, num_labels, rngs=rngs)
-
-    def __call__(self, hidden: jax.Array, seed: ops.Seed) -> Outputs:
-        """[R, K, D] of each example's first token -> logits [R, K, C]."""
-        return {"logits": self.classifier(hidden, seed)}
+def _sequence_classifier(config: Config, num_labels: int, rngs: nnx.Rngs) -> TwoLayerClassifier:
+    width, std = config.hidden_size, config.initializer_range
+    return TwoLayerClassifier(
+        width, num_labels, rate=config.head_dropout, std=std, activation="gelu", rngs=rngs
+    )
 
 
 def _token_classifier(config: Config, num_labels: int, rngs: nnx.Rngs) -> Classifier:
@@ -131,7 +114,7 @@ FAMILY = Family(
     heads={
         "sequence": Head(
             "ElectraForSequenceClassification",
-            SequenceClassifier,
+            _sequence_classifier,
             first_token,
             classifier="classifier/out_proj",
             unused=(r"classifier\.(weight|bias)",),
