@@ -11,7 +11,6 @@ from typing import Any
 from flax import nnx
 
 from jaxft.models.checkpoint import config_json, decoder_json
-from jaxft.models.family import Family, TextLimits
 from jaxft.models.layers import decoder, rotary
 
 # Of the language model's logits, of a cache, the name that hidden_activation had before, a cap that
@@ -119,20 +118,4 @@ def _backbone(config: Any, kind: str, rngs: nnx.Rngs) -> decoder.Decoder:
     )
 
 
-FAMILY = Family(
-    model_type="gemma3_text",
-    config=Config,
-    dropouts=("attention_dropout",),
-    limits=lambda config: TextLimits(
-        config.vocab_size, config.max_position_embeddings, pairs=False
-    ),
-    base="model",
-    backbone=_backbone,
-    heads={
-        "sequence": decoder.sequence_head("Gemma3TextForSequenceClassification"),
-    },
-    depth_rules=lambda config: decoder.decoder_depths(config.num_hidden_layers),
-    tensor_rules=lambda config: decoder.TENSOR_RULES,
-    causal=True,
-    other_heads=decoder.OTHER_HEADS,
-)
+FAMILY = decoder.decoder_family("gemma3_text", "Gemma3Text", Config, _backbone, tokens=False)

@@ -7,7 +7,6 @@ from typing import Any
 from flax import nnx
 
 from jaxft.models.checkpoint import config_json, decoder_json
-from jaxft.models.family import Family, TextLimits
 from jaxft.models.layers import decoder, rotary
 
 
@@ -63,21 +62,4 @@ def _backbone(config: Any, kind: str, rngs: nnx.Rngs) -> decoder.Decoder:
     return decoder.Decoder(config.vocab_size, layers, turns, rngs=rngs, padding=padding)
 
 
-FAMILY = Family(
-    model_type="qwen3",
-    config=Config,
-    dropouts=("attention_dropout", "classifier_dropout"),
-    limits=lambda config: TextLimits(
-        config.vocab_size, config.max_position_embeddings, pairs=False
-    ),
-    base="model",
-    backbone=_backbone,
-    heads={
-        "sequence": decoder.sequence_head("Qwen3ForSequenceClassification"),
-        "token": decoder.token_head("Qwen3ForTokenClassification"),
-    },
-    depth_rules=lambda config: decoder.decoder_depths(config.num_hidden_layers),
-    tensor_rules=lambda config: decoder.TENSOR_RULES,
-    causal=True,
-    other_heads=decoder.OTHER_HEADS,
-)
+FAMILY = decoder.decoder_family("qwen3", "Qwen3", Config, _backbone)

@@ -6,13 +6,23 @@ block.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxft.models.family import Batch, Carry, Context, Head, Kept, Outputs, depth_rules
+from jaxft.models.family import (
+    Batch,
+    Carry,
+    Context,
+    Family,
+    Head,
+    Kept,
+    Outputs,
+    TextLimits,
+    depth_rules,
+)
 from jaxft.models.heads import every_token, last_token
 from jaxft.models.layers import modules, ops, rotary
 
@@ -273,24 +283,6 @@ def _token_score(config, num_labels: int, rngs: nnx.Rngs) -> Score:
     return Score(config.hidden_size, num_labels, rate=rate, std=std, use_bias=True, rngs=rngs)
 
 
-def sequence_head(architecture: str) -> Head:
-    """The head for sequences of HF's class of that name: at the last token, without a bias."""
-    return Head(
-        architecture, _sequence_score, last_token, classifier="score", unused=(r"score\.bias",)
-    )
-
-
-def token_head(architecture: str) -> Head:
-    """The head for tokens of HF's class of that name."""
-    return Head(architecture, _token_score, every_token, classifier="score")
-
-
-def decoder_depths(blocks: int) -> tuple[tuple[str, int], ...]:
-    """The depth rules of a family with this decoder as 'model'."""
-    patterns = (rf"model/layers/{n}/.*" for n in range(blocks))
-    return depth_rules(r"model/embed_tokens/.*", patterns, r"score/.*", last=r"model/norm/.*")
-
-
 TENSOR_RULES = (
     (
         r"model/layers/\d+/(self_attn/[qkv]_proj|mlp/(gate|up)_proj)/kernel",
@@ -305,3 +297,47 @@ OTHER_HEADS = (
     r"(lm_head|qa_outputs)\..*",
     r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
 )
+
+
+def decoder_family(
+    model_type: str,
+    classes: str,
+    config: type[Any],
+    backbone: Callable[[Any, str, nnx.Rngs], Decoder],
+    *,
+    tokens: bool = True,
+) -> Family[Any]:
+    """The record of a family whose backbone is this decoder, as 'model'.
+
+    Args:
+        classes: HF's classes begin with it.
+        tokens: HF has a class with a head for tokens.
+    """
+
+    def depths(config: Any) -> tuple[tuple[str, int], ...]:
+        blocks = (rf"model/layers/{n}/.*" for n in range(config.num_hidden_layers))
+        return depth_rules(r"model/embed_tokens/.*", blocks, r"score/.*", last=r"model/norm/.*")
+
+    sequence = Head(
+        f"{classes}ForSequenceClassification",
+        _sequence_score,
+        last_token,
+        classifier="score",
+        unused=(r"score\.bias",),
+    )
+    token = Head(f"{classes}ForTokenClassification", _token_score, every_token, classifier="score")
+    return Family(
+        model_type=model_type,
+        config=config,
+        dropouts=("attention_dropout", "classifier_dropout")[: 1 + tokens],
+        limits=lambda config: TextLimits(
+            config.vocab_size, config.max_position_embeddings, pairs=False
+        ),
+        base="model",
+        backbone=backbone,
+        heads={"sequence": sequence, "token": token} if tokens else {"sequence": sequence},
+        depth_rules=depths,
+        tensor_rules=lambda config: TENSOR_RULES,
+        causal=True,
+        other_heads=OTHER_HEADS,
+    )
