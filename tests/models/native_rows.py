@@ -168,6 +168,24 @@ VIT_SIZES = {
 }
 
 ROWS = {
+    "dinov2": Row(
+        of(
+            transformers.Dinov2ForImageClassification,
+            transformers.Dinov2Config,
+            **VIT_SIZES,
+            mlp_ratio=2,
+            image_size=(12, 12),
+            patch_size=(4, 3),
+            layerscale_value=0.3,
+            layer_norm_eps=1e-3,
+            hidden_act="relu",
+            qkv_bias=False,
+            use_mask_token=False,
+            drop_path_rate=0.3,  # of no effect outside training
+        ),
+        images(12, 12),
+        "image",
+    ),
     "deit": Row(
         of(
             transformers.DeiTForImageClassification,

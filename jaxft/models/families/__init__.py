@@ -12,6 +12,7 @@ from jaxft.models.families import (
     convnext,
     deberta_v2,
     deit,
+    dinov2,
     distilbert,
     electra,
     gemma2,
@@ -48,6 +49,7 @@ FAMILIES: dict[str, Family[Any]] = {
     "gemma3_text": gemma3.FAMILY,
     "vit": vit.FAMILY,
     "deit": deit.FAMILY,
+    "dinov2": dinov2.FAMILY,
     "resnet": resnet.FAMILY,
     "convnext": convnext.FAMILY,
 }

@@ -16,12 +16,15 @@ from jaxft.models.layers.patches import Projection, require_shape
 
 # transformers 5 names the modules of a live model otherwise than its files do; a state dict that was
 # saved as it is has the live model's names.
-ALIASES = (
-    (r"(^|\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
+ATTENTION_ALIASES = (
     (r"attention\.q_proj\.", "attention.attention.query."),
     (r"attention\.k_proj\.", "attention.attention.key."),
     (r"attention\.v_proj\.", "attention.attention.value."),
     (r"attention\.o_proj\.", "attention.output.dense."),
+)
+ALIASES = (
+    (r"(^|\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
+    *ATTENTION_ALIASES,
     (r"mlp\.fc1\.", "intermediate.dense."),
     (r"mlp\.fc2\.", "output.dense."),
 )
