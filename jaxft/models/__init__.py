@@ -2,7 +2,8 @@
 
 An architecture is read from a checkpoint's config.json (architecture.py), its parameters from the
 tensors (checkpoint/). What differs between families is in one file each (families/), as the record
-that family.py describes.
+that family.py describes. Of any other, PyTorch's own module is traced (bridge/). Both are what contract.py
+says, and load.py chooses.
 """
 
 from jaxft.models.checkpoint import hf

@@ -253,6 +253,7 @@ def test_initial_values_are_the_library_s(reference):
             {"model_type": "distillbert"},
             "'distillbert' is not implemented.*did you mean 'distilbert'",
         ),
+        ({"model_type": "distilbert", "n_layers": 10**9}, "n_layers 1000000000 is above 1024"),
         ({"model_type": "vits"}, "no class of model_type 'vits' .*'sequence or image'"),
         (
             {"model_type": "distilbert", "dim": 30, "n_heads": 7},

@@ -49,6 +49,12 @@ _OF_LABELS = ("id2label", "label2id", "num_labels", "_num_labels", "problem_type
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length",
               "max_source_positions")  # fmt: skip
 _MOST_POSITIONS = 8192  # rows are no longer
+# How often a config has something built; ten times what any published model has, so that a mistyped or
+# hostile number is refused at once and not after hours of making modules.
+_COUNTS = re.compile(
+    r"(num_|n_)(\w*_)?(layers?|blocks|stages)|(en|de)coder_(layers|blocks)|depths?|num_depths"
+)
+_MOST = 1024
 
 
 def build(
@@ -65,6 +71,7 @@ def build(
             cannot make it of this config.
     """
     config_class = _config_class(where, raw)
+    _check_counts(where, raw)
     kind, auto = _class_for(where, raw, head, config_class)
     module = _module(where, raw, auto, config_class, num_labels, dropout)
     other = _module(where, raw, auto, config_class, num_labels + 1, dropout)
@@ -112,6 +119,16 @@ def _config_class(where: str, raw: Mapping[str, Any]) -> Any:
             + (f" (did you mean {near[0]!r}?)" if near else "")
         )
     return known[model_type]
+
+
+def _check_counts(where: str, raw: Mapping[str, Any]) -> None:
+    for key, value in raw.items():
+        if isinstance(value, Mapping):
+            _check_counts(where, value)
+        elif _COUNTS.fullmatch(str(key)):
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, int) and number > _MOST:
+                    raise ValueError(f"{where}: {key} {brief(value)} is above {_MOST}")
 
 
 def _class_for(
