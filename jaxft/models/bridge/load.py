@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.models.checkpoint import config_json
+from jaxft.models.checkpoint import config_json, timm_config
 from jaxft.models.contract import Architecture
-from jaxft.models.families import family_of
+from jaxft.models.families import TIMM, family_of
 from jaxft.models.family import Stored
 from jaxft.models.tree import Params, by_path
 
@@ -100,9 +100,14 @@ def _library(where: str, raw: Mapping[str, Any]) -> Any:
     try:
         from jaxft.models.bridge import pytorch_image_models
     except ImportError as error:
+        lacking = f"needs pip install 'jaxft[timm]' (missing: {error.name})"
+        try:
+            family = timm_config.family_of(os.path.dirname(where), raw, TIMM)
+        except ValueError as unknown:
+            raise ValueError(f"{unknown}; any other model of timm {lacking}") from None
         raise ValueError(
-            f"{where}: {str(raw['architecture'])[:60]!r} is a model of timm, which needs "
-            f"pip install 'jaxft[timm]' (missing: {error.name})"
+            f"config.model.implementation='bridge' of a model of timm {lacking}; "
+            f"{family.model_type!r} is also native"
         ) from None
     return pytorch_image_models.build
 
