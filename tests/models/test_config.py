@@ -91,6 +91,47 @@ def test_everything_refused_is_in_one_message():
     )
 
 
+# What else than sizes stands in config.json of published decoders.
+PUBLISHED = {
+    "llama": {
+        "head_dim": 64,
+        "mlp_bias": False,
+        "pretraining_tp": 1,
+        "eos_token_id": [128001, 128008],
+        "rope_scaling": None,
+        "rope_theta": 500000.0,
+        "unsloth_fixed": True,
+    },
+    "mistral": {"sliding_window": None, "rope_theta": 1000000.0, "head_dim": 128},
+    "qwen2": {"use_mrope": False, "sliding_window": 32768, "max_window_layers": 24},
+    "qwen3": {"max_window_layers": 28, "rope_scaling": None, "sliding_window": None},
+    "gemma2": {
+        "cache_implementation": "hybrid",
+        "final_logit_softcapping": 30.0,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+    },
+    "gemma3_text": {
+        "cache_implementation": "hybrid",
+        "eos_token_id": [1, 106],
+        "attn_logit_softcapping": None,
+        "rope_local_base_freq": 10000,
+        "rope_scaling": None,
+        "sliding_window_pattern": 6,
+    },
+}
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_published_decoders_are_read_as_transformers_reads_them(family):
+    raw = {"model_type": family, "torch_dtype": "bfloat16", **PUBLISHED[family]}
+    ours = models.FAMILIES[family].config.from_hf(raw)
+    theirs = CONFIGS[family](**copy.deepcopy(PUBLISHED[family]))
+    for name in {"rope_parameters", "sliding_window", "head_dim", "num_key_value_heads"}:
+        if hasattr(theirs, name):
+            assert getattr(ours, name, None) == getattr(theirs, name), name
+
+
 def test_gemma_3_is_read_in_the_words_it_had_before():
     raw = {
         "num_hidden_layers": 7,

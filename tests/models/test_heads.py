@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from jaxft import models
@@ -137,6 +138,20 @@ def test_a_head_of_another_kind_is_never_taken_for_its_own(family, tmp, tmp_path
         top = architecture.num_blocks + 1
         assert set(report.initialised) == {p for p, d in architecture.depths.items() if d == top}
         assert any(name.startswith("classifier.") for name in report.dropped)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_decoders_language_model_gives_its_backbone(tied, tmp_path):
+    config = ROWS["llama"].build().config
+    config.tie_word_embeddings = tied
+    saved = transformers.LlamaForCausalLM(config)
+    saved.save_pretrained(tmp_path)
+    architecture, params, report = load(tmp_path)
+    assert report.initialised == ("score/kernel",)
+    assert report.dropped == (() if tied else ("lm_head.weight",))
+    body = {name: x for name, x in saved.state_dict().items() if name != "lm_head.weight"}
+    for path, leaf in in_our_layout(architecture, body).items():
+        np.testing.assert_array_equal(models.by_path(params)[path], leaf)
 
 
 @pytest.mark.parametrize("saved, head", [("llama", "token"), ("llama, tokens", "sequence")])

@@ -28,7 +28,7 @@ _NO_EFFECT = frozenset(
     output_attentions output_hidden_states output_past pad_token_id prefix problem_type return_dict
     sep_token_id task_specific_params tf_legacy_loss tie_last_hidden_states tie_word_embeddings
     tokenizer_class torch_dtype torchscript transformers_version use_bfloat16 use_cache
-    use_return_dict xla_device
+    unsloth_fixed unsloth_version use_return_dict xla_device
 
     bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping
     encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id
