@@ -1,0 +1,214 @@
+"""Candidates held against each other by their probes: the ranking, its table, its page, its JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxft.analysis.page import Html, element, join, page, table
+
+TITLE = "jaxft: which checkpoint"
+WRITER = "jaxft select"  # of select.json, under the key 'written by'
+HEADS = (
+    "", "checkpoint", "probe", "LogME", "H-score", "parameters", "MFLOP/example", "peak MB", "seconds",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over folds and its standard error."""
+
+    mean: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} ± {self.error:.4f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """What was measured of one checkpoint.
+
+    Attributes:
+      name: as it was given.
+      note: which implementation it has.
+      parameters: how many the model has.
+      flops: of the forward pass an example, with padding; None: the compiler does not say.
+      peak_bytes: of one batch, by the compiler, parameters included; None likewise.
+      seconds: for reading, compiling, the forward passes and the scores.
+      probe: of the last block, in `Selection.metric`.
+      logme, h_score: of the last block; the latter None for numbers.
+      blocks: the cheap probe of each block, in `Selection.block_metric`.
+    """
+
+    name: str
+    note: str
+    parameters: int
+    flops: float | None
+    peak_bytes: int | None
+    seconds: float
+    probe: Estimate
+    logme: float
+    h_score: float | None
+    blocks: tuple[Estimate, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The candidates, the best first.
+
+    Attributes:
+      data: what to call the rows; `rows`: how many of them were used.
+      metric: of the probe; `minimised`: less of it is better.
+      block_metric: of the probes of blocks, of which more is better.
+    """
+
+    task: str
+    data: str
+    rows: int
+    folds: int
+    seed: int
+    metric: str
+    minimised: bool
+    block_metric: str
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def best(self) -> Candidate:
+        return self.candidates[0]
+
+
+def ranked(candidates: Sequence[Candidate], *, minimised: bool) -> tuple[Candidate, ...]:
+    """By the probe, the best first; equal ones in the order given."""
+    sign = 1 if minimised else -1
+    return tuple(sorted(candidates, key=lambda one: sign * one.probe.mean))
+
+
+def blocks_to_tune(blocks: Sequence[Estimate]) -> tuple[int | None, str]:
+    """(`optim.freeze_below`, why): the blocks above the first one that is as good as the best.
+
+    By the one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984). None:
+    no block stands out, so nothing says which to leave as it is.
+    """
+    best = max(range(len(blocks)), key=lambda i: blocks[i].mean)
+    least = blocks[best].mean - blocks[best].error
+    first = next(i for i, block in enumerate(blocks) if block.mean >= least) + 1
+    if first == len(blocks):
+        return None, (
+            "the probe is best after the last block: each block serves the task, and none stands out as "
+            "done before; tune all"
+        )
+    return first, (
+        f"after block {first} of {len(blocks)} a linear probe reads as much ({blocks[first - 1]}) as "
+        f"anywhere (block {best + 1}: {blocks[best]}, less one standard error); the blocks above add nothing "
+        "yet, and are the ones to tune"
+    )
+
+
+def suggestion(selection: Selection) -> list[str]:
+    """For the best candidate: the option, if there is one, and why."""
+    depth, why = blocks_to_tune(selection.best.blocks)
+    option = [] if depth is None else [f"--config.optim.freeze_below={depth}"]
+    return [*option, f"{selection.best.name}: {why}"]
+
+
+def notes(selection: Selection) -> list[str]:
+    """What a reader must know of the ranking, one line each."""
+    best = selection.best
+    tied = [
+        one.name
+        for one in selection.candidates[1:]
+        if abs(one.probe.mean - best.probe.mean) <= one.probe.error + best.probe.error
+    ]
+    ties = f"{', '.join(tied)}: within the standard errors of {best.name}, so a tie"
+    return [
+        f"{selection.metric} of a linear probe on the last block, {selection.folds} folds, mean ± standard "
+        f"error; {selection.rows} rows of {selection.data}",
+        *([ties] if tied else []),
+        "frozen features only: fine-tuning may rank close candidates otherwise",
+    ]
+
+
+def summary_rows(selection: Selection) -> list[list[str]]:
+    """Cells under HEADS, one row a candidate."""
+    return [
+        [
+            str(place), one.name, str(one.probe), f"{one.logme:.4f}",
+            "–" if one.h_score is None else f"{one.h_score:.3f}", f"{one.parameters:,}",
+            "–" if one.flops is None else f"{one.flops / 1e6:,.3g}",
+            "–" if one.peak_bytes is None else f"{one.peak_bytes / 1e6:,.1f}", f"{one.seconds:.1f}",
+        ]
+        for place, one in enumerate(selection.candidates, start=1)
+    ]  # fmt: skip
+
+
+def block_rows(selection: Selection) -> tuple[list[str], list[list[str]]]:
+    """(heads, one row a block, one column a candidate), '' where it has fewer blocks."""
+    deepest = max(len(one.blocks) for one in selection.candidates)
+    rows = [
+        [
+            str(depth + 1),
+            *(str(c.blocks[depth]) if depth < len(c.blocks) else "" for c in selection.candidates),
+        ]
+        for depth in range(deepest)
+    ]
+    return ["block", *(one.name for one in selection.candidates)], rows
+
+
+def to_json(selection: Selection) -> dict[str, Any]:
+    """select.json."""
+    depth, why = blocks_to_tune(selection.best.blocks)
+    return {
+        "written by": WRITER,
+        **dataclasses.asdict(selection),
+        "suggestion": {"optim.freeze_below": depth, "why": why},
+        "notes": notes(selection),
+    }
+
+
+def render(selection: Selection) -> str:
+    """select.html."""
+    heads, blocks = block_rows(selection)
+    count = len(selection.candidates)
+    parts: list[Html] = [
+        element("p", f"jaxft · {selection.task}", attributes={"class": "kicker"}),
+        element("h1", "Which checkpoint"),
+        *(element("p", note, attributes={"class": "note"}) for note in notes(selection)),
+        element("h2", "Candidates"),
+        table(HEADS, summary_rows(selection), kinds="nw" + "n" * (len(HEADS) - 2)),
+        element("h2", "Blocks"),
+        element(
+            "p",
+            f"{selection.block_metric} of ridge regression on what the head would read after each block, "
+            f"mean ± standard error over {selection.folds} folds.",
+        ),
+        table(heads, blocks, kinds="n" + "n" * count),
+        element("h2", "What to tune"),
+        *(element("p", line) for line in suggestion(selection)),
+        element(
+            "p",
+            "LogME: You et al. 2021, arXiv:2102.11005. H-score: Bao et al. 2019, with a shrunk covariance "
+            "(Ibrahim et al. 2021, arXiv:2110.06893).",
+            attributes={"class": "note"},
+        ),
+        element("footer", "Written by jaxft."),
+    ]
+    return page(TITLE, element("main", join(parts)))
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is an earlier select.html."""
+    with path.open("rb") as file:
+        return f"<title>{TITLE}</title>".encode() in file.read(4096)
+
+
+def is_json(path: Path) -> bool:
+    """Whether a file is an earlier select.json."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and value.get("written by") == WRITER

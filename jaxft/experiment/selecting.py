@@ -1,0 +1,257 @@
+"""Candidate checkpoints probed on a run's training rows: what `select` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxft.analysis import probing, selection
+from jaxft.analysis.selection import Candidate, Estimate, Selection
+from jaxft.analysis.transferability import h_score, logme
+from jaxft.config import ConfigDict
+from jaxft.data.loader import iterate
+from jaxft.data.subsets import holdout
+from jaxft.data.targets import Targets
+from jaxft.experiment.data import Batches, Slicing, Splits, make_encoder, open_splits
+from jaxft.experiment.output import Output, check_output
+from jaxft.experiment.split import Split, model_inputs
+from jaxft.models import Architecture, by_path, hf, load_architecture
+from jaxft.models.features import block_features, check_features
+from jaxft.tasks.contract import Task
+from jaxft.tasks.names import minimised
+from jaxft.tasks.table import TASKS
+
+FOLDS = 5
+_FEWEST = 4 * FOLDS  # rows, below which a fold holds three examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A candidate of which everything but the weights was looked at."""
+
+    name: str
+    directory: str
+    architecture: Architecture
+    batches: Batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Probes:
+    """What the probes of all candidates have in common.
+
+    Attributes:
+      targets: of the rows; `columns`: [n, C], one-hot or the numbers themselves.
+      classes: [n] class numbers; None where the targets are numbers.
+      folds: (fitted, asked) positions.
+    """
+
+    task: Task[Any]
+    targets: Targets
+    columns: np.ndarray
+    classes: np.ndarray | None
+    folds: Sequence[tuple[np.ndarray, np.ndarray]]
+
+    @property
+    def block_metric(self) -> str:
+        """A ridge gives no probabilities, so it is measured by what it predicts."""
+        return "r2" if self.classes is None else "accuracy"
+
+    def probe(self, features: np.ndarray, metric: str) -> Estimate:
+        """Logistic or ridge regression on features [n, D]."""
+        if self.classes is None:
+            return self.ridge(features, metric)
+        count = self.columns.shape[1]
+        return self._measured(
+            metric,
+            (
+                probing.classify(features[fitted], self.classes[fitted], features[asked], count)
+                for fitted, asked in self.folds
+            ),
+        )
+
+    def ridge(self, features: np.ndarray, metric: str) -> Estimate:
+        """Ridge regression on features [n, D], for classes too."""
+        return self._measured(
+            metric,
+            (
+                probing.regress(features[fitted], self.columns[fitted], features[asked])
+                for fitted, asked in self.folds
+            ),
+        )
+
+    def _measured(self, metric: str, outputs: Iterator[np.ndarray]) -> Estimate:
+        values = []
+        for logits, (_, asked) in zip(outputs, self.folds, strict=True):
+            part = self.targets.take(asked)
+            kept = self.task.kept(part, {"logits": logits}, np.arange(len(part)))
+            values.append(self.task.scores(kept, part)[0][metric])
+        return Estimate(
+            float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
+        )
+
+
+def select(
+    config: ConfigDict, models: Sequence[str], *, rows: int, output: str
+) -> tuple[Selection, tuple[str, ...]]:
+    """Probe the candidates and write select.json and select.html into `output`.
+
+    Args:
+      config: of the run that the best is for; `model.path` is not read.
+      models: directories or hub ids.
+      rows: of the training data, at most; a stratified sample by `train.seed`.
+      output: folder; made where it is not there.
+
+    Returns:
+      The ranking, and notes on the rows.
+
+    Raises:
+      ValueError: a candidate, the data or the output is not usable; one line.
+    """
+    task = TASKS[config.task]
+    if task.inputs == "words":
+        raise ValueError(
+            f"config.task={config.task!r}: select probes one target an example, and here are several"
+        )
+    if config.model.scratch:
+        raise ValueError("config.model.scratch=True: select compares pretrained weights")
+    if not models:
+        raise ValueError("--models is empty: name checkpoints, A,B,C")
+    if rows < _FEWEST:
+        raise ValueError(f"--rows={rows} is too few to probe; give at least {_FEWEST}")
+    splits = open_splits(config, task, ())
+    split = _sample(splits.train, rows, config.train.seed)
+    probes = _probes(task, split.targets, config.train.seed)
+    opened = [_open(name, config, task, splits, split) for name in models]
+    files = _files(Path(output), {"--config.data.train": config.data.train})
+    lower = config.eval.metric in minimised(config.task)
+    found = [_measure(one, config, probes) for one in opened]
+    result = Selection(
+        config.task, config.data.train, len(split.targets), FOLDS, config.train.seed,
+        config.eval.metric, lower, probes.block_metric, selection.ranked(found, minimised=lower),
+    )  # fmt: skip
+    texts = (json.dumps(selection.to_json(result), indent=1), selection.render(result))
+    for path, text in zip(files, texts, strict=True):
+        with Output(path) as file:
+            file.write((text + "\n").encode("utf-8", "replace"))
+    return result, splits.notes
+
+
+def _sample(split: Split, rows: int, seed: int) -> Split:
+    if len(split.targets) > rows:
+        share = rows / len(split.targets)
+        split = split.take(holdout(split.targets.strata(), share, seed)[1])
+    return split
+
+
+def _probes(task: Task[Any], targets: Targets, seed: int) -> Probes:
+    if len(targets) < _FEWEST:
+        raise ValueError(
+            f"{len(targets)} training rows are too few to probe; at least {_FEWEST} are needed"
+        )
+    # What the loss is fed, in the order of the rows: class numbers, or numbers.
+    values = targets.fill(np.arange(len(targets)), {})["labels"]
+    folds = probing.folds(targets.strata(), FOLDS, seed)
+    if not targets.names:
+        return Probes(task, targets, values[:, None].astype(np.float64), None, folds)
+    if (np.bincount(values) >= 2).sum() < 2:
+        raise ValueError(f"the {len(targets)} rows have two or more examples of one label only")
+    return Probes(task, targets, np.eye(len(targets.names))[values], values, folds)
+
+
+def _open(name: str, config: ConfigDict, task: Task[Any], splits: Splits, split: Split) -> Opened:
+    """Raises ValueError for whatever is wrong with a candidate, before anything is computed."""
+    directory = hf.resolve(name)
+    architecture = load_architecture(
+        directory,
+        num_labels=len(task.id2label(splits.names)),
+        head=task.head,
+        new_head=True,
+        implementation=config.model.implementation,
+        depths=tuple((pattern, depth) for pattern, depth in config.model.depths),
+    )
+    if architecture.inputs != model_inputs(task.inputs):
+        raise ValueError(
+            f"config.task={config.task!r} needs models of {model_inputs(task.inputs)}, but {name} is "
+            f"{architecture.model_type!r}, a model of {architecture.inputs}"
+        )
+    try:
+        check_features(architecture)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    hf.missing(directory, architecture)  # raises where the weights do not fit
+    encoder = make_encoder(config, task.inputs, directory, architecture.limits, splits, None)
+    return Opened(name, directory, architecture, encoder.evaluation(split, config, Slicing()))
+
+
+def _files(folder: Path, reads: dict[str, str]) -> tuple[Path, Path]:
+    """select.json and select.html, if writing them can harm nothing; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    named = (("select.json", selection.is_json), ("select.html", selection.is_page))
+    first, second = (
+        check_output(str(folder / name), reads=reads, earlier=earlier, written_by="select")
+        for name, earlier in named
+    )
+    return first, second
+
+
+def _measure(one: Opened, config: ConfigDict, probes: Probes) -> Candidate:
+    """Read the weights, compute all features, score them."""
+    start = time.perf_counter()
+    key = jax.random.fold_in(jax.random.key(config.train.seed), 1)  # of a head that is not read
+    params, _ = hf.read_params(one.directory, one.architecture, key=key)
+    features, flops, peak = _features(one, params, probes.targets, config.data.workers)
+    del params
+    if not all(np.isfinite(x).all() for x in features):
+        raise FloatingPointError(f"{one.name}: its hidden states are not finite")
+    last = features[-1]
+    return Candidate(
+        name=one.name,
+        note=one.architecture.note,
+        parameters=sum(math.prod(x.shape) for x in by_path(one.architecture.abstract).values()),
+        flops=flops,
+        peak_bytes=peak,
+        probe=probes.probe(last, config.eval.metric),
+        logme=logme(last, probes.columns),
+        h_score=None if probes.classes is None else h_score(last, probes.classes),
+        blocks=tuple(probes.ridge(x, probes.block_metric) for x in features),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _features(
+    one: Opened, params: Any, targets: Targets, threads: int
+) -> tuple[list[np.ndarray], float | None, int | None]:
+    """(features [n, D] fp32 of each block, FLOPs an example, peak bytes of the largest batch).
+
+    One program a batch shape, on the default device; what is kept of a batch is its features alone.
+    """
+    forward = jax.jit(lambda params, batch: block_features(one.architecture, params, batch))
+    programs: dict[tuple, Any] = {}
+    total: list[float | None] = []
+    peaks = []
+    features: list[np.ndarray] = []
+    order = np.argsort(targets.rows)
+    for batch in iterate(one.batches, put=jax.device_put, threads=threads):
+        shapes = tuple((name, x.shape) for name, x in sorted(batch.items()))
+        if shapes not in programs:
+            programs[shapes] = forward.lower(params, batch).compile()
+            memory = programs[shapes].memory_analysis()
+            peaks.append(None if memory is None else memory.peak_memory_in_bytes)
+        total.append((programs[shapes].cost_analysis() or {}).get("flops"))
+        index = np.asarray(batch["index"])
+        place = order[np.searchsorted(targets.rows, index[index >= 0], sorter=order)]
+        for number, hidden in enumerate(programs[shapes](params, batch)):
+            if number == len(features):
+                features.append(np.zeros((len(targets), hidden.shape[-1]), np.float32))
+            features[number][place] = np.asarray(hidden)[index >= 0]
+    flops = None if None in total else sum(x for x in total if x is not None) / len(targets)
+    peak = None if None in peaks else max(x for x in peaks if x is not None)
+    return features, flops, peak

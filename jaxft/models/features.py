@@ -1,0 +1,57 @@
+"""What the head would read after each block: the features of a probe."""
+
+import jax
+
+from jaxft.models.architecture import Architecture as NativeArchitecture
+from jaxft.models.contract import PLAIN, Architecture
+from jaxft.models.family import Batch
+from jaxft.models.layers import ops
+from jaxft.models.tree import Params
+
+
+def block_features(
+    architecture: Architecture, params: Params, batch: Batch
+) -> tuple[jax.Array, ...]:
+    """The hidden state after each block, first to last, in one forward pass without dropout.
+
+    It is that of the tokens that the head reads, or of an example's tokens or pixels averaged, where
+    the head reads all of them. A norm or pooler after the last block is not applied.
+
+    Args:
+        params: in the structure of `architecture.whole`.
+
+    Returns:
+        One fp32 array a block: [R, K, D] for the K examples of each text row, [B, D] for images.
+
+    Raises:
+        ValueError: the model is bridged, see `check_features`.
+    """
+    native = check_features(architecture)
+    backbone, _ = native.modules(params)
+    carry = backbone.stem(batch, PLAIN.context(0, None, None, None))
+    reads = native.reads(batch)
+    averages = native.family.heads[native.head].averages(native.config, batch)
+    found = []
+    for depth, block in enumerate(backbone.blocks, start=1):
+        carry, _ = block(carry, PLAIN.context(depth, None, None, None))
+        hidden = ops.take(carry["hidden"], reads)
+        if averages is not None:
+            hidden = averages @ hidden
+        if native.inputs == "image":  # [B, 1, D] of the class token, or [B, H, W, D]
+            hidden = hidden.mean(tuple(range(1, hidden.ndim - 1)))
+        found.append(hidden)
+    return tuple(found)
+
+
+def check_features(architecture: Architecture) -> NativeArchitecture:
+    """The architecture, if `block_features` can take it.
+
+    Raises:
+        ValueError: it is bridged: such a module gives logits, and none of what is between its blocks.
+    """
+    if not isinstance(architecture, NativeArchitecture):
+        raise ValueError(
+            f"{architecture.model_type!r} is bridged, and a bridged module gives no hidden states to probe; "
+            "leave it out"
+        )
+    return architecture
