@@ -17,6 +17,7 @@ from torch.nn import functional
 from jaxft import models
 from jaxft.models import Pass, hf
 from jaxft.models.checkpoint import config_json
+from jaxft.models.layers.convolution import adaptive_mean
 from tests.models import timm_models
 from tests.models.timm_models import VGG, ResNet, randomise, write
 
@@ -61,13 +62,16 @@ def resnet(name: str, layers: tuple[int, ...], *, bottleneck: bool) -> Row:
     )
 
 
+# Images are small. Of millions of activations one lies so near 0, or two so near each other, that a ReLU
+# or a maximum chooses otherwise in one of the two libraries, and the gradients below it differ by 1e-3: seen
+# with 258 x 33 and vgg16_bn, where PyTorch's float32 differs as much from its float64.
 ROWS = {
     "resnet": resnet("resnet50", (1, 2, 1, 1), bottleneck=True),
     "basic resnet": resnet("resnet18", (2, 1, 1, 1), bottleneck=False),
     "vgg": vgg("vgg11_bn", "timm", (34, 47, 2), 15, f0_=0, f1_=1, f4_=2, f5_=3, f26_=15),
     "torchvision vgg": vgg("vgg11", "torchvision", (70, 33, 3), 7, f0_=0, f3_=1, f6_=2, f18_=7),
     "large vgg": vgg("vgg13", "timm", (258, 33, 3), 9, f0_=0, f2_=1),
-    "torchvision vgg_bn": vgg("vgg16_bn", "torchvision", (258, 33, 3), 25, f0_=0, f41_=25),
+    "torchvision vgg_bn": vgg("vgg16_bn", "torchvision", (40, 36, 3), 25, f0_=0, f41_=25),
     "deep vgg": vgg("vgg19_bn", "timm", (32, 32, 3), 31, f0_=0, f50_=31),
 }
 SLOW = ("basic resnet", "large vgg", "torchvision vgg_bn", "deep vgg")
@@ -124,10 +128,12 @@ def test_logits_and_gradients_equal_pytorchs(name, tmp):
     np.testing.assert_allclose(logits, theirs.detach(), atol=1e-5)
     leaves, grads = models.by_path(gradients), dict(model.named_parameters())
     assert {architecture.stored[path].name for path in architecture.depths} == set(grads)
+    largest = max(parameter.grad.abs().max().item() for parameter in grads.values())
     for path in architecture.depths:
         stored = architecture.stored[path]
         expected = grads[stored.name].grad.numpy().transpose(stored.axes)
-        np.testing.assert_allclose(leaves[path], expected, atol=1e-4 * abs(expected).max())
+        allowed = max(1e-4 * abs(expected).max(), 1e-6 * largest)
+        np.testing.assert_allclose(leaves[path], expected, rtol=0, atol=allowed)
     model.zero_grad()
 
 
@@ -187,6 +193,15 @@ def test_every_norm_leaves_its_moments_under_its_path(name, tmp):
     outputs = jax.eval_shape(apply, architecture.whole, {"pixel_values": images(name)})
     norms = {path.rpartition("/")[0] for path in architecture.statistics}
     assert set(outputs.get("moments", {})) == norms
+
+
+@pytest.mark.parametrize("sizes", [((8, 1), (7, 7)), ((13, 5), (7, 7)), ((3, 9), (7, 9))])
+def test_means_of_parts_are_torchs(sizes):
+    given, wanted = sizes
+    x = np.random.default_rng(0).normal(size=(2, *given, 3)).astype(np.float32)
+    theirs = functional.adaptive_avg_pool2d(torch.tensor(x.transpose(0, 3, 1, 2)), wanted)
+    ours = adaptive_mean(jnp.asarray(x), *wanted)
+    np.testing.assert_allclose(ours, theirs.numpy().transpose(0, 2, 3, 1), atol=1e-6)
 
 
 def test_batch_statistics_train_as_in_pytorch(tmp):

@@ -96,6 +96,11 @@ class ResNet(nn.Module):
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     """Biases, norms and batch statistics as of a trained model; in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(
+            module, nn.Conv2d
+        ):  # as both libraries do: torch's own spread dies out in a VGG
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     for name, tensor in model.state_dict().items():
         if tensor.ndim == 1:
             noise = torch.randn(tensor.shape, generator=generator)
