@@ -266,3 +266,30 @@ def test_what_cannot_be_bridged_is_refused_in_one_line(tmp_path, raw, said):
     with pytest.raises(ValueError, match=said) as error:
         load_architecture(str(tmp_path), num_labels=2, implementation="bridge")
     assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_traced_is_named_in_one_line():
+    import torch
+
+    from jaxft.models.bridge import trace
+
+    class Chooses(torch.nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    module = Chooses()
+
+    def logits(x):
+        return trace.run(
+            module,
+            {},
+            lambda given: module(given["x"]),
+            {"x": x},
+            key=None,
+            training=lambda _: False,
+        )
+
+    said = "Chooses cannot be traced into JAX: it chooses by the values of its inputs"
+    with pytest.raises(ValueError, match=said) as error:
+        jax.jit(logits)(jnp.ones(3))
+    assert "\n" not in str(error.value)
