@@ -235,6 +235,15 @@ def test_dropout_is_of_the_key_and_not_in_the_frozen_prefix(reference):
     assert abs(jax.jit(hidden_of)(jax.random.key(1)) - without).max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["distilbert", "regnet"])
+def test_activations_can_be_bfloat16(reference, name):
+    architecture, params = load(reference, name)
+    batch = batch_of(np.load(reference / f"{name}.npz"))
+    forward = functools.partial(architecture.apply, dtype=jnp.bfloat16)
+    assert jax.eval_shape(forward, params, batch)["logits"].dtype == jnp.float32
+    assert "bf16" in str(jax.make_jaxpr(forward)(params, batch))
+
+
 def test_initial_values_are_the_library_s(reference):
     architecture, _ = load(reference, "distilbert")
     leaves = by_path(jax.jit(architecture.init)(jax.random.key(3)))
@@ -272,6 +281,7 @@ def test_what_cannot_be_traced_is_named_in_one_line():
     import torch
 
     from jaxft.models.bridge import trace
+    from jaxft.models.bridge.norms import BatchNorms
 
     class Chooses(torch.nn.Module):
         def forward(self, x):
@@ -287,6 +297,7 @@ def test_what_cannot_be_traced_is_named_in_one_line():
             {"x": x},
             key=None,
             training=lambda _: False,
+            norms=BatchNorms(None, {}),
         )
 
     said = "Chooses cannot be traced into JAX: it chooses by the values of its inputs"

@@ -108,7 +108,7 @@ def test_an_earlier_output_is_replaced_whole_or_not_at_all(trained, tmp_path, ca
     before, there = output.read_bytes(), set((trained / "run").iterdir())
     assert evaluate.main(["evaluate", *flags]) == 0
 
-    def fails(*_):
+    def fails(*_, **__):
         raise ValueError("no luck")
 
     with monkeypatch.context() as patch:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxft import models, optim
-from jaxft.models import move_statistics
+from jaxft.models import Pass, move_statistics
 from jaxft.models.layers import ops
 from jaxft.models.layers.batch_norm import Moments
 from jaxft.tasks.table import TASKS
@@ -71,14 +71,16 @@ def test_no_dtype_is_promoted_from_the_inputs_to_the_gradient(family, task, dtyp
     def update(params: Any, statistics: Any, batch: Any, key: jax.Array) -> Any:
         def loss_sum(params: Any, part: Any, key: jax.Array) -> Any:
             whole = optim.merge(params, statistics)
-            outputs = model.apply(whole, part, key, dtype=dtype, batch_stats=bool(model.statistics))
+            outputs = model.apply(
+                whole, part, key, Pass(dtype=dtype, batch_stats=bool(model.statistics))
+            )
             total, weight = TASKS[task].loss(outputs, part, SMOOTHING)
             return total, (weight, outputs.get("moments", {}))
 
         found = MeanGradient(3)(loss_sum, params, batch, key)
         moved = move_statistics(statistics, found.kept)
         whole = optim.merge(params, moved)
-        evaluated = model.apply(whole, batch, None, dtype=dtype)
+        evaluated = model.apply(whole, batch, None, Pass(dtype=dtype))
         return found, moved, TASKS[task].predictions(evaluated, batch)
 
     with jax.numpy_dtype_promotion("strict"):

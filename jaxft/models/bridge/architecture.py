@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 
 from jaxft.models.bridge import trace
 from jaxft.models.bridge.module import Built, path_of
-from jaxft.models.bridge.norms import BatchStatistics
+from jaxft.models.bridge.norms import BatchNorms
 from jaxft.models.contract import PLAIN, Pass
 from jaxft.models.family import Batch, ImageLimits, Naming, Outputs, Stored, TextLimits
 from jaxft.models.layers.batch_norm import Sample, sample_of
@@ -116,9 +116,8 @@ class BridgedArchitecture:
             arrays[name] = x.astype(how.dtype) if name in built.parameters else x
         inputs = self._text(batch) if self.inputs == "text" else self._image(batch, how.dtype)
         depth_of = self._module_depths()
-        norms = None
-        if how.batch_stats:
-            norms = self._norms(sample_of(batch, how.axis_name), how.frozen_blocks)
+        sample = sample_of(batch, how.axis_name) if how.batch_stats else None
+        norms = self._norms(sample, how.frozen_blocks)
         logits = trace.run(
             built.module,
             arrays,
@@ -129,10 +128,10 @@ class BridgedArchitecture:
             norms=norms,
         ).astype(jnp.float32)
         outputs: Outputs = {"logits": logits[:, None] if self.head == "sequence" else logits}
-        return outputs if norms is None else {**outputs, "moments": norms.moments}
+        return {**outputs, "moments": norms.moments} if how.batch_stats else outputs
 
-    def _norms(self, sample: Sample, frozen_blocks: int) -> BatchStatistics:
-        """Of the batch norms above the frozen depths."""
+    def _norms(self, sample: Sample | None, frozen_blocks: int) -> BatchNorms:
+        """The batch norms, of which those above the frozen depths take the statistics of a sample."""
         means = (name for name in self.built.statistics if name.endswith(".running_mean"))
         paths = {name: path_of(name.rpartition(".")[0]) for name in means}
         moving = {
@@ -140,7 +139,7 @@ class BridgedArchitecture:
             for name, path in paths.items()
             if self.statistics[f"{path}/running_mean"] > frozen_blocks
         }
-        return BatchStatistics(sample, moving)
+        return BatchNorms(sample, moving)
 
     def _text(self, batch: Batch) -> dict[str, jax.Array]:
         present = batch["segment_ids"] > 0
@@ -169,7 +168,8 @@ class BridgedArchitecture:
         """The depth of each submodule: the highest of what is in it, and of one without parameters,
         as dropout, that of the nearest module around it that has some."""
         found: dict[str, int] = {}
-        for name, depth in self.built.depths.items():
+        for path, depth in (self.depths | self.statistics).items():
+            name = path.replace("/", ".")
             while "." in name:
                 name = name.rpartition(".")[0]
                 found[name] = max(found.get(name, 0), depth)

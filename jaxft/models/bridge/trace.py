@@ -16,7 +16,7 @@ import torchax
 from torch.nn.utils.stateless import _reparametrize_module as reparametrised
 from torchax.tensor import OperatorNotFound
 
-from jaxft.models.bridge.norms import BatchStatistics
+from jaxft.models.bridge.norms import BatchNorms
 
 _LOCK = threading.RLock()
 _BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
@@ -31,7 +31,7 @@ def run(
     *,
     key: jax.Array | None,
     training: Callable[[str], bool],
-    norms: BatchStatistics | None = None,
+    norms: BatchNorms,
 ) -> jax.Array:
     """`forward(inputs)` of the module with these parameters and buffers in it, traced.
 
@@ -39,7 +39,7 @@ def run(
         arrays: every parameter and buffer by name; of tied ones any.
         key: drives dropout; None: all of the module is in evaluation mode.
         training: whether the submodule of this name is in training mode, where there is a key.
-        norms: batch norms that take the statistics of the batch; all others keep theirs.
+        norms: answers batch norms; new for each trace.
 
     Raises:
         ValueError: something that cannot be traced; one line with its name and what would help.
@@ -52,10 +52,9 @@ def run(
             fixed = isinstance(part, _BATCH_NORMS)
             part.training = key is not None and training(name) and not fixed
         try:
-            with torch.no_grad(), env, norms or contextlib.nullcontext():
+            with torch.no_grad(), env, norms:
                 tensors = env.j2t_iso(dict(arrays))
-                if norms is not None:
-                    norms.tensors = tensors
+                norms.tensors = tensors
                 with reparametrised(module, tensors, tie_weights=True):
                     return env.t2j_iso(forward(env.j2t_iso(dict(inputs))))
         except Exception as error:
