@@ -30,11 +30,20 @@ NAMES = (
 )
 
 
+FAST = ("distilbert", "convnext")
+
+
+def cases(names):
+    """Those that are not FAST are slow."""
+    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory):
-    """A folder with a checkpoint and PyTorch's results of each case."""
+def reference(tmp_path_factory, request):
+    """A folder with a checkpoint and PyTorch's results of each case that is asked for."""
     folder = tmp_path_factory.mktemp("reference")
-    command = [sys.executable, "-m", "tests.bridge.torch_reference", str(folder), *NAMES]
+    names = FAST if request.config.getoption("markexpr") == "not slow" else NAMES
+    command = [sys.executable, "-m", "tests.bridge.torch_reference", str(folder), *names]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -83,11 +92,7 @@ def objective(architecture, batch, weights, key=None, **options):
     return value
 
 
-SLOW = ("electra", "regnet", "llama-unpadded", "t5", "bart")
-ALL = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]
-
-
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", cases(NAMES))
 def test_logits_and_every_gradient_are_pytorchs(reference, name):
     architecture, params = load(reference, name)
     arrays = np.load(reference / f"{name}.npz")
@@ -164,7 +169,7 @@ DEPTHS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", DEPTHS)
+@pytest.mark.parametrize("name", cases(DEPTHS))
 def test_depths_follow_the_structure(reference, name):
     directory = str(reference / name)
     architecture = load_architecture(
@@ -190,7 +195,7 @@ def test_depths_of_one_s_own(reference):
         load_architecture(directory, depths=((r"distilbert/transformer/layer/0/.*", 7),), **both)
 
 
-@pytest.mark.parametrize("name", ["distilbert", "llama", "convnext"])
+@pytest.mark.parametrize("name", cases(["distilbert", "llama", "convnext"]))
 def test_what_is_below_the_lowest_trainable_block_has_no_backward_work(reference, name):
     architecture, params = load(reference, name)
     arrays = np.load(reference / f"{name}.npz")
@@ -235,11 +240,11 @@ def test_dropout_is_of_the_key_and_not_in_the_frozen_prefix(reference):
     assert abs(jax.jit(hidden_of)(jax.random.key(1)) - without).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["distilbert", "regnet"])
+@pytest.mark.parametrize("name", cases(["distilbert", "regnet"]))
 def test_activations_can_be_bfloat16(reference, name):
     architecture, params = load(reference, name)
     batch = batch_of(np.load(reference / f"{name}.npz"))
-    forward = functools.partial(architecture.apply, dtype=jnp.bfloat16)
+    forward = functools.partial(architecture.apply, how=Pass(dtype=jnp.bfloat16))
     assert jax.eval_shape(forward, params, batch)["logits"].dtype == jnp.float32
     assert "bf16" in str(jax.make_jaxpr(forward)(params, batch))
 

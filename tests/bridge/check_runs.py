@@ -122,6 +122,7 @@ class Crash(BaseException):
     """Stands for a kill: nothing in the program catches it."""
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_a_step_ends_in_the_same_bits(folder, tmp_path, monkeypatch):
     saving = {"checkpoint.every_steps": 2}
     whole = run(folder, "distilbert", tmp_path / "whole", **saving)
