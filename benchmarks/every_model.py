@@ -11,6 +11,7 @@ loads it again. Each in a process of its own, of at most LIMIT seconds. Hours fo
 from __future__ import annotations
 
 import collections
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,7 @@ SMALL: dict[str, int] = {
                      "qk_rope_head_dim", "v_head_dim", "patch_size"), 8),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "max_2d_position_embeddings",
                      "image_size"), 64),
-    "vocab_size": 96, "vocab_size_per_layer_input": 96,
+    "window_size": 2, "vocab_size": 96, "vocab_size_per_layer_input": 96,
 }  # fmt: skip
 WIDTHS = (8, 16, 24, 32, 40, 48)
 
@@ -53,6 +54,10 @@ def tiny(config: Any) -> Any:
                 setattr(config, name, list(WIDTHS[: len(value)]))
             elif name in ("depths", "layers_per_stage"):
                 setattr(config, name, [1] * len(value))
+            elif name == "num_heads":
+                setattr(config, name, [2] * len(value))
+    if isinstance(kinds := getattr(config, "layer_types", None), list):
+        config.layer_types = kinds[: SMALL["num_hidden_layers"]]
     for number, name in enumerate(("pad_token_id", "bos_token_id", "eos_token_id"), 1):
         if isinstance(getattr(config, name, None), int) and getattr(config, name) >= 96:
             setattr(config, name, number)
@@ -96,15 +101,16 @@ def attempt(model_type: str, kind: str) -> str:
         inputs = inputs_of(kind, config)
         logits = model(**inputs).logits
         logits.square().sum().backward()
+        model.save_pretrained(folder := tempfile.mkdtemp())
     except Exception as error:
         return f"not by PyTorch at this size: {type(error).__name__}: {one_line(error)}"
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(f"{folder}/model")
-        try:
-            return bridged(folder, kind, inputs, logits.detach(), gradients, autos[kind])
-        except ValueError as error:
-            return f"refused: {one_line(str(error).replace(folder, ''))}"
+    try:
+        return bridged(folder, kind, inputs, logits.detach(), gradients, autos[kind])
+    except ValueError as error:
+        return f"refused: {one_line(str(error).replace(folder, ''))}"
+    finally:
+        shutil.rmtree(folder)
 
 
 def bridged(
@@ -119,10 +125,8 @@ def bridged(
     from jaxft import optim
     from jaxft.models import by_path, hf, load_architecture
 
-    architecture = load_architecture(
-        f"{folder}/model", num_labels=LABELS, head=kind, implementation="bridge"
-    )
-    params, _ = hf.read_params(f"{folder}/model", architecture, key=jax.random.key(0))
+    architecture = load_architecture(folder, num_labels=LABELS, head=kind, implementation="bridge")
+    params, _ = hf.read_params(folder, architecture, key=jax.random.key(0))
     labels = optim.path_map(lambda path, _: path in architecture.depths, params)
     split = optim.split(params, labels, names=(True, False))
     if kind == "image":
@@ -146,7 +150,7 @@ def bridged(
     whole = optim.merge(stepped, split[False])
     names = {index: f"class {index}" for index in range(LABELS)}
     hf.write_checkpoint(
-        f"{folder}/out", architecture, whole, id2label=names, source=f"{folder}/model", unchanged=()
+        f"{folder}/out", architecture, whole, id2label=names, source=folder, unchanged=()
     )
     after, report = auto.from_pretrained(f"{folder}/out", output_loading_info=True)
     with torch.no_grad():
