@@ -13,7 +13,8 @@ from jaxft.analysis.page import Html, element, join, page, table
 TITLE = "jaxft: which checkpoint"
 WRITER = "jaxft select"  # of select.json, under the key 'written by'
 HEADS = (
-    "", "checkpoint", "probe", "LogME", "H-score", "parameters", "MFLOP/example", "peak MB", "seconds",
+    "", "checkpoint", "probe", "best block", "LogME", "H-score", "parameters", "MFLOP/example",
+    "peak MB", "seconds",
 )  # fmt: skip
 
 
@@ -97,14 +98,14 @@ def blocks_to_tune(blocks: Sequence[Estimate]) -> tuple[int | None, str]:
     least = blocks[best].mean - blocks[best].error
     first = next(i for i, block in enumerate(blocks) if block.mean >= least) + 1
     if first == len(blocks):
-        return None, (
-            "the probe is best after the last block: each block serves the task, and none stands out as "
-            "done before; tune all"
+        return (
+            None,
+            "the probe is best after the last block, so nothing says which to leave as they are",
         )
+    most = "" if first == best + 1 else f"; the most, {blocks[best]}, after block {best + 1}"
     return first, (
-        f"after block {first} of {len(blocks)} a linear probe reads as much ({blocks[first - 1]}) as "
-        f"anywhere (block {best + 1}: {blocks[best]}, less one standard error); the blocks above add nothing "
-        "yet, and are the ones to tune"
+        f"a linear probe reads {blocks[first - 1]} after block {first} of {len(blocks)}{most}; the blocks "
+        "above add nothing to it yet, and are the ones to tune"
     )
 
 
@@ -123,11 +124,16 @@ def notes(selection: Selection) -> list[str]:
         for one in selection.candidates[1:]
         if abs(one.probe.mean - best.probe.mean) <= one.probe.error + best.probe.error
     ]
+    by_block = sorted(
+        selection.candidates, key=lambda one: -max(block.mean for block in one.blocks)
+    )
+    otherwise = f"by their best block the order is {', '.join(one.name for one in by_block)}"
     ties = f"{', '.join(tied)}: within the standard errors of {best.name}, so a tie"
     return [
         f"{selection.metric} of a linear probe on the last block, {selection.folds} folds, mean ± standard "
         f"error; {selection.rows} rows of {selection.data}",
         *([ties] if tied else []),
+        *([otherwise] if by_block != list(selection.candidates) else []),
         "frozen features only: fine-tuning may rank close candidates otherwise",
     ]
 
@@ -136,13 +142,18 @@ def summary_rows(selection: Selection) -> list[list[str]]:
     """Cells under HEADS, one row a candidate."""
     return [
         [
-            str(place), one.name, str(one.probe), f"{one.logme:.4f}",
+            str(place), one.name, str(one.probe), _best_block(one), f"{one.logme:.4f}",
             "–" if one.h_score is None else f"{one.h_score:.3f}", f"{one.parameters:,}",
             "–" if one.flops is None else f"{one.flops / 1e6:,.3g}",
             "–" if one.peak_bytes is None else f"{one.peak_bytes / 1e6:,.1f}", f"{one.seconds:.1f}",
         ]
         for place, one in enumerate(selection.candidates, start=1)
     ]  # fmt: skip
+
+
+def _best_block(one: Candidate) -> str:
+    most = max(one.blocks, key=lambda block: block.mean)
+    return f"{most.mean:.4f} ({one.blocks.index(most) + 1})"
 
 
 def block_rows(selection: Selection) -> tuple[list[str], list[list[str]]]:
