@@ -18,6 +18,7 @@ import errno
 import os
 import shutil
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -233,6 +234,9 @@ def _clear_errors(directory: Path) -> Iterator[None]:
         text = " ".join(str(error).split())
         full = "No space left" in text or "ENOSPC" in text or "RESOURCE_EXHAUSTED" in text
         if full:
+            # Writes that the library had not begun are reported by Python at its exit, after our line.
+            never = r"coroutine '.*' was never awaited"
+            warnings.filterwarnings("ignore", message=never, category=RuntimeWarning)
             raise OSError(
                 errno.ENOSPC,
                 f"no space left to save into {directory}; earlier checkpoints are intact: free some "

@@ -601,23 +601,3 @@ def test_files_that_cannot_be_read_are_counted(tmp_path):
     )
     with pytest.raises(ValueError, match=message):
         images(paths, Preprocess(8, 8, 3)).fingerprint()
-
-
-def test_a_config_of_timm_says_how_images_are_prepared(tmp_path):
-    said = {"input_size": [3, 32, 32], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3],
-            "interpolation": "bicubic", "crop_pct": 0.9}  # fmt: skip
-
-    def read(**changes):
-        config = {"architecture": "resnet10t", "pretrained_cfg": {**said, **changes}}
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        return Preprocess.from_checkpoint(str(tmp_path), image_size=(32, 32), channels=3)
-
-    found = read()
-    assert (found.height, found.width, found.shortest_edge) == (32, 32, 35)
-    assert found.resample == Image.Resampling.BICUBIC and found.std == (0.2, 0.25, 0.3)
-    grey = found.normalise(np.full((1, 32, 32, 3), 51, np.uint8))
-    np.testing.assert_allclose(grey[0, 0, 0], [-1.0, -1.2, -4 / 3], atol=1e-6)
-    with pytest.raises(ValueError, match="crop_pct is 0; it must be above 0"):
-        read(crop_pct=0)
-    with pytest.raises(ValueError, match="interpolation is 'random'; it must be one of nearest"):
-        read(interpolation="random")

@@ -79,7 +79,7 @@ def test_the_same_command_again_changes_nothing(world, finished, capsys):
     ("mode", "kills"),
     [
         ("jit", (3, 4, 9, 12)),
-        ("shard", (3, 12)),
+        pytest.param("shard", (3, 12), marks=pytest.mark.slow),
         pytest.param("pmap", (3, 4, 9, 12), marks=pytest.mark.slow),
     ],
 )

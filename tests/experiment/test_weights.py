@@ -76,7 +76,7 @@ def test_wise_ft_mixes_what_was_pretrained_and_leaves_a_new_head_alone(world):
 
 
 # Of those that work alike, one in every run of the tests: the last recipe has an average and SAM.
-_ALIKE = ("sam", "swa", "ema")
+_ALIKE = ("sam", "swa", "ema", "wise_ft")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_what_was_measured_is_what_is_exported_also_after_a_kill(world, tmp_path
 @pytest.mark.parametrize(
     ("recipe", "modes"),
     [
-        ("schedule_free", ("shard",)),
+        pytest.param("schedule_free", ("shard",), marks=pytest.mark.slow),
         ("wise_ft", ("pmap",)),
         ("sam, unfreezing, average", ("shard", "pmap")),
     ],
