@@ -13,7 +13,7 @@ from jaxft.analysis.page import Html, element, join, page, table
 TITLE = "jaxft: which checkpoint"
 WRITER = "jaxft select"  # of select.json, under the key 'written by'
 HEADS = (
-    "", "checkpoint", "probe", "best block", "LogME", "H-score", "parameters", "MFLOP/example",
+    "", "checkpoint", "best block", "probe", "LogME", "H-score", "parameters", "MFLOP/example",
     "peak MB", "seconds",
 )  # fmt: skip
 
@@ -56,6 +56,11 @@ class Candidate:
     h_score: float | None
     blocks: tuple[Estimate, ...]
 
+    @property
+    def best_block(self) -> Estimate:
+        """The block that the probe reads most from; the first of equal ones."""
+        return max(self.blocks, key=lambda block: block.mean)
+
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
@@ -82,10 +87,13 @@ class Selection:
         return self.candidates[0]
 
 
-def ranked(candidates: Sequence[Candidate], *, minimised: bool) -> tuple[Candidate, ...]:
-    """By the probe, the best first; equal ones in the order given."""
-    sign = 1 if minimised else -1
-    return tuple(sorted(candidates, key=lambda one: sign * one.probe.mean))
+def ranked(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """By the probe of the best block, the best first; equal ones in the order given.
+
+    Not by the last block, which pretraining may have turned away from what the head reads: training
+    turns it back soon.
+    """
+    return tuple(sorted(candidates, key=lambda one: -one.best_block.mean))
 
 
 def blocks_to_tune(blocks: Sequence[Estimate]) -> tuple[int | None, str]:
@@ -122,18 +130,19 @@ def notes(selection: Selection) -> list[str]:
     tied = [
         one.name
         for one in selection.candidates[1:]
-        if abs(one.probe.mean - best.probe.mean) <= one.probe.error + best.probe.error
+        if best.best_block.mean - one.best_block.mean
+        <= one.best_block.error + best.best_block.error
     ]
-    by_block = sorted(
-        selection.candidates, key=lambda one: -max(block.mean for block in one.blocks)
-    )
-    otherwise = f"by their best block the order is {', '.join(one.name for one in by_block)}"
+    sign = 1 if selection.minimised else -1
+    by_last = sorted(selection.candidates, key=lambda one: sign * one.probe.mean)
+    otherwise = f"by the probe of the last block the order is {', '.join(c.name for c in by_last)}"
     ties = f"{', '.join(tied)}: within the standard errors of {best.name}, so a tie"
     return [
-        f"{selection.metric} of a linear probe on the last block, {selection.folds} folds, mean ± standard "
+        f"ranked by {selection.block_metric} of ridge regression on the best block (its number); probe: "
+        f"{selection.metric} of a linear probe on the last block; {selection.folds} folds, mean ± standard "
         f"error; {selection.rows} rows of {selection.data}",
         *([ties] if tied else []),
-        *([otherwise] if by_block != list(selection.candidates) else []),
+        *([otherwise] if by_last != list(selection.candidates) else []),
         "frozen features only: fine-tuning may rank close candidates otherwise",
     ]
 
@@ -142,7 +151,7 @@ def summary_rows(selection: Selection) -> list[list[str]]:
     """Cells under HEADS, one row a candidate."""
     return [
         [
-            str(place), one.name, str(one.probe), _best_block(one), f"{one.logme:.4f}",
+            str(place), one.name, _best_block(one), str(one.probe), f"{one.logme:.4f}",
             "–" if one.h_score is None else f"{one.h_score:.3f}", f"{one.parameters:,}",
             "–" if one.flops is None else f"{one.flops / 1e6:,.3g}",
             "–" if one.peak_bytes is None else f"{one.peak_bytes / 1e6:,.1f}", f"{one.seconds:.1f}",
@@ -152,8 +161,8 @@ def summary_rows(selection: Selection) -> list[list[str]]:
 
 
 def _best_block(one: Candidate) -> str:
-    most = max(one.blocks, key=lambda block: block.mean)
-    return f"{most.mean:.4f} ({one.blocks.index(most) + 1})"
+    most = one.best_block
+    return f"{most} ({one.blocks.index(most) + 1})"
 
 
 def block_rows(selection: Selection) -> tuple[list[str], list[list[str]]]:

@@ -135,7 +135,7 @@ def select(
     found = [_measure(one, config, probes) for one in opened]
     result = Selection(
         config.task, config.data.train, len(split.targets), FOLDS, config.train.seed,
-        config.eval.metric, lower, probes.block_metric, selection.ranked(found, minimised=lower),
+        config.eval.metric, lower, probes.block_metric, selection.ranked(found),
     )  # fmt: skip
     texts = (json.dumps(selection.to_json(result), indent=1), selection.render(result))
     for path, text in zip(files, texts, strict=True):

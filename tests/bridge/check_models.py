@@ -128,7 +128,7 @@ def test_batch_norms_take_and_move_the_statistics_of_a_batch(reference):
         "pixel_values": jnp.concatenate([batch["pixel_values"], 9 + batch["pixel_values"][:1]]),
         "weight": jnp.array([1.0, 1.0, 1.0, 0.0]),
     }
-    program = jax.jit(functools.partial(architecture.apply, batch_stats=True))
+    program = jax.jit(functools.partial(architecture.apply, how=Pass(batch_stats=True)))
     outputs = program(params, padded)
     model = transformers.AutoModelForImageClassification.from_pretrained(reference / "regnet")
     with torch.no_grad():
