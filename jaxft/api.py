@@ -31,7 +31,7 @@ from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.inference import Inference, load_inference
 from jaxft.experiment.lifecycle import carry_out
 from jaxft.experiment.measure import measure
-from jaxft.experiment.split import Split, unlabelled_rows
+from jaxft.experiment.split import Split
 from jaxft.experiment.timing import Stopwatch
 from jaxft.tasks.classification import Prediction as Prediction  # what `predict` gives of classes
 from jaxft.tasks.contract import Predicted
@@ -103,7 +103,7 @@ class Model:
         encoder = dataclasses.replace(self._inference.encoder, columns=tuple(columns))
         model = dataclasses.replace(self._inference, encoder=encoder)
         source = files.table("inputs", columns)
-        rows = unlabelled_rows(source, self.inputs, encoder.columns)
+        rows = encoder.kind.unlabelled(source, encoder.columns)
         return model.predict(Split(source, rows)), rows
 
 

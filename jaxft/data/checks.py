@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxft.data.facts import digest_of, packed, unpacked
 from jaxft.data.files import Source
-from jaxft.data.words import words_fault
+
+# (value of a column) -> what keeps it from being used, or ''
+Fault = Callable[[Any], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,29 +30,30 @@ class Inputs:
 
 
 def check_inputs(
-    source: Source, columns: Sequence[str], rows: np.ndarray, *, inputs: str
+    source: Source, columns: Sequence[str], rows: np.ndarray, *, inputs: str, fault: Fault
 ) -> Inputs:
     """Looks at the input of each of `rows` [n], which are at least one.
 
-    inputs: 'text': every value must be a text (or a number, which is taken as one), valid Unicode;
-      nothing is tokenised. 'words': a list of texts, or a text. 'image': where the column holds paths,
-      each is a regular file; images in memory are looked at when they are decoded.
+    inputs: the kind (inputs.py). Of 'image', paths are of regular files; images in memory are looked at
+      when they are decoded.
+    fault: what keeps a value from being used, or ''. Nothing is tokenised.
     """
     if source.facts is None or inputs == "image":  # files of images may go at any time
-        return _looked_at(source, columns, rows, inputs)
+        return _looked_at(source, columns, rows, inputs, fault)
 
     def make() -> dict[str, np.ndarray]:
-        found = _looked_at(source, columns, rows, inputs)
+        found = _looked_at(source, columns, rows, inputs, fault)
         return {"faults": packed(list(found.faults.items())), "empty": found.empty}
 
     kept = source.facts.known(("inputs", inputs, *columns, digest_of(rows)), make)
     return Inputs(dict(unpacked(kept["faults"])), kept["empty"])
 
 
-def _looked_at(source: Source, columns: Sequence[str], rows: np.ndarray, inputs: str) -> Inputs:
+def _looked_at(
+    source: Source, columns: Sequence[str], rows: np.ndarray, inputs: str, fault_of: Fault
+) -> Inputs:
     faults: dict[int, str] = {}
     empty: set[int] = set()
-    fault_of = {"words": words_fault, "text": text_fault, "image": path_fault}[inputs]
     if inputs == "image":
         first = source[int(rows[0])]
         # Paths that were listed from a folder a moment ago are there; other values are images.
@@ -61,7 +64,7 @@ def _looked_at(source: Source, columns: Sequence[str], rows: np.ndarray, inputs:
         ]
     for part, found in source.chunks(columns, rows) if columns else ():
         for column, values in zip(columns, found, strict=True):
-            if inputs == "text" and _sound_texts(values):
+            if fault_of is text_fault and _sound_texts(values):
                 continue
             for row, value in zip(part.tolist(), values, strict=True):
                 fault = fault_of(value)

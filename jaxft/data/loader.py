@@ -33,10 +33,13 @@ class TextBatches:
     """Packed text: rows of L tokens with up to K examples each.
 
     A batch has, for R rows: input_ids, segment_ids (1..K, 0 is padding), positions (from 0 in each
-    example), token_type_ids and, where texts come as words, words (the number in its example of the
-    word that a token begins, else -1): [R, L] int32; starts (column of an example's first token), index (row
-    in the source, -1 is empty): [R, K] int32; and what the targets fill in: with one target an
-    example, labels [R, K] and weight (0 is empty) [R, K] float32.
+    text), token_type_ids and whatever else `Tokens.extra` says of tokens, such as words (-1 for none):
+    [R, L] int32; starts (column of a text's first token), index (row in the source, -1 is empty):
+    [R, K] int32; and what the targets fill in: with one target an example, labels [R, K] and weight (0
+    is empty) [R, K] float32.
+
+    Of examples of G texts, slots hold G each: segment_ids are 1..K * G, starts [R, K * G]. Where an
+    example is several windows, each is in a slot of its own, and window [R, K] is its number.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class TextBatches:
         process_index: int = 0,
         process_count: int = 1,
     ):
-        assert len(tokens) == len(targets)
+        assert tokens.examples == len(targets)
         self.tokens, self.targets, self.plan = tokens, targets, plan
         self.process_index, self.process_count = process_index, process_count
 
@@ -73,7 +76,13 @@ class TextBatches:
     def _fill(self, layout: Layout) -> Batch:
         rows = _own_rows(len(layout.slots), self.process_index, self.process_count)
         slots = layout.slots[rows]
-        inputs = fill_text(self.tokens, slots, layout.length)
+        tokens = self.tokens
+        inputs = fill_text(tokens, slots, layout.length)
+        if tokens.windows is not None:
+            examples = np.where(slots >= 0, tokens.example_of(slots), -1)
+            number = slots - tokens.windows[examples]
+            inputs["window"] = np.where(slots >= 0, number, 0).astype(np.int32)
+            slots = examples
         return inputs | self.targets.fill(slots, inputs)
 
 
@@ -145,14 +154,24 @@ def _own_rows(rows: int, process_index: int, process_count: int) -> slice:
 
 
 def fill_text(tokens: Tokens, slots: np.ndarray, length: int) -> Batch:
-    """Writes the examples in slots [R, K] one after the other into rows of `length` tokens."""
-    sizes = np.where(slots >= 0, tokens.offsets[slots + 1] - tokens.offsets[slots], 0)
+    """Writes the entries in slots [R, K] one after the other into rows of `length` tokens."""
+    if tokens.parts is None:
+        own = (tokens.offsets[slots + 1] - tokens.offsets[slots])[:, :, None]
+    else:
+        own = tokens.parts[slots]
+    # [R, K, G] so far, of the G texts of each entry; [R, K * G], a text each, from here on.
+    begins = tokens.offsets[slots][:, :, None] + np.cumsum(own, axis=2) - own
+    begins, own, second = (
+        array.reshape(len(slots), -1) for array in (begins, own, tokens.second[slots])
+    )
+    real = np.repeat(slots >= 0, tokens.texts, axis=1)
+    sizes = np.where(real, own, 0)
     starts = np.cumsum(sizes, axis=1) - sizes
-    row, slot = np.nonzero(slots >= 0)
-    example, size = slots[row, slot], sizes[row, slot]
-    # One entry per token from here on: its position in its example, its source and its target.
+    row, slot = np.nonzero(real)
+    begin, size = begins[row, slot], sizes[row, slot]
+    # One number per token from here on: its position in its text, its source and its target.
     position = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
-    source = np.repeat(tokens.offsets[example], size) + position
+    source = np.repeat(begin, size) + position
     target = np.repeat(row * length + starts[row, slot], size) + position
 
     def scatter(values: np.ndarray) -> np.ndarray:
@@ -164,11 +183,11 @@ def fill_text(tokens: Tokens, slots: np.ndarray, length: int) -> Batch:
         "input_ids": scatter(tokens.ids[source]),
         "segment_ids": scatter(np.repeat(slot + 1, size)),
         "positions": scatter(position),
-        "token_type_ids": scatter(position >= np.repeat(tokens.second[example], size)),
-        "starts": np.where(slots >= 0, starts, 0).astype(np.int32),
+        "token_type_ids": scatter(position >= np.repeat(second[row, slot], size)),
+        "starts": np.where(real, starts, 0).astype(np.int32),
     }
-    if tokens.words is not None:
-        inputs["words"] = scatter(tokens.words[source] + 1) - 1
+    for name, values in tokens.extra.items():
+        inputs[name] = scatter(values[source] + 1) - 1
     return inputs
 
 

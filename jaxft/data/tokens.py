@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,15 +38,20 @@ class Joined:
 class Tokens:
     """Tokenised texts, one after the other.
 
-    ids [total] uint16 or int32: the tokens of example j are ids[offsets[j]:offsets[j + 1]].
+    ids [total] uint16 or int32: the tokens of entry j are ids[offsets[j]:offsets[j + 1]]. An entry is an
+      example or, where `windows` is given, a part of one that is a row of its own to the model.
     offsets [n + 1] int64.
-    second [n] int32: where in example j token type 1 begins (its length if it never does).
+    second [n] int32: where in entry j token type 1 begins (its length if it never does); [n, G] of
+      each of its G texts, where `parts` is given.
     cached: read from the disk rather than made now.
     fingerprint: of all of the above, in hexadecimal; from the header where it is cached.
     largest: the largest id, -1 of no tokens.
-    words [total] int32: the number in its example of the word that a token begins, -1 for one that
-      begins none; None where texts are not given as words (words.py).
+    extra: by name, what else is known of each token: [total] int32, at least -1. 'words' is the number
+      in its example of the word that a token begins, -1 for one that begins none (words.py).
     cut: words that were left out because their example is too long.
+    parts [n, G] int32: lengths of the G texts that an entry is made of, which do not see each other;
+      None: it is one text.
+    windows [e + 1] int64: the entries of example i are windows[i]..windows[i + 1]; None: one each.
     """
 
     ids: np.ndarray | Joined
@@ -54,16 +60,34 @@ class Tokens:
     cached: bool
     fingerprint: str = ""
     largest: int = -1
-    words: np.ndarray | Joined | None = None
+    extra: Mapping[str, np.ndarray | Joined] = dataclasses.field(default_factory=dict)
     cut: int = 0
+    parts: np.ndarray | None = None
+    windows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.second)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each example, special tokens included: [n] int32."""
+        """Tokens of each entry, special tokens included: [n] int32."""
         return np.diff(self.offsets).astype(np.int32)
+
+    @property
+    def texts(self) -> int:
+        """G, the texts of an entry."""
+        return 1 if self.parts is None else self.parts.shape[1]
+
+    @property
+    def examples(self) -> int:
+        """How many there are."""
+        return len(self) if self.windows is None else len(self.windows) - 1
+
+    def example_of(self, entries: np.ndarray) -> np.ndarray:
+        """Which example each of some entries is of."""
+        if self.windows is None:
+            return entries
+        return np.searchsorted(self.windows, entries, side="right") - 1
 
 
 def make_tokens(lengths: np.ndarray, second: np.ndarray, ids: np.ndarray) -> Tokens:
@@ -86,7 +110,6 @@ def joined(parts: Sequence[Tokens]) -> Tokens:
     if len(parts) == 1:
         return parts[0]
     digest = hashlib.blake2b("".join(part.fingerprint for part in parts).encode(), digest_size=16)
-    words = [part.words for part in parts if isinstance(part.words, np.ndarray)]
     return Tokens(
         Joined([part.ids for part in parts if isinstance(part.ids, np.ndarray)]),
         offsets_of(np.concatenate([part.lengths for part in parts])),
@@ -94,8 +117,41 @@ def joined(parts: Sequence[Tokens]) -> Tokens:
         cached=all(part.cached for part in parts),
         fingerprint=digest.hexdigest(),
         largest=max(part.largest for part in parts),
-        words=Joined(words) if words else None,
+        extra={
+            name: Joined(
+                [array for part in parts if isinstance(array := part.extra[name], np.ndarray)]
+            )
+            for name in parts[0].extra
+        },
         cut=sum(part.cut for part in parts),
+    )
+
+
+def grouped(tokens: Tokens, texts: int) -> Tokens:
+    """Each `texts` entries as one, whose texts they are: [n * G] -> [n]."""
+    return dataclasses.replace(
+        tokens,
+        offsets=tokens.offsets[::texts],
+        second=tokens.second.reshape(-1, texts),
+        parts=tokens.lengths.reshape(-1, texts),
+    )
+
+
+def windowed(tokens: Tokens, begins: str) -> Tokens:
+    """Each example's entries, which lie in it one after the other, as entries of their own.
+
+    begins: name in `extra` of what is 0 at the first token of each, and -1 at the others. Every example
+      has one entry at least.
+    """
+    marks = tokens.extra[begins]
+    first = np.flatnonzero(marks[np.arange(len(marks))] == 0)
+    offsets = np.append(first, tokens.offsets[-1])
+    return dataclasses.replace(
+        tokens,
+        offsets=offsets,
+        second=np.diff(offsets).astype(np.int32),
+        extra={name: array for name, array in tokens.extra.items() if name != begins},
+        windows=np.searchsorted(offsets, tokens.offsets),
     )
 
 

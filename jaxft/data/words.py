@@ -11,22 +11,20 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
 
 from jaxft.data import token_cache
+from jaxft.data.encode import Encoded, kept
 from jaxft.data.files import Source
 from jaxft.data.labels import find_column
 from jaxft.data.text import check_vocabulary, lone_surrogate, set_truncation
 from jaxft.data.tokenizer import attempt
-from jaxft.data.tokens import Tokens, gathered, joined
+from jaxft.data.tokens import Tokens, joined
 
 WORD_COLUMNS = ("tokens", "words", "text", "sentence")
-# Of some sentences [k]: lengths [k], ids [tokens], the words that the tokens begin [tokens], int32.
-Encoded = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def find_words_column(source: Source, given: Sequence[str] = ()) -> tuple[str]:
@@ -68,18 +66,19 @@ def tokenize_words(
 ) -> Tokens:
     """Tokenises the words of the given rows, or maps what an earlier call made of the same.
 
-    Arguments, cache and errors as of `text.tokenize`. `Tokens.words` says which word each token
-    begins, and `Tokens.cut` how many words lie beyond max_length.
+    Arguments, cache and errors as of `text.tokenize`. 'words' of `Tokens.extra` says which word each
+    token begins, and `Tokens.cut` how many words lie beyond max_length.
     """
     set_truncation(tokenizer, max_length)
     _separate(tokenizer)
 
     def part(rows: np.ndarray) -> Tokens:
-        ids, words = _shard(source, rows, column, tokenizer, vocab_size, cache_dir)
-        return dataclasses.replace(
-            ids, words=words.ids, fingerprint=ids.fingerprint + words.fingerprint,
-            cut=_cut(source, rows, column, words, max_length),
+        tokens = kept(
+            lambda: _encoded(source, rows, column, tokenizer, vocab_size), ("words",),
+            _key(source, rows, column, tokenizer) if cache_dir else "", len(rows), tokenizer,
+            vocab_size=vocab_size, cache_dir=cache_dir,
         )  # fmt: skip
+        return dataclasses.replace(tokens, cut=_cut(source, rows, column, tokens, max_length))
 
     return joined([part(shard) for shard in token_cache.shards(rows)])
 
@@ -92,41 +91,6 @@ def _separate(tokenizer: tokenizers.Tokenizer) -> None:
         tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
             add_prefix_space=True, use_regex=before.use_regex
         )
-
-
-def _shard(
-    source: Source, rows: np.ndarray, column: str, tokenizer: tokenizers.Tokenizer,
-    vocab_size: int, cache_dir: str | None,
-) -> tuple[Tokens, Tokens]:  # fmt: skip
-    """The tokens, and the same with the numbers of words for ids."""
-    encoded = functools.partial(_encoded, source, rows, column, tokenizer, vocab_size)
-    if cache_dir is None:
-        return _gathered(encoded())
-    key = _key(source, rows, column, tokenizer)
-    # Two files of one layout: the ids, and in place of each the word that it begins.
-    paths = [Path(cache_dir) / f"{name}.npy" for name in (key, _reverse(key))]
-    found = [token_cache.load(path, len(rows)) for path in paths]
-    if (ids := found[0]) and (words := found[1]):
-        check_vocabulary(ids.largest, tokenizer, vocab_size)  # of what was made for another model
-        return ids, words
-    with (
-        token_cache.writing(paths[0], len(rows), vocab_size) as to_ids,
-        token_cache.writing(paths[1], len(rows)) as to_words,
-    ):
-        for lengths, own, begun in encoded():
-            # One text: the second of a pair, which has another token type, never begins.
-            to_ids.append(lengths, lengths, own)
-            to_words.append(lengths, lengths, begun)
-    found = [token_cache.load(path, len(rows)) for path in paths]
-    if (ids := found[0]) and (words := found[1]):
-        return dataclasses.replace(ids, cached=False), words
-    return _gathered(encoded())
-
-
-def _gathered(parts: Iterator[Encoded]) -> tuple[Tokens, Tokens]:
-    every = list(parts)
-    ids = gathered((lengths, lengths, own) for lengths, own, _ in every)
-    return ids, gathered((lengths, lengths, begun) for lengths, _, begun in every)
 
 
 def _encoded(
@@ -142,7 +106,9 @@ def _encoded(
         lengths = np.array([len(encoding.ids) for encoding in encodings], np.int32)
         ids = np.concatenate([np.array(encoding.ids, np.int32) for encoding in encodings])
         check_vocabulary(int(ids.max(initial=-1)), tokenizer, vocab_size)
-        yield lengths, ids, np.concatenate([_begun(encoding.word_ids) for encoding in encodings])
+        begun = np.concatenate([_begun(encoding.word_ids) for encoding in encodings])
+        # One text: the second of a pair, which has another token type, never begins.
+        yield Encoded(lengths, lengths, ids, {"words": begun})
 
 
 def _begun(word_ids: Sequence[int | None]) -> np.ndarray:
@@ -152,15 +118,15 @@ def _begun(word_ids: Sequence[int | None]) -> np.ndarray:
     return np.where(again, -1, numbers).astype(np.int32)
 
 
-def _cut(source: Source, rows: np.ndarray, column: str, words: Tokens, max_length: int) -> int:
+def _cut(source: Source, rows: np.ndarray, column: str, tokens: Tokens, max_length: int) -> int:
     """Words after the last one that has a token, in all sentences that reach the limit."""
     # (A tokenizer may have nothing for a word, so a missing one was not always cut.)
-    assert isinstance(words.ids, np.ndarray)
-    full = np.flatnonzero(words.lengths == max_length)
+    words = tokens.extra["words"]
+    full = np.flatnonzero(tokens.lengths == max_length)
     counts = (len(own) for chunk in _sentences(source, rows[full], column) for own in chunk)
     lost = 0
     for j, count in zip(full.tolist(), counts, strict=True):
-        own = words.ids[words.offsets[j] : words.offsets[j + 1]]
+        own = words[np.arange(*tokens.offsets[j : j + 2])]
         lost += count - 1 - int(own.max(initial=-1))
     return lost
 
@@ -177,8 +143,3 @@ def _key(source: Source, rows: np.ndarray, column: str, tokenizer: tokenizers.To
     for sentences in _sentences(source, rows, column):
         digest.update(json.dumps(sentences).encode())
     return digest.hexdigest()
-
-
-def _reverse(key: str) -> str:
-    """A name for what belongs to a key, of the form that the cache's files have."""
-    return key[::-1]

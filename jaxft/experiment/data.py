@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict, default_config
 from jaxft.data.batching import plan_evaluation, plan_training
 from jaxft.data.images import Augment, Images, Preprocess
+from jaxft.data.inputs import KINDS, Kind, Tokenising
 from jaxft.data.loader import ImageBatches, TextBatches
 from jaxft.data.sources import open_source
 from jaxft.data.subsets import few_per_class
 from jaxft.data.targets import Targets
-from jaxft.data.text import load_tokenizer, tokenize
-from jaxft.data.words import tokenize_words
-from jaxft.experiment.split import Split, find_input_columns, hold_out, labelled_split
+from jaxft.data.tokens import Tokens
+from jaxft.experiment.split import Split, hold_out, labelled_split
 from jaxft.models import ImageLimits, TextLimits
 from jaxft.tasks.contract import Reading, Task
 
@@ -40,6 +40,8 @@ class Splits:
       names: of the model's outputs, by number; () where they are numbers.
       columns: input column names.
       notes: what was decided rather than given, one line each, for the terminal.
+      windows: entries of the training rows, where a row may become several (`Kind.windowed`); None:
+        one each, or not counted yet.
     """
 
     train: Split
@@ -48,6 +50,12 @@ class Splits:
     names: tuple[str, ...]
     columns: tuple[str, ...]
     notes: tuple[str, ...]
+    windows: int | None = None
+
+    @property
+    def entries(self) -> int:
+        """What an epoch counts: the training rows, or the windows of their texts."""
+        return len(self.train.targets) if self.windows is None else self.windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +92,7 @@ def open_splits(
     )
     source = opened(c.train)
     label = task.find_column(source, c.label)
-    columns = find_input_columns(task.inputs, source, c.text, label)
+    columns = KINDS[task.inputs].find_columns(source, c.text, label)
     if label in columns:
         raise ValueError(
             f"{source.name}: column {label!r} is the input and the label; name the one by "
@@ -94,7 +102,8 @@ def open_splits(
         order=checkpoint_names, classes=c.classes, drop=c.on_bad_row == "drop", advice=_ADVICE
     )
     train, found = labelled_split(task, source, label, columns, reading)
-    notes = [*source.notes, f"input {', '.join(columns)}; label {label}", *found]
+    said = f"input {', '.join(columns)}" + f"; label {label}" * bool(label)
+    notes = [*source.notes, said, *found]
     names = train.targets.names
     reading = dataclasses.replace(reading, names=names)
 
@@ -153,12 +162,13 @@ class Encoder:
     """Turns splits into batches by what the checkpoint's inputs are.
 
     Attributes:
-      inputs: of the task: 'text', 'words' or 'image'.
+      inputs: kind of the task's, see `KINDS`.
       directory: the checkpoint's, for tokenizer or preprocessor files.
       limits: which inputs the model can take.
       columns: input columns.
       max_length: longest text in tokens.
       cache: directory of tokenised text; None: not kept.
+      settings: the config fields that tokenising depends on (`Kind.settings`).
     """
 
     inputs: str
@@ -167,20 +177,20 @@ class Encoder:
     columns: tuple[str, ...]
     max_length: int
     cache: str | None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def tokens(self, split: Split) -> Any:
-        """Token ids of a split of texts or words."""
-        assert isinstance(self.limits, TextLimits)
-        source, rows, tokenizer = split.source, split.targets.rows, load_tokenizer(self.directory)
-        if self.inputs == "words":
-            return tokenize_words(
-                source, rows, self.columns[0], tokenizer, max_length=self.max_length,
-                vocab_size=self.limits.vocabulary, cache_dir=self.cache,
-            )  # fmt: skip
-        return tokenize(
-            source, rows, self.columns, tokenizer, max_length=self.max_length,
-            vocab_size=self.limits.vocabulary, cache_dir=self.cache,
-        )  # fmt: skip
+    @property
+    def kind(self) -> Kind:
+        """Of the inputs."""
+        return KINDS[self.inputs]
+
+    def tokens(self, split: Split) -> Tokens:
+        """Token ids of a split of texts."""
+        assert isinstance(self.limits, TextLimits) and self.kind.tokens is not None
+        how = Tokenising(
+            self.directory, self.max_length, self.limits.vocabulary, self.cache, self.settings
+        )
+        return self.kind.tokens(split.source, split.targets.rows, self.columns, how)
 
     def packs(self, config: ConfigDict) -> bool:
         """Whether several texts share a row."""
@@ -207,7 +217,7 @@ class Encoder:
         """`steps` batches of an endless shuffled stream; batch i depends on i alone."""
         c = config.train
         here = {"process_index": cut.process_index, "process_count": cut.process_count}
-        if self.inputs == "image":
+        if self.kind.model == "image":
             images = self.images(split, _AUGMENT[config.data.augment], c.seed)
             return ImageBatches(
                 images, split.targets, batch_size=c.batch_size, steps=steps, seed=c.seed,
@@ -224,7 +234,7 @@ class Encoder:
         """Every example once."""
         size = config.eval.batch_size
         here = {"process_index": cut.process_index, "process_count": cut.process_count}
-        if self.inputs == "image":
+        if self.kind.model == "image":
             images = self.images(split, None, 0)
             return ImageBatches(
                 images,
@@ -265,4 +275,11 @@ def make_encoder(
                 f"{directory} has no token type for a second text, so it cannot tell two texts apart; "
                 f"give one text column in config.data.text, not {', '.join(splits.columns)}"
             )
-    return Encoder(inputs, directory, limits, splits.columns, length, cache)
+    settings = settings_of(config, inputs)
+    return Encoder(inputs, directory, limits, splits.columns, length, cache, settings)
+
+
+def settings_of(config: ConfigDict, inputs: str) -> dict[str, Any]:
+    """The config fields that tokenising inputs of this kind depends on."""
+    values = flatten(config)
+    return {name: values[name] for name in KINDS[inputs].settings}

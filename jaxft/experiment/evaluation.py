@@ -13,12 +13,12 @@ import numpy as np
 
 from jaxft.analysis.metrics import shorten
 from jaxft.analysis.pictures import inline
-from jaxft.data.loader import iterate
+from jaxft.data.inputs import Kind
+from jaxft.data.loader import TextBatches, iterate
 from jaxft.data.targets import Targets
-from jaxft.data.words import words_of
 from jaxft.experiment.data import Batches, Encoder
 from jaxft.experiment.split import Split
-from jaxft.tasks.contract import Predicted, Task
+from jaxft.tasks.contract import Join, Predicted, Task
 from jaxft.training.parallel import Parallel
 from jaxft.training.programs import Programs
 
@@ -56,15 +56,19 @@ def predict(
     targets: Targets,
     *,
     keep: Keep | None = None,
+    join: Join | None = None,
     threads: int = 2,
-) -> dict[str, np.ndarray]:
+) -> Predicted:
     """What the task brings back of every example (see `Predicted`), in the order of `targets`.
 
     `params` is the whole tree, placed as the program was compiled for. `keep` is asked of each batch what
-    stays of it; None: everything. `threads` prepare batches. Every process runs this and every process
-    gets everything.
+    stays of it; None: everything. `join` is asked, instead, what becomes of the windows of each example,
+    where there are several (see `Task.join`). `threads` prepare batches. Every process runs this and every
+    process gets everything.
     """
-    offsets, position = targets.offsets, _positions(targets.rows)
+    windows = batches.tokens.windows if isinstance(batches, TextBatches) else None
+    offsets = targets.offsets if windows is None else windows
+    keep, position = keep if windows is None else None, _positions(targets.rows)
     found: dict[str, np.ndarray] = {"seen": np.zeros(offsets[-1], bool)}
     several = False
     for arrays in _outputs(program, params, batches, parallel, threads):
@@ -80,7 +84,10 @@ def predict(
                 found[name] = np.zeros((offsets[-1], *array.shape[1:]), array.dtype)
             found[name][place] = array
     assert several or found["seen"].all(), (found["seen"].sum(), len(targets))
-    return found
+    if windows is None:
+        return found
+    assert join is not None and found.pop("seen").all()
+    return {"seen": np.ones(len(targets), bool), **join(found, windows, targets)}
 
 
 def _positions(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -105,8 +112,9 @@ def evaluate(
     """Predict a split and compare with its targets. `threads` prepare batches."""
     keep = functools.partial(task.kept, split.targets)
     predicted = predict(
-        program, params, batches, parallel, split.targets, keep=keep, threads=threads
-    )
+        program, params, batches, parallel, split.targets, keep=keep, join=task.join,
+        threads=threads,
+    )  # fmt: skip
     return Evaluation(predicted, *task.scores(predicted, split.targets))
 
 
@@ -140,18 +148,16 @@ class Predictions:
     def _read(self, rows: np.ndarray) -> list[str]:
         columns, encoder = self._encoder.columns, self._encoder
         return [
-            _shown(values, encoder.inputs)
+            _shown(values, encoder.kind)
             for _, found in self._split.source.chunks(columns, rows)
             for values in zip(*found, strict=True)
         ]
 
 
-def _shown(values: Sequence[Any], inputs: str) -> str:
+def _shown(values: Sequence[Any], kind: Kind) -> str:
     """What a reader of the report sees of an example: its text, or its image (a path, or inline)."""
-    if inputs == "text":
-        return shorten(" | ".join(map(str, values)))
-    if inputs == "words":
-        return shorten(" ".join(words_of(values[0])))
+    if kind.model == "text":
+        return shorten(kind.shown(values))
     image = values[0]
     if isinstance(image, dict):  # an undecoded image of a Hugging Face data set
         image = image.get("path") or b""

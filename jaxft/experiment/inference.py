@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxft.base.nearest import nearest
 from jaxft.config import ConfigDict, default_config
+from jaxft.data.inputs import KINDS
 from jaxft.data.sources import Source
-from jaxft.experiment.data import Batches, Encoder
+from jaxft.experiment.data import Batches, Encoder, settings_of
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.evaluation import Evaluation, evaluate, predict
 from jaxft.experiment.provenance import fingerprint
-from jaxft.experiment.split import Split, find_input_columns, model_inputs
+from jaxft.experiment.split import Split
 from jaxft.experiment.steps import evaluation_step, slicing
 from jaxft.models import Architecture, TextLimits, hf, load_architecture
 from jaxft.models.checkpoint import timm_config
-from jaxft.tasks.contract import Task
+from jaxft.tasks.contract import Predicted, Task
 from jaxft.tasks.table import TASKS
 from jaxft.training.parallel import Parallel, make_parallel
 from jaxft.training.programs import Programs
@@ -80,14 +80,14 @@ class Inference:
             )
         if not wanted:
             with named_by_flags():
-                wanted = find_input_columns(self.encoder.inputs, source, (), label)
+                wanted = self.encoder.kind.find_columns(source, (), label)
         return dataclasses.replace(self, encoder=dataclasses.replace(self.encoder, columns=wanted))
 
-    def predict(self, split: Split) -> dict[str, np.ndarray]:
+    def predict(self, split: Split) -> Predicted:
         """See `evaluation.predict`; the split's targets are not looked at."""
         return predict(
             self.program, self.params, self._batches(split), self.parallel, split.targets,
-            threads=self.config.data.workers,
+            join=self.task.join, threads=self.config.data.workers,
         )  # fmt: skip
 
     def evaluate(self, split: Split, *, held_out: bool = False) -> Evaluation:
@@ -154,7 +154,7 @@ def load_run(directory: RunDirectory, model: Path | None = None) -> Inference:
         str(place), num_labels=len(task.id2label(names)), head=task.head,
         implementation=config.model.implementation,
     )  # fmt: skip
-    if architecture.inputs != model_inputs(task.inputs):
+    if architecture.inputs != KINDS[task.inputs].model:
         raise ValueError(f"{place} is not the model of the run: it is of another task")
     return _ready(place, architecture, tuple(names), tuple(columns), config, directory)
 
@@ -186,7 +186,7 @@ def _from_checkpoint(path: Path) -> Inference:
             raise ValueError(f"{path / 'config.json'}: {error}") from None
         labels = len(task.id2label(names))
         architecture = load_architecture(str(path), num_labels=labels, head=task.head)
-        if architecture.inputs == model_inputs(task.inputs):
+        if architecture.inputs == KINDS[task.inputs].model:
             config.task = name
             return _ready(path, architecture, names, (), config, None)
     raise ValueError(
@@ -217,8 +217,9 @@ def _ready(
     limits = architecture.limits
     positions = limits.positions if isinstance(limits, TextLimits) else 0
     encoder = Encoder(
-        task.inputs, str(path), limits, columns, config.data.max_length or positions, None
-    )
+        task.inputs, str(path), limits, columns, config.data.max_length or positions, None,
+        settings_of(config, task.inputs),
+    )  # fmt: skip
     return Inference(directory, config, architecture, names, params, program, parallel, encoder)
 
 

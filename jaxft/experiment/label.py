@@ -15,7 +15,7 @@ from jaxft.data.sources import Source, open_source
 from jaxft.experiment.inference import Inference
 from jaxft.experiment.labelled import FORMATS, is_labelled, settle, write_labelled
 from jaxft.experiment.output import Output, check_output
-from jaxft.experiment.split import Split, unlabelled_rows
+from jaxft.experiment.split import Split
 
 Say = Callable[[str], object]
 
@@ -92,7 +92,9 @@ def label(model: Inference, spec: str, columns: Sequence[str], to: Destination, 
 def _check_rows(source: Source, model: Inference) -> None:
     """Raise ValueError for the first row that the model cannot read, before it reads any."""
     rows, encoder = np.arange(len(source)), model.encoder
-    faults = check_inputs(source, encoder.columns, rows, inputs=encoder.inputs).faults
+    kind = encoder.kind
+    found = check_inputs(source, encoder.columns, rows, inputs=kind.name, fault=kind.fault)
+    faults = found.faults
     if faults:
         first, fault = next(iter(faults.items()))
         more = f"; {len(faults)} rows in all ({source.numbered(list(faults))})"
@@ -107,7 +109,7 @@ def _labelled(
     Raises:
       FloatingPointError: predictions that are not finite, before the first row.
     """
-    given = unlabelled_rows(source, model.encoder.inputs, model.encoder.columns)
+    given = model.encoder.kind.unlabelled(source, model.encoder.columns)
     predicted = model.predict(Split(source, given))
     for name, array in predicted.items():
         broken = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(-1))

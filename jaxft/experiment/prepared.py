@@ -11,12 +11,12 @@ from jax.sharding import PartitionSpec
 
 from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict
-from jaxft.experiment.data import Splits, open_splits
+from jaxft.data.inputs import KINDS
+from jaxft.experiment.data import Splits, make_encoder, open_splits
 from jaxft.experiment.decide import decide
 from jaxft.experiment.decisions import Decisions
 from jaxft.experiment.length import Length, run_length
 from jaxft.experiment.optimizer import OptimizerOf, learning_rates, numbers
-from jaxft.experiment.split import model_inputs
 from jaxft.models import Architecture, class_names, hf, load_architecture
 from jaxft.optim import Finding, lint, path_map
 from jaxft.tasks.contract import Task
@@ -96,15 +96,18 @@ def prepare(config: ConfigDict, cache: str | None = None) -> Prepared:
         raise ValueError("config.model.path is empty: give a checkpoint directory or a hub id")
     directory = hf.resolve(config.model.path)
     names = class_names(directory)
-    prepared = settle(config, directory, open_splits(config, task, names, cache))
+    prepared = settle(config, directory, open_splits(config, task, names, cache), cache)
     # By the headers alone: a checkpoint without weights, or with others, is refused here.
     fresh = () if config.model.scratch else hf.missing(directory, prepared.architecture)
     return dataclasses.replace(prepared, decisions=prepared.decisions.knowing(fresh))
 
 
-def settle(config: ConfigDict, directory: str, splits: Splits) -> Prepared:
-    """The rest of `prepare`, which reads no row: of `splits`, only names and the number of rows count."""
-    task = TASKS[config.task]
+def settle(
+    config: ConfigDict, directory: str, splits: Splits, cache: str | None = None
+) -> Prepared:
+    """The rest of `prepare`, which reads no row but to count windows that are not counted yet: else only
+    names and numbers of `splits` count."""
+    task, kind = TASKS[config.task], KINDS[TASKS[config.task].inputs]
     names = class_names(directory)
     architecture = load_architecture(
         directory,
@@ -115,11 +118,14 @@ def settle(config: ConfigDict, directory: str, splits: Splits) -> Prepared:
         implementation=config.model.implementation,
         depths=tuple((pattern, depth) for pattern, depth in config.model.depths),
     )
-    if architecture.inputs != model_inputs(task.inputs):
+    if architecture.inputs != kind.model:
         raise ValueError(
-            f"config.task={config.task!r} needs a model of {model_inputs(task.inputs)}, but "
+            f"config.task={config.task!r} needs a model of {kind.model}, but "
             f"{config.model.path} is {architecture.model_type!r}, a model of {architecture.inputs}"
         )
+    if kind.windowed and splits.windows is None:
+        encoder = make_encoder(config, kind.name, directory, architecture.limits, splits, cache)
+        splits = dataclasses.replace(splits, windows=len(encoder.tokens(splits.train)))
     return _settled(config, directory, architecture, splits)
 
 
@@ -131,7 +137,7 @@ def _settled(
             f"config.model.batch_stats='train', but {config.model.path} is "
             f"{architecture.model_type!r}, which has no batch statistics; leave it 'frozen'"
         )
-    length = run_length(config, len(splits.train.targets))
+    length = run_length(config, splits.entries)
     decisions = decide(config, architecture, length)
     h = numbers(config, decisions, length)
     return Prepared(

@@ -34,6 +34,7 @@ def source_record(run: Run) -> dict[str, Any]:
         "label names": list(splits.names),
         "columns": list(splits.columns),
         "training rows": len(splits.train.targets),
+        **({} if splits.windows is None else {"training windows": splits.windows}),
         "evaluation rows": len(splits.eval.targets),
         "training fingerprint": fingerprint(run.train_batches),
         "evaluation fingerprint": fingerprint(run.shared.eval_batches),

@@ -99,4 +99,5 @@ def _without_rows(directory: RunDirectory, record: dict[str, Any]) -> Splits:
     if not isinstance(names, list) or not isinstance(rows, int) or rows < 1:
         raise ValueError(f"{directory.path / 'source.json'} is not what jaxft wrote; restore it")
     train, held_out = (Split((), unlabelled(n)) for n in (rows, 0))  # type: ignore[arg-type]
-    return Splits(train, held_out, None, tuple(names), tuple(record["columns"]), ())
+    columns, windows = tuple(record["columns"]), record.get("training windows")
+    return Splits(train, held_out, None, tuple(names), columns, (), windows)

@@ -17,12 +17,13 @@ from jaxft.analysis import probing, selection
 from jaxft.analysis.selection import Candidate, Estimate, Selection
 from jaxft.analysis.transferability import h_score, logme
 from jaxft.config import ConfigDict
+from jaxft.data.inputs import KINDS
 from jaxft.data.loader import iterate
 from jaxft.data.subsets import holdout
 from jaxft.data.targets import Targets
 from jaxft.experiment.data import Batches, Slicing, Splits, make_encoder, open_splits
 from jaxft.experiment.output import Output, check_output
-from jaxft.experiment.split import Split, model_inputs
+from jaxft.experiment.split import Split
 from jaxft.models import Architecture, by_path, hf, load_architecture
 from jaxft.models.features import block_features, check_features
 from jaxft.tasks.contract import Task
@@ -116,9 +117,9 @@ def select(
       ValueError: a candidate, the data or the output is not usable; one line.
     """
     task = TASKS[config.task]
-    if task.inputs == "words":
+    if task.head is not None:
         raise ValueError(
-            f"config.task={config.task!r}: select probes one target an example, and here are several"
+            f"config.task={config.task!r}: select probes what has one target for each whole example"
         )
     if config.model.scratch:
         raise ValueError("config.model.scratch=True: select compares pretrained weights")
@@ -177,9 +178,9 @@ def _open(name: str, config: ConfigDict, task: Task[Any], splits: Splits, split:
         implementation=config.model.implementation,
         depths=tuple((pattern, depth) for pattern, depth in config.model.depths),
     )
-    if architecture.inputs != model_inputs(task.inputs):
+    if architecture.inputs != KINDS[task.inputs].model:
         raise ValueError(
-            f"config.task={config.task!r} needs models of {model_inputs(task.inputs)}, but {name} is "
+            f"config.task={config.task!r} needs models of {KINDS[task.inputs].model}, but {name} is "
             f"{architecture.model_type!r}, a model of {architecture.inputs}"
         )
     try:

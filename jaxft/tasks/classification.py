@@ -86,6 +86,7 @@ class Classification:
         "loss", "accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_micro", "mcc",
     )  # fmt: skip
     compared: tuple[str, ...] = ("accuracy", "f1_macro", "loss")
+    join: None = None
 
     @property
     def view(self) -> View:

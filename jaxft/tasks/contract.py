@@ -7,7 +7,7 @@ returns, and turns these into metrics, rows, a part of the report, and the colum
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -21,6 +21,10 @@ Arrays = dict[str, jax.Array]
 # What a pass over a split brings back: arrays [E, ...] of its E predictions, by example (see
 # `Targets.offsets`). 'seen' [E] bool: whether the model could read it (a long text is cut).
 Predicted = Mapping[str, np.ndarray]
+# (what `predictions` gave of each window: arrays [W, ...]; offsets [e + 1]: the windows of example i are
+# offsets[i]..offsets[i + 1]; targets, without any where rows are predicted) -> arrays by example, as of
+# `kept`
+Join = Callable[[Predicted, np.ndarray, Any], Predicted]
 Own = TypeVar("Own", bound=Targets)  # the targets of one kind of task
 
 
@@ -55,8 +59,7 @@ class Task(Protocol[Own]):
     """One kind of task.
 
     Attributes:
-      inputs: 'text', 'words' or 'image': the columns, the data pipeline and the model families it
-        works with.
+      inputs: a kind of `data/inputs.py`: the columns, the tokens, and the models it works with.
       head: kind of head (models/heads.py); None: the one with which a family classifies.
       problem_type: of the exported config.json; None: without.
       fewest_names: of the model's outputs.
@@ -88,11 +91,17 @@ class Task(Protocol[Own]):
     # From data
 
     def find_column(self, source: Source, given: str) -> str:
-        """The column of the targets: as given, or found. ValueError: there is none."""
+        """The column of the targets: as given, or found; '' where they are made of the inputs.
+
+        Raises:
+          ValueError: there is none, or one is given where it has no meaning.
+        """
         ...
 
     def read(self, source: Source, column: str, inputs: Sequence[str], reading: Reading) -> Own:
-        """The targets in `column` of the rows that have one; `inputs` are the input columns.
+        """The targets in `column` ('' as of `find_column`) of the rows that have one.
+
+        inputs: the input columns.
 
         Raises:
           ValueError: a target is missing or none of the task's, naming the first row and how many.
@@ -111,11 +120,18 @@ class Task(Protocol[Own]):
         """What an evaluation brings back of a batch: arrays as small as the metrics allow.
 
         'index' [...] int32 is the source's row of each prediction, -1 for none; 'item' [...] its
-        number within the example, where there are several; the others are [..., *].
+        number within the example, where there are several (the batch's 'window', of one that is read
+        in several); the others are [..., *].
         """
         ...
 
     # Of a whole split
+
+    @property
+    def join(self) -> Join | None:
+        """Where an example is read in several windows, how what `predictions` gave of them becomes what
+        is kept of the example; `kept` is not asked then. None: it is read as a whole."""
+        ...
 
     def kept(self, targets: Own, found: Mapping[str, np.ndarray], places: np.ndarray) -> Predicted:
         """What `scores` and `rows` need of a batch: arrays [k, ...] of a few bytes for each prediction.

@@ -50,6 +50,7 @@ class Regression:
     shown: tuple[str, ...] = ("loss", "pearson", "spearman", "rmse")
     headline: tuple[str, ...] = ("loss", "pearson", "spearman", "rmse", "mae", "r2")
     compared: tuple[str, ...] = ("pearson", "spearman", "rmse", "loss")
+    join: None = None
 
     @property
     def view(self) -> View:

@@ -56,6 +56,7 @@ class TokenClassification:
     shown: tuple[str, ...] = ("loss", "f1", "precision", "recall")
     headline: tuple[str, ...] = ("loss", "f1", "precision", "recall", "f1_macro", "accuracy")
     compared: tuple[str, ...] = ("f1", "precision", "recall", "loss")
+    join: None = None
 
     @property
     def view(self) -> View:

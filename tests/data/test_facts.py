@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxft.data import delimited, facts, labels, text
-from jaxft.data.checks import check_inputs
+from jaxft.data.checks import check_inputs, text_fault
 from jaxft.data.labels import read_labels
 from jaxft.data.sources import open_source
 from jaxft.data.text import tokenize
@@ -32,7 +32,7 @@ def everything(path, cache):
     """All that is asked of a table when a run starts."""
     source = open_source(str(path), cache=cache)
     rows, lines = np.arange(len(source)), [int(line) for line in source.lines]
-    found = check_inputs(source, ("text",), rows, inputs="text")
+    found = check_inputs(source, ("text",), rows, inputs="text", fault=text_fault)
     ids = read_labels(source, "label", names=("x", "y")).ids.tolist()
     columns = source.columns, source.column("text"), source.column("label")
     return ids, columns, lines, found.faults, found.empty.tolist()

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from jaxft.data import files, parquet, records
-from jaxft.data.checks import check_inputs
+from jaxft.data.checks import check_inputs, text_fault
 from jaxft.data.labels import read_labels
 from jaxft.data.sources import open_source
 
@@ -166,7 +166,7 @@ def test_opening_checking_and_labels_hold_a_few_bytes_a_row(tmp_path, monkeypatc
     try:
         source = open_source(str(path))
         found = read_labels(source, "label")
-        checked = check_inputs(source, ("text",), found.rows, inputs="text")
+        checked = check_inputs(source, ("text",), found.rows, inputs="text", fault=text_fault)
         kept, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -14,7 +14,7 @@ from jaxft.data.files import Column, table
 from jaxft.data.loader import TextBatches
 from jaxft.data.sources import open_source
 from jaxft.data.targets import unlabelled_words
-from jaxft.data.words import find_words_column, tokenize_words, words_of
+from jaxft.data.words import find_words_column, tokenize_words, words_fault, words_of
 
 SENTENCES = [["Empire", "State", "\u200b", "@paul", "."], [], ["state"], ["a-b", "paul"] * 9]
 
@@ -44,8 +44,18 @@ def test_the_first_token_of_each_word_is_known():
     own = slice(*tokens.offsets[:2])
     #                                  CLS emp ##ire state @ pa ##ul . SEP
     assert tokens.ids[own].tolist() == [2, 4, 5, 6, 7, 8, 9, 10, 3]
-    assert tokens.words[own].tolist() == [-1, 0, -1, 1, 3, -1, -1, 4, -1]  # word 2 has no token
-    assert tokens.words[slice(*tokens.offsets[1:3])].tolist() == [-1, -1]
+    assert tokens.extra["words"][own].tolist() == [
+        -1,
+        0,
+        -1,
+        1,
+        3,
+        -1,
+        -1,
+        4,
+        -1,
+    ]  # word 2 has no token
+    assert tokens.extra["words"][slice(*tokens.offsets[1:3])].tolist() == [-1, -1]
     assert tokens.lengths.tolist() == [9, 2, 3, 16] and tokens.second.tolist() == [9, 2, 3, 16]
 
 
@@ -57,7 +67,7 @@ def test_words_of_a_byte_level_tokenizer_begin_with_a_space():
         table("t.jsonl", {"tokens": [["ab", "b"]]}), np.arange(1), "tokens", made, max_length=8,
         vocab_size=5, cache_dir=None,
     )  # fmt: skip
-    assert tokens.ids.tolist() == [3, 1, 4] and tokens.words.tolist() == [0, -1, 1]
+    assert tokens.ids.tolist() == [3, 1, 4] and tokens.extra["words"].tolist() == [0, -1, 1]
 
 
 def test_what_is_cut_is_counted():
@@ -69,8 +79,9 @@ def test_what_is_cut_is_counted():
 def test_the_cache_gives_the_same(tmp_path):
     made, read = tokens_of(tmp_path), tokens_of(tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 2 and read.cached and not made.cached
-    for name in ("ids", "offsets", "second", "words"):
+    for name in ("ids", "offsets", "second"):
         np.testing.assert_array_equal(getattr(made, name), getattr(read, name))
+    np.testing.assert_array_equal(made.extra["words"], read.extra["words"])
     assert made.fingerprint == read.fingerprint == tokens_of().fingerprint
     moved = [["Empire", "State", "@", "paul", "."], *SENTENCES[1:]]
     assert tokens_of(sentences=moved).fingerprint != made.fingerprint  # the same ids, other words
@@ -168,7 +179,9 @@ def test_words_are_a_list_or_a_text():
         words_of("a  b\n") == words_of(["a", "b"]) == words_of(np.array(["a", "b"])) == ["a", "b"]
     )
     values = [["a"], "b c", None, ["a", 5], [], ["\ud800"]]
-    found = check_inputs(table("t", {"tokens": values}), ("tokens",), np.arange(6), inputs="words")
+    found = check_inputs(
+        table("t", {"tokens": values}), ("tokens",), np.arange(6), inputs="words", fault=words_fault
+    )
     assert list(found.faults) == [2, 3, 5] and found.empty.tolist() == [4]
     assert "holds 5 as word 2" in found.faults[3] and "has no words (None)" in found.faults[2]
     with pytest.raises(ValueError, match="no column 'toks'.*did you mean 'tokens'"):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxft.data.files import table
+from jaxft.data.inputs import KINDS
 from jaxft.data.labels import Labels
 from jaxft.experiment.evaluation import Predictions, evaluate
 from jaxft.experiment.split import Split
@@ -74,7 +75,7 @@ def test_the_threads_that_prepare_batches_are_those_asked_for(monkeypatch, threa
 def test_inputs_are_read_once_however_often_predictions_are_written():
     reads = []
     rows = split(reads)
-    predictions = Predictions(TEXT, rows, SimpleNamespace(inputs="text", columns=("text",)))
+    predictions = Predictions(TEXT, rows, SimpleNamespace(kind=KINDS["text"], columns=("text",)))
     result = evaluate(TEXT, program, None, Batches(), PARALLEL, rows)
     first = list(predictions.rows(result))
     assert list(predictions.rows(result)) == first and reads == ROWS.tolist()
@@ -86,7 +87,7 @@ def test_of_a_large_split_inputs_are_read_again_and_rows_are_the_same(monkeypatc
     from jaxft.experiment import evaluation
 
     rows, reads = split(), []
-    encoder = SimpleNamespace(inputs="text", columns=("text",))
+    encoder = SimpleNamespace(kind=KINDS["text"], columns=("text",))
     result = evaluate(TEXT, program, None, Batches(), PARALLEL, rows)
     kept = list(Predictions(TEXT, rows, encoder).rows(result))
     monkeypatch.setattr(evaluation, "KEPT", 3)
@@ -109,5 +110,5 @@ def test_of_a_large_split_inputs_are_read_again_and_rows_are_the_same(monkeypatc
 def test_images_are_shown_by_their_file_where_they_have_one(value, shown):
     source = table("a.parquet", {"image": [value]})
     one = Split(source, Labels(("a", "b"), np.array([0]), np.array([0], np.int32)))
-    predictions = Predictions(TEXT, one, SimpleNamespace(inputs="image", columns=("image",)))
+    predictions = Predictions(TEXT, one, SimpleNamespace(kind=KINDS["image"], columns=("image",)))
     assert predictions._inputs == [shown]

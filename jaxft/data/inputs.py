@@ -1,0 +1,116 @@
+"""The kinds of inputs that a task may have, one record each: columns, checks, tokens.
+
+A kind whose inputs are texts says how rows become tokens; batches of them are made of `Tokens` alone. To add
+one: its file, and its line in KINDS.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxft.data.checks import path_fault, text_fault
+from jaxft.data.files import Column, Source
+from jaxft.data.images import find_image_column
+from jaxft.data.targets import Unlabelled, unlabelled, unlabelled_words
+from jaxft.data.text import find_text_columns, tokenize
+from jaxft.data.tokenizer import load_tokenizer
+from jaxft.data.tokens import Tokens
+from jaxft.data.words import find_words_column, tokenize_words, words_fault, words_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenising:
+    """How rows become tokens.
+
+    Attributes:
+      directory: the checkpoint's, for its tokenizer.
+      max_length: of an entry, in tokens, special ones included.
+      vocab_size: of the model: ids are below it.
+      cache_dir: where tokens are kept; None: in memory.
+      settings: the config fields that the kind asks for, by dotted name.
+    """
+
+    directory: str
+    max_length: int
+    vocab_size: int
+    cache_dir: str | None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One kind of inputs.
+
+    Attributes:
+      name: for messages, and the key under which rows of predictions show it.
+      find_columns: `(source, given, label) ->` the columns that are read: as given, or found by usual
+        names. label: the column of the targets, '' where there is none.
+      fault: what keeps a value of such a column from being used, or ''.
+      model: 'text' or 'image': which models take it.
+      tokens: `(source, rows, columns, how)`; None: images.
+      shown: `values ->` what a reader sees of a row of texts, of the values of its columns.
+      unlabelled: `(source, columns) ->` all rows, to be predicted.
+      windowed: an example may become several entries (`Tokens.windows`), so that the number of
+        entries, by which epochs are counted, is known only when the texts have been tokenised.
+      settings: config fields that tokenising depends on, beyond data.max_length.
+    """
+
+    name: str
+    find_columns: Callable[[Source, Sequence[str], str], tuple[str, ...]]
+    fault: Callable[[Any], str]
+    model: str = "text"
+    tokens: Callable[[Source, np.ndarray, Sequence[str], Tokenising], Tokens] | None = None
+    shown: Callable[[Sequence[Any]], str] = lambda values: " | ".join(map(str, values))
+    unlabelled: Callable[[Source, Sequence[str]], Unlabelled] = lambda source, columns: unlabelled(
+        len(source)
+    )
+    windowed: bool = False
+    settings: tuple[str, ...] = ()
+
+
+def _tokens_of_texts(
+    source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
+) -> Tokens:
+    return tokenize(
+        source, rows, columns, load_tokenizer(how.directory), max_length=how.max_length,
+        vocab_size=how.vocab_size, cache_dir=how.cache_dir,
+    )  # fmt: skip
+
+
+def _tokens_of_words(
+    source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
+) -> Tokens:
+    return tokenize_words(
+        source, rows, columns[0], load_tokenizer(how.directory), max_length=how.max_length,
+        vocab_size=how.vocab_size, cache_dir=how.cache_dir,
+    )  # fmt: skip
+
+
+def _every_word(source: Source, columns: Sequence[str]) -> Unlabelled:
+    return unlabelled_words(Column(source, columns[0], np.arange(len(source)), words_of))
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("text", find_text_columns, text_fault, tokens=_tokens_of_texts),
+        Kind(
+            "words",
+            lambda source, given, label: find_words_column(source, given),
+            words_fault,
+            tokens=_tokens_of_words,
+            shown=lambda values: " ".join(words_of(values[0])),
+            unlabelled=_every_word,
+        ),
+        Kind(
+            "image",
+            lambda source, given, label: (find_image_column(source, given[0] if given else ""),),
+            path_fault,
+            model="image",
+        ),
+    )
+}
