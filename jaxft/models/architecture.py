@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import types
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,7 +21,6 @@ from jaxft.models.family import (
     Batch,
     Carry,
     Family,
-    HeadModule,
     ImageLimits,
     Naming,
     Outputs,
@@ -95,8 +95,9 @@ class Architecture:
         """The forward pass.
 
         Returns fp32 'logits': [R, K, C] for the K examples of each packed text row, [R, L, C] for
-        its tokens (head 'token'), [B, C] for images. With `how.batch_stats` also 'moments' of norms
-        above `how.frozen_blocks`, for `move_statistics`.
+        its tokens (head 'token'), [B, C] for images. Heads that predict tokens ('causal', 'masked')
+        give no logits but what they are made of, see `vocabulary.outputs`. With `how.batch_stats` also
+        'moments' of norms above `how.frozen_blocks`, for `move_statistics`.
 
         The last block's queries, output and feed-forward are computed only for the tokens that the
         head reads, its keys and values for all: the same logits for 2/12 of that block's products.
@@ -159,7 +160,9 @@ class Architecture:
         finished = backbone.finish(read.astype(jnp.float32))
         if "averages" in carry:
             finished = carry["averages"] @ finished
-        outputs = head(finished, how.seed(key, self.num_blocks + 1))
+        table = self.family.heads[self.head].table
+        given = [by_path(params)[table]] if table else []
+        outputs = head(finished, how.seed(key, self.num_blocks + 1), *given)
         kept = {"moments": carry["moments"]} if "moments" in carry else {}
         return {**outputs, **kept, **({"hidden": hidden} if how.all_positions else {})}
 
@@ -184,7 +187,7 @@ class Architecture:
                 f"{name} is {depth}; it may be 0 (the stem) to {self.num_blocks} blocks"
             )
 
-    def modules(self, params: Params) -> tuple[Backbone, HeadModule]:
+    def modules(self, params: Params) -> tuple[Backbone, Callable[..., Outputs]]:
         """The modules with these parameters and statistics in them."""
         top = {name: params[name] for name in self.head_names}
         base = self.family.base
@@ -204,8 +207,9 @@ def load_architecture(
     """Reads `directory/config.json`; no weights are touched.
 
     Args:
-        num_labels: classes of the head, whatever the checkpoint's own head has.
-        head: kind of head, 'sequence', 'token' or 'image'; None: the family's first.
+        num_labels: classes of the head, whatever the checkpoint's own head has; 0 of heads that predict
+            tokens.
+        head: kind of head, a key of `Family.heads`; None: the family's first.
         dropout: replaces every dropout rate of the checkpoint; None keeps them.
         new_head: initialise the classifier even if the checkpoint's would fit, since its classes
             mean something else. So it is, too, if `architectures` of config.json names the class
@@ -253,7 +257,7 @@ def load_architecture(
         head_names=tuple(nnx.to_pure_dict(head_state)),
         abstract=abstract,
         whole=whole,
-        stored={path: family.stored(path, leaf.ndim, config) for path, leaf in leaves.items()},
+        stored=_stored(family, kind, config, leaves),
         depths={path: depths[path] for path in parameters},
         statistics={path: depth for path, depth in depths.items() if path not in parameters},
         tensor_rules=family.tensor_rules(config),
@@ -273,6 +277,18 @@ def _tree(family: Family[Any], backbone: Any, head: Any) -> Params:
     """The tree of the checkpoint: the backbone, under its name if it has one, and beside it the head."""
     body = nnx.to_pure_dict(backbone)
     return {**({family.base: body} if family.base else body), **nnx.to_pure_dict(head)}
+
+
+def _stored(
+    family: Family[Any], kind: str, config: Any, leaves: dict[str, Any]
+) -> dict[str, Stored]:
+    ties = family.heads[kind].ties(config)
+    return {
+        path: dataclasses.replace(
+            family.stored(path, leaf.ndim, config), ties=tuple(ties.get(path, ()))
+        )
+        for path, leaf in leaves.items()
+    }
 
 
 def _texts(value: Any) -> list[str]:

@@ -72,7 +72,7 @@ class Architecture(Protocol):
         limits: which inputs it can take.
         inputs: 'text' or 'image': which batch it takes.
         exports: class of the model with this head, `architectures` of an export.
-        num_labels: outputs of the head.
+        num_labels: outputs of the head; 0 of heads that predict tokens.
         num_blocks: depths between the stem, 0, and the head, `num_blocks` + 1.
         abstract: the parameters, as ShapeDtypeStruct leaves.
         whole: the parameters and, where there are such, batch statistics beside them.
@@ -127,6 +127,8 @@ class Architecture(Protocol):
         self, params: Params, batch: Batch, key: jax.Array | None = None, how: Pass = PLAIN
     ) -> Outputs:
         """The forward pass: fp32 'logits' [R, K, C], [R, L, C] or [B, C], and perhaps 'moments'.
+
+        Heads that predict tokens give what `vocabulary.outputs` says in place of logits.
 
         Args:
             params: in the structure of `whole`.

@@ -86,6 +86,13 @@ class HeadModule(Protocol):
         """Finished hidden [B, K, D] fp32 -> {'logits'}, fp32."""
 
 
+class VocabularyModule(Protocol):
+    """A head that predicts tokens."""
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed, table: jax.Array) -> Outputs:
+        """Finished hidden [R, L, D] fp32 and the input embeddings [V, E] -> as `vocabulary.outputs`."""
+
+
 C = TypeVar("C", bound=Config)
 
 
@@ -99,16 +106,20 @@ class Head(Generic[C]):
         reads: `(config, batch) ->` positions [B, K] of the tokens that it takes; None: every token.
         averages: `(config, batch) ->` weights [R, K, L] by which the finished tokens are averaged before
             the head; None: they are not.
-        classifier: path of its module whose outputs are the labels.
+        classifier: path of its module whose outputs are the labels; '': it has no labels.
         unused: patterns of tensors of the base model that HF's class with this head lacks.
+        table: path of the input embeddings, which a head that predicts tokens is given; '': it is not.
+        ties: `config ->` path -> the names under which HF's class has this parameter again.
     """
 
     architecture: str
-    module: Callable[[C, int, nnx.Rngs], HeadModule]
+    module: Callable[[C, int, nnx.Rngs], HeadModule | VocabularyModule]
     reads: Callable[[C, Batch], jax.Array | None]
     averages: Callable[[C, Batch], jax.Array | None] = lambda config, batch: None
     classifier: str = "classifier"
     unused: tuple[str, ...] = ()
+    table: str = ""
+    ties: Callable[[C], Mapping[str, tuple[str, ...]]] = lambda config: {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +231,8 @@ class Family(Generic[C]):
         base: name of the backbone in HF's models with a head, which files of the base model leave out;
             '': its modules stand beside the head's.
         backbone: `(config, kind of head, rngs)`.
-        heads: by kind ('sequence', 'token', 'image'), the classification head first.
+        heads: by kind ('sequence', 'token', 'image'; 'causal' and 'masked', which predict tokens), the
+            classification head first.
         depth_rules: ordered (path pattern, depth), covering every parameter and statistic: stem 0,
             blocks 1..L, head L + 1.
         tensor_rules: ordered (path pattern, PartitionSpec over 'tensor').
@@ -251,7 +263,7 @@ class Family(Generic[C]):
         """Of the model with this head."""
         return Naming(
             base=self.base,
-            classifiers=(self.heads[head].classifier,),
+            classifiers=tuple(filter(None, (self.heads[head].classifier,))),
             current=functools.partial(current_name, aliases=self.aliases),
             unused=functools.partial(
                 matching, patterns=(*self.other_heads, *self.heads[head].unused)

@@ -24,7 +24,7 @@ class Row:
     Attributes:
         build: the PyTorch model, in the layout of transformers' classes by default.
         inputs: of three examples, each in a row of its own, from a generator.
-        head: the kind of head: 'sequence', 'token' or 'image'.
+        head: the kind of head: 'sequence', 'token', 'image', 'causal' or 'masked'.
         slow: among the slow tests.
         logits: `(model, its keywords) ->` its logits.
         save: writes the model as a checkpoint.
@@ -165,6 +165,43 @@ VIT_SIZES = {
     "initializer_range": 0.2,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
+}
+
+DEBERTA = BERT_SIZES | {"type_vocab_size": 0, "relative_attention": True, "pos_att_type": ["c2p"]}
+
+
+def masked(classes: str, untied: bool = False, **fields: Any) -> Row:
+    """Of a class with a head for masked tokens."""
+    config = getattr(transformers, f"{classes}Config")
+    fields |= {"tie_word_embeddings": False} if untied else {}
+    pad = fields.get("pad_token_id", 0)
+    types = 2 if fields.get("type_vocab_size", 0) == 2 else 1
+    build = of(getattr(transformers, f"{classes}ForMaskedLM"), config, **fields)
+    fast = classes == "Bert" and not untied
+    return Row(build, texts(pad=pad, types=types), "masked", slow=not fast)
+
+
+def causal(classes: str, *, slow: bool = True, **fields: Any) -> Row:
+    """Of a class with a head for the next token."""
+    family = "Gemma3Text" if classes == "Gemma3" else classes
+    suffix = "LMHeadModel" if classes == "GPT2" else "ForCausalLM"
+    build = of(
+        getattr(transformers, classes + suffix), getattr(transformers, f"{family}Config"), **fields
+    )
+    return Row(build, texts(inside=classes == "Llama"), "causal", slow=slow)
+
+
+GPT2_SIZES = {
+    "vocab_size": 50,
+    "n_positions": 16,
+    "n_embd": 33,
+    "n_layer": 2,
+    "n_head": 3,
+    "n_inner": 29,
+    "initializer_range": 0.2,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
 }
 
 ROWS = {
@@ -568,5 +605,51 @@ ROWS = {
         texts(),
         "token",
         slow=True,
+    ),
+}
+ROWS |= {
+    "gpt2, next token": causal("GPT2", **GPT2_SIZES, slow=False),
+    "gpt2, next token, untied": causal("GPT2", **GPT2_SIZES, tie_word_embeddings=False),
+    "llama, next token": causal("Llama", **LLAMA_SIZES, num_key_value_heads=1, slow=False),
+    "llama, next token, tied": causal(
+        "Llama", **LLAMA_SIZES, num_key_value_heads=3, tie_word_embeddings=True
+    ),
+    "mistral, next token": causal("Mistral", **LLAMA_SIZES, num_key_value_heads=3),
+    "qwen2, next token": causal(
+        "Qwen2", **(NO_HEAD_DIM | {"hidden_size": 36}), num_key_value_heads=1
+    ),
+    "qwen3, next token": causal(
+        "Qwen3", **LLAMA_SIZES, num_key_value_heads=3, tie_word_embeddings=True
+    ),
+    "gemma2, next token": causal(
+        "Gemma2", **LLAMA_SIZES, num_key_value_heads=1, final_logit_softcapping=1.5, slow=False
+    ),
+    "gemma3, next token": causal(
+        "Gemma3", **LLAMA_SIZES, num_key_value_heads=1, tie_word_embeddings=False
+    ),
+    "gemma3, next token, capped": causal(
+        "Gemma3", **LLAMA_SIZES, num_key_value_heads=3, final_logit_softcapping=2.5
+    ),
+    "bert, masked": masked("Bert", **BERT_SIZES, hidden_act="relu", type_vocab_size=2),
+    "bert, masked, untied": masked("Bert", untied=True, **BERT_SIZES),
+    "roberta, masked": masked("Roberta", **BERT_SIZES, hidden_act="relu", pad_token_id=1),
+    "camembert, masked, untied": masked(
+        "Camembert", untied=True, **BERT_SIZES, type_vocab_size=1, pad_token_id=1
+    ),
+    "distilbert, masked": masked("DistilBert", **DISTILBERT_SIZES, activation="relu"),
+    "distilbert, masked, untied": masked("DistilBert", untied=True, **DISTILBERT_SIZES),
+    "electra, masked": masked("Electra", **BERT_SIZES, embedding_size=15, hidden_act="relu"),
+    "electra, masked, untied": masked("Electra", untied=True, **BERT_SIZES, embedding_size=33),
+    "deberta-v2, masked": masked("DebertaV2", **DEBERTA, hidden_act="relu"),
+    "deberta-v2, masked, untied": masked("DebertaV2", untied=True, **DEBERTA),
+    "deberta-v2, masked, its authors'": masked("DebertaV2", **DEBERTA, legacy=False),
+    "modernbert, masked": masked("ModernBert", **MODERNBERT_SIZES, num_hidden_layers=2),
+    "modernbert, masked, untied": masked(
+        "ModernBert",
+        untied=True,
+        **MODERNBERT_SIZES,
+        num_hidden_layers=2,
+        decoder_bias=False,
+        classifier_bias=True,
     ),
 }

@@ -198,5 +198,7 @@ def test_a_head_that_a_family_lacks_is_refused_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="'token' is not implemented for .*'vit'; it has image$"):
         load(tmp_path / "vit", head="token")
     checkpoint("bert", tmp_path)
-    with pytest.raises(ValueError, match=r"has sequence, token \(did you mean 'token'\?\)$"):
+    with pytest.raises(
+        ValueError, match=r"has sequence, token, masked \(did you mean 'token'\?\)$"
+    ):
         load(tmp_path / "bert", head="tokens")

@@ -126,6 +126,7 @@ RULES: Mapping[str, Rule] = {
     "patch_size": _pair(2**16),
     "num_channels": whole(10**4),
     "qkv_bias": FLAG,
+    "tie_word_embeddings": FLAG,
 }
 
 

@@ -64,6 +64,7 @@ RULES: Mapping[str, Rule] = {
     "hidden_activation": config_json.ACTIVATION,
     "query_pre_attn_scalar": _POSITIVE,
     "attn_logit_softcapping": config_json.optional(_POSITIVE),
+    "final_logit_softcapping": config_json.optional(_POSITIVE),
     "use_sliding_window": FLAG,
     "max_window_layers": config_json.whole(10**7, least=0),
     "layer_types": config_json.optional(

@@ -335,15 +335,15 @@ def _exported_config(
         return timm_config.exported(config, id2label)
     source_dtype = config.pop("torch_dtype", None)  # the old name of `dtype`
     source_dtype = config.pop("dtype", None) or source_dtype
-    for stale in ("num_labels", "_num_labels", "finetuning_task", "problem_type"):
+    labels = ("num_labels", "_num_labels", "id2label", "label2id", "problem_type")
+    for stale in (*labels, "finetuning_task"):
         config.pop(stale, None)
-    config |= {
-        "architectures": [architecture.exports],
-        # transformers casts everything to this dtype: fp32 as soon as one tensor needs it.
-        "dtype": "float32" if "F32" in dtypes else source_dtype,
-        "id2label": {str(index): id2label[index] for index in sorted(id2label)},
-        "label2id": {id2label[index]: index for index in sorted(id2label)},
-    }
+    config["architectures"] = [architecture.exports]
+    # transformers casts everything to this dtype: fp32 as soon as one tensor needs it.
+    config["dtype"] = "float32" if "F32" in dtypes else source_dtype
+    if id2label:
+        config["id2label"] = {str(index): id2label[index] for index in sorted(id2label)}
+        config["label2id"] = {id2label[index]: index for index in sorted(id2label)}
     if problem_type is not None:
         config["problem_type"] = problem_type
     # The labels inside stay in the order of their numbers: sorted as text, "10" precedes "2".

@@ -1,4 +1,5 @@
-"""BERT (Devlin et al., 2019, arXiv:1810.04805) with a head for sequences or tokens, on packed rows.
+"""BERT (Devlin et al., 2019, arXiv:1810.04805) with a head for sequences, tokens or masked tokens,
+on packed rows.
 
 MiniLM, BGE, E5 and GTE checkpoints of `model_type: bert` are the same network. Attributes are named
 as in HF's classes, so that parameter paths are checkpoint names.
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxft.models import vocabulary
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import Carry, Context, Family, Head, TextLimits, depth_rules
 from jaxft.models.heads import Classifier, every_token, first_token
@@ -41,6 +43,7 @@ class Config:
     type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
+    tie_word_embeddings: bool = True
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -96,9 +99,10 @@ def _limits(config: Config) -> TextLimits:
 
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     blocks = (rf"bert/encoder/layer/{n}/.*" for n in range(config.num_hidden_layers))
-    return depth_rules(r"bert/embeddings/.*", blocks, r"(bert/pooler|classifier)/.*")
+    return depth_rules(r"bert/embeddings/.*", blocks, r"(bert/pooler|classifier|cls)/.*")
 
 
+_TABLE = "bert/embeddings/word_embeddings/embedding"
 FAMILY = Family(
     model_type="bert",
     config=Config,
@@ -110,6 +114,15 @@ FAMILY = Family(
         "sequence": Head("BertForSequenceClassification", _classifier, first_token),
         "token": Head(
             "BertForTokenClassification", _classifier, every_token, unused=(r"(bert\.)?pooler\..*",)
+        ),
+        "masked": Head(
+            "BertForMaskedLM",
+            vocabulary.MaskedHead,
+            every_token,
+            classifier="",
+            unused=(r"((bert\.)?pooler|classifier)\..*",),
+            table=_TABLE,
+            ties=vocabulary.tied(_TABLE, *vocabulary.DECODER),
         ),
     },
     depth_rules=_depth_rules,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from jaxft.models import vocabulary
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import (
     Carry,
@@ -40,6 +41,7 @@ _RULES = {
     "relative_attention": _FLAG,
     "position_biased_input": _FLAG,
     "share_att_key": _FLAG,
+    "legacy": _FLAG,
     "max_relative_positions": _SPAN,
     "position_buckets": _SPAN,
     "norm_rel_ebd": config_json.Rule(lambda x: x in ("none", "layer_norm"), "none or layer_norm"),
@@ -79,6 +81,8 @@ class Config:
     pooler_dropout: float = 0.0
     pooler_hidden_act: str = "gelu"
     cls_dropout: float | None = None  # None: hidden_dropout_prob
+    tie_word_embeddings: bool = True
+    legacy: bool = True  # the head for masked tokens is as BERT's
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -89,9 +93,8 @@ class Config:
             "position_embedding_type": "absolute",
             "pooler_hidden_size": width,
         }
-        ignored = {"conv_act", "legacy"}
         config = config_json.fields(
-            cls, raw, ignored=ignored, only=only, rules=_RULES, check=_sizes_fit
+            cls, raw, ignored={"conv_act"}, only=only, rules=_RULES, check=_sizes_fit
         )
         return dataclasses.replace(config, pos_att_type=_ways(config.pos_att_type))
 
@@ -255,10 +258,42 @@ def _token_classifier(config: Config, num_labels: int, rngs: nnx.Rngs) -> Classi
     return Classifier(width, num_labels, rate=config.hidden_dropout_prob, std=std, rngs=rngs)
 
 
+class LaterPredictions(vocabulary.Transform):
+    """Microsoft's own: the unembedding is the table of input embeddings, whatever config.json says."""
+
+    def __init__(self, config: Config, rngs: nnx.Rngs):
+        super().__init__(
+            config.hidden_size,
+            config.hidden_size,
+            activation=config.hidden_act,
+            epsilon=config.layer_norm_eps,
+            std=config.initializer_range,
+            rngs=rngs,
+        )
+        self.bias = nnx.Param(jnp.zeros(config.vocab_size))
+
+
+class LaterMaskedHead(nnx.Module):
+    def __init__(self, config: Config, rngs: nnx.Rngs):
+        self.lm_predictions = nnx.Dict(lm_head=LaterPredictions(config, rngs))
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed, table: jax.Array) -> Outputs:
+        head = self.lm_predictions["lm_head"]
+        return vocabulary.outputs(head(hidden), table, head.bias[...])
+
+
+def _masked_head(
+    config: Config, num_labels: int, rngs: nnx.Rngs
+) -> vocabulary.MaskedHead | LaterMaskedHead:
+    if config.legacy:
+        return vocabulary.MaskedHead(config, num_labels, rngs)
+    return LaterMaskedHead(config, rngs)
+
+
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     blocks = (rf"deberta/encoder/layer/{n}/.*" for n in range(config.num_hidden_layers))
     stem = r"deberta/(embeddings|encoder/rel_embeddings|encoder/LayerNorm)/.*"
-    return depth_rules(stem, blocks, r"(pooler|classifier)/.*")
+    return depth_rules(stem, blocks, r"(pooler|classifier|cls|lm_predictions)/.*")
 
 
 _TENSOR_RULES = (
@@ -267,6 +302,7 @@ _TENSOR_RULES = (
     (r".*/layer/\d+/(attention/)?output/dense/kernel", PartitionSpec("tensor", None)),
 )
 
+_TABLE = "deberta/embeddings/word_embeddings/embedding"
 FAMILY = Family(
     model_type="deberta-v2",
     config=Config,
@@ -286,6 +322,17 @@ FAMILY = Family(
             _token_classifier,
             every_token,
             unused=(r"pooler\..*",),
+        ),
+        "masked": Head(
+            "DebertaV2ForMaskedLM",
+            _masked_head,
+            every_token,
+            classifier="",
+            unused=(r"(pooler|classifier)\..*",),
+            table=_TABLE,
+            ties=lambda config: (
+                vocabulary.tied(_TABLE, *vocabulary.DECODER)(config) if config.legacy else {}
+            ),
         ),
     },
     depth_rules=_depth_rules,

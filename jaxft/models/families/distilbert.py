@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from jaxft.models import vocabulary
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import (
     Carry,
@@ -56,6 +57,7 @@ class Config:
     seq_classif_dropout: float = 0.2
     activation: str = "gelu"
     initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -179,9 +181,24 @@ def _token_classifier(config: Config, num_labels: int, rngs: nnx.Rngs) -> Classi
     return Classifier(config.dim, num_labels, rate=config.dropout, std=std, rngs=rngs)
 
 
+class MaskedHead(nnx.Module):
+    def __init__(self, config: Config, num_labels: int, rngs: nnx.Rngs):
+        width, std, tied = config.dim, config.initializer_range, config.tie_word_embeddings
+        self.vocab_transform = modules.Linear(width, width, std=std, rngs=rngs)
+        self.vocab_layer_norm = modules.LayerNorm(width, epsilon=_EPSILON)
+        self.vocab_projector = vocabulary.Unembedding(
+            config.vocab_size, width, tied=tied, use_bias=True, std=std, rngs=rngs
+        )
+        self.activation = config.activation
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed, table: jax.Array) -> Outputs:
+        features = ops.ACTIVATIONS[self.activation](self.vocab_transform(hidden))
+        return self.vocab_projector(self.vocab_layer_norm(features), table)
+
+
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     blocks = (rf"distilbert/transformer/layer/{n}/.*" for n in range(config.n_layers))
-    return depth_rules(r"distilbert/embeddings/.*", blocks, r"(pre_)?classifier/.*")
+    return depth_rules(r"distilbert/embeddings/.*", blocks, r"((pre_)?classifier|vocab_.*)/.*")
 
 
 _TENSOR_RULES = (
@@ -190,6 +207,7 @@ _TENSOR_RULES = (
     (r".*/layer/\d+/.*/(out_lin|lin2)/kernel", PartitionSpec("tensor", None)),
 )
 
+_TABLE = "distilbert/embeddings/word_embeddings/embedding"
 FAMILY = Family(
     model_type="distilbert",
     config=Config,
@@ -204,6 +222,15 @@ FAMILY = Family(
             _token_classifier,
             every_token,
             unused=(r"pre_classifier\..*",),
+        ),
+        "masked": Head(
+            "DistilBertForMaskedLM",
+            MaskedHead,
+            every_token,
+            classifier="",
+            unused=(r"(pre_)?classifier\..*",),
+            table=_TABLE,
+            ties=vocabulary.tied(_TABLE, "vocab_projector.weight"),
         ),
     },
     depth_rules=_depth_rules,

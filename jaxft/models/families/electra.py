@@ -11,10 +11,11 @@ from typing import Any
 import jax
 from flax import nnx
 
+from jaxft.models import vocabulary
 from jaxft.models.checkpoint import config_json
-from jaxft.models.family import Carry, Context, Family, Head, TextLimits, depth_rules
+from jaxft.models.family import Carry, Context, Family, Head, Outputs, TextLimits, depth_rules
 from jaxft.models.heads import Classifier, TwoLayerClassifier, every_token, first_token
-from jaxft.models.layers import encoder, modules
+from jaxft.models.layers import encoder, modules, ops
 
 # Of HF's heads for multiple choice.
 _IGNORED = frozenset(
@@ -40,6 +41,7 @@ class Config:
     type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
+    tie_word_embeddings: bool = True
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -94,6 +96,32 @@ def _token_classifier(config: Config, num_labels: int, rngs: nnx.Rngs) -> Classi
     return Classifier(width, num_labels, rate=config.head_dropout, std=std, rngs=rngs)
 
 
+class MaskedHead(nnx.Module):
+    """The generator's, as wide as the embeddings."""
+
+    def __init__(self, config: Config, num_labels: int, rngs: nnx.Rngs):
+        narrow, std = config.embedding_size, config.initializer_range
+        self.generator_predictions = vocabulary.Transform(
+            config.hidden_size,
+            narrow,
+            activation="gelu",
+            epsilon=config.layer_norm_eps,
+            std=std,
+            rngs=rngs,
+        )
+        self.generator_lm_head = vocabulary.Unembedding(
+            config.vocab_size,
+            narrow,
+            tied=config.tie_word_embeddings,
+            use_bias=True,
+            std=std,
+            rngs=rngs,
+        )
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed, table: jax.Array) -> Outputs:
+        return self.generator_lm_head(self.generator_predictions(hidden), table)
+
+
 def _limits(config: Config) -> TextLimits:
     pairs = config.type_vocab_size > 1
     return TextLimits(config.vocab_size, config.max_position_embeddings, pairs)
@@ -101,9 +129,10 @@ def _limits(config: Config) -> TextLimits:
 
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     blocks = (rf"electra/encoder/layer/{n}/.*" for n in range(config.num_hidden_layers))
-    return depth_rules(r"electra/embeddings(_project)?/.*", blocks, r"classifier/.*")
+    return depth_rules(r"electra/embeddings(_project)?/.*", blocks, r"(classifier|generator_.*)/.*")
 
 
+_TABLE = "electra/embeddings/word_embeddings/embedding"
 FAMILY = Family(
     model_type="electra",
     config=Config,
@@ -124,6 +153,15 @@ FAMILY = Family(
             _token_classifier,
             every_token,
             unused=(r"classifier\.(dense|out_proj)\..*",),
+        ),
+        "masked": Head(
+            "ElectraForMaskedLM",
+            MaskedHead,
+            every_token,
+            classifier="",
+            unused=(r"classifier\..*",),
+            table=_TABLE,
+            ties=vocabulary.tied(_TABLE, "generator_lm_head.weight"),
         ),
     },
     depth_rules=_depth_rules,

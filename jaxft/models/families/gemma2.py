@@ -12,10 +12,11 @@ from typing import Any
 from flax import nnx
 
 from jaxft.models.checkpoint import config_json, decoder_json
+from jaxft.models.decoder_family import decoder_family
 from jaxft.models.layers import decoder, rotary
 
-# Of the language model's logits, of a cache, and the name that hidden_activation had before.
-_IGNORED = ("final_logit_softcapping", "cache_implementation", "hidden_act")
+# Of a cache, and the name that hidden_activation had before.
+_IGNORED = ("cache_implementation", "hidden_act")
 _ONLY = {"use_bidirectional_attention": False, "token_classification_bias": True}
 
 
@@ -43,6 +44,8 @@ class Config:
     attn_logit_softcapping: float | None = 50.0
     classifier_dropout: float | None = None  # of the head for tokens; None: 0.1
     pad_token_id: int | None = 0
+    tie_word_embeddings: bool = True
+    final_logit_softcapping: float | None = 30.0  # of the language model's logits
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -92,4 +95,4 @@ def _backbone(config: Any, kind: str, rngs: nnx.Rngs) -> decoder.Decoder:
     )
 
 
-FAMILY = decoder.decoder_family("gemma2", "Gemma2", Config, _backbone)
+FAMILY = decoder_family("gemma2", "Gemma2", Config, _backbone)

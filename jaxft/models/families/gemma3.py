@@ -11,12 +11,12 @@ from typing import Any
 from flax import nnx
 
 from jaxft.models.checkpoint import config_json, decoder_json
+from jaxft.models.decoder_family import decoder_family
 from jaxft.models.layers import decoder, rotary
 
-# Of the language model's logits, of a cache, the name that hidden_activation had before, a cap that
-# transformers' class does not apply, and what a pattern was before it became layer_types.
+# Of a cache, the name that hidden_activation had before, a cap that transformers' class does not apply,
+# and what a pattern was before it became layer_types.
 _IGNORED = (
-    "final_logit_softcapping",
     "cache_implementation",
     "hidden_act",
     "attn_logit_softcapping",
@@ -48,6 +48,8 @@ class Config:
     sliding_window: int | None = 4096  # tokens that a token sees in the blocks that slide
     layer_types: Sequence[str] | None = None  # None: every sixth is full
     pad_token_id: int | None = 0
+    tie_word_embeddings: bool = True
+    final_logit_softcapping: float | None = None  # of the language model's logits
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -118,4 +120,6 @@ def _backbone(config: Any, kind: str, rngs: nnx.Rngs) -> decoder.Decoder:
     )
 
 
-FAMILY = decoder.decoder_family("gemma3_text", "Gemma3Text", Config, _backbone, tokens=False)
+FAMILY = decoder_family(
+    "gemma3_text", "Gemma3Text", Config, _backbone, tokens=False, languages="Gemma3"
+)

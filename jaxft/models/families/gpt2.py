@@ -1,6 +1,6 @@
-"""GPT-2 (Radford et al., 2019) with a head for sequences at their last token, on packed rows.
+"""GPT-2 (Radford et al., 2019) with a head for sequences, at their last token, or for the next token.
 
-Attributes are named as in HF's GPT2ForSequenceClassification. Its linear layers in blocks are stored
+Attributes are named as in HF's classes. Its linear layers in blocks are stored
 as [in, out], and query, key and value are one layer there and here. Without `pad_token_id` in its
 config.json, transformers runs an export on one example at a time only.
 """
@@ -14,6 +14,7 @@ import jax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from jaxft.models import vocabulary
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import (
     Carry,
@@ -27,7 +28,7 @@ from jaxft.models.family import (
     depth_rules,
     stored_by_leaf,
 )
-from jaxft.models.heads import last_token
+from jaxft.models.heads import every_token, last_token
 from jaxft.models.layers import modules, ops
 
 # GPT2DoubleHeadsModel's further head, the old name of n_positions, and in which dtype the softmax
@@ -69,6 +70,7 @@ class Config:
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02
     pad_token_id: int | None = None
+    tie_word_embeddings: bool = True
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -76,6 +78,11 @@ class Config:
         return config_json.fields(
             cls, raw, ignored=_IGNORED, only=_ONLY, rules=_RULES, check=_heads_fit
         )
+
+    @property
+    def hidden_size(self) -> int:
+        """By the name that other decoders have for it."""
+        return self.n_embd
 
 
 def _heads_fit(config: Config) -> list[str]:
@@ -178,7 +185,9 @@ def _stored(path: str, ndim: int, config: Config) -> Stored:
 
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     blocks = (rf"transformer/h/{n}/.*" for n in range(config.n_layer))
-    return depth_rules(r"transformer/w[tp]e/.*", blocks, r"score/.*", last=r"transformer/ln_f/.*")
+    return depth_rules(
+        r"transformer/w[tp]e/.*", blocks, r"(score|lm_head)/.*", last=r"transformer/ln_f/.*"
+    )
 
 
 # Not the fused layer: a device's share of its columns would be no share of the heads.
@@ -189,6 +198,7 @@ _TENSOR_RULES = (
 )
 
 
+_TABLE = "transformer/wte/embedding"
 FAMILY = Family(
     model_type="gpt2",
     config=Config,
@@ -199,7 +209,16 @@ FAMILY = Family(
     heads={
         "sequence": Head(
             "GPT2ForSequenceClassification", SequenceClassifier, last_token, classifier="score"
-        )
+        ),
+        "causal": Head(
+            "GPT2LMHeadModel",
+            vocabulary.LMHead,
+            every_token,
+            classifier="",
+            unused=(r"score\..*",),
+            table=_TABLE,
+            ties=vocabulary.tied(_TABLE, "lm_head.weight"),
+        ),
     },
     depth_rules=_depth_rules,
     tensor_rules=lambda config: _TENSOR_RULES,

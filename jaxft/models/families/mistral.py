@@ -7,6 +7,7 @@ from typing import Any
 from flax import nnx
 
 from jaxft.models.checkpoint import config_json, decoder_json
+from jaxft.models.decoder_family import decoder_family
 from jaxft.models.layers import decoder, rotary
 
 
@@ -30,6 +31,7 @@ class Config:
     attention_dropout: float = 0.0
     classifier_dropout: float | None = None  # of the head for tokens; None: 0.1
     pad_token_id: int | None = None
+    tie_word_embeddings: bool = False
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -49,4 +51,4 @@ def _backbone(config: Any, kind: str, rngs: nnx.Rngs) -> decoder.Decoder:
     return decoder.Decoder(config.vocab_size, layers, turns, rngs=rngs, padding=padding)
 
 
-FAMILY = decoder.decoder_family("mistral", "Mistral", Config, _backbone)
+FAMILY = decoder_family("mistral", "Mistral", Config, _backbone)

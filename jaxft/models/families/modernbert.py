@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from jaxft.models import vocabulary
 from jaxft.models.checkpoint import config_json, decoder_json
 from jaxft.models.checkpoint.decoder_json import FLAG, FULL, SLIDING
 from jaxft.models.family import (
@@ -30,10 +31,10 @@ from jaxft.models.family import (
 from jaxft.models.heads import every_token, first_token, mean_of_tokens
 from jaxft.models.layers import modules, ops, rotary
 
-# How weights are drawn, of the language model's head, of kernels that are not used here, and what files of
-# ModernBERT say though no code reads it.
+# How weights are drawn, of a loss, of kernels that are not used here, and what files of ModernBERT say
+# though no code reads it.
 _IGNORED = frozenset(
-    "initializer_cutoff_factor decoder_bias deterministic_flash_attn sparse_prediction "
+    "initializer_cutoff_factor deterministic_flash_attn sparse_prediction "
     "sparse_pred_ignore_index reference_compile repad_logits_with_grad layer_norm_eps "
     "position_embedding_type".split()
 )
@@ -46,6 +47,7 @@ _RULES = {
     "attention_bias": FLAG,
     "mlp_bias": FLAG,
     "classifier_bias": FLAG,
+    "decoder_bias": FLAG,
     "attention_dropout": config_json.RATE,
     "embedding_dropout": config_json.RATE,
     "mlp_dropout": config_json.RATE,
@@ -85,6 +87,8 @@ class Config:
     classifier_dropout: float = 0.0
     classifier_bias: bool = False
     classifier_activation: str = "gelu"
+    tie_word_embeddings: bool = True
+    decoder_bias: bool = True  # of the head for masked tokens
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -274,15 +278,33 @@ class Classifier(nnx.Module):
         return {"logits": self.classifier(ops.dropout(self.head(hidden), self.rate, seed))}
 
 
+class MaskedHead(nnx.Module):
+    def __init__(self, config: Config, num_labels: int, rngs: nnx.Rngs):
+        self.head = Hidden(config, rngs=rngs)
+        self.decoder = vocabulary.Unembedding(
+            config.vocab_size,
+            config.hidden_size,
+            tied=config.tie_word_embeddings,
+            use_bias=config.decoder_bias,
+            std=config.initializer_range / math.sqrt(2 * config.num_hidden_layers),
+            rngs=rngs,
+        )
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed, table: jax.Array) -> Outputs:
+        return self.decoder(self.head(hidden), table)
+
+
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     blocks = (rf"model/layers/{n}/.*" for n in range(config.num_hidden_layers))
     return depth_rules(
-        r"model/embeddings/.*", blocks, r"(head|classifier)/.*", last=r"model/final_norm/.*"
+        r"model/embeddings/.*", blocks, r"(head|classifier|decoder)/.*", last=r"model/final_norm/.*"
     )
 
 
 # Not the fused layers: a device's share of their columns would be no share of heads or gates.
 _TENSOR_RULES = ((r"model/layers/\d+/(attn|mlp)/Wo/kernel", PartitionSpec("tensor", None)),)
+
+_TABLE = "model/embeddings/tok_embeddings/embedding"
 
 FAMILY = Family(
     model_type="modernbert",
@@ -303,6 +325,15 @@ FAMILY = Family(
             ),
         ),
         "token": Head("ModernBertForTokenClassification", Classifier, every_token),
+        "masked": Head(
+            "ModernBertForMaskedLM",
+            MaskedHead,
+            every_token,
+            classifier="",
+            unused=(r"classifier\..*",),
+            table=_TABLE,
+            ties=vocabulary.tied(_TABLE, "decoder.weight"),
+        ),
     },
     depth_rules=_depth_rules,
     tensor_rules=lambda config: _TENSOR_RULES,

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from jaxft.models import vocabulary
 from jaxft.models.checkpoint import config_json
-from jaxft.models.family import Carry, Context, Family, Head, TextLimits, depth_rules
+from jaxft.models.family import Carry, Context, Family, Head, Outputs, TextLimits, depth_rules
 from jaxft.models.heads import Classifier, TwoLayerClassifier, every_token, first_token
-from jaxft.models.layers import encoder, modules
+from jaxft.models.layers import encoder, modules, ops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Config:
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 1
+    tie_word_embeddings: bool = True
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "Config":
@@ -106,6 +109,31 @@ def _token_classifier(config: Config, num_labels: int, rngs: nnx.Rngs) -> Classi
     return Classifier(width, num_labels, rate=_head_rate(config), std=std, rngs=rngs)
 
 
+class Predictions(nnx.Module):
+    """As BERT's, but the activation is always GELU, and `bias` as in `vocabulary.Predictions`."""
+
+    def __init__(self, config: Config, rngs: nnx.Rngs):
+        width, std, tied = config.hidden_size, config.initializer_range, config.tie_word_embeddings
+        self.dense = modules.Linear(width, width, std=std, rngs=rngs)
+        self.layer_norm = modules.LayerNorm(width, epsilon=config.layer_norm_eps)
+        self.decoder = vocabulary.Unembedding(
+            config.vocab_size, width, tied=tied, use_bias=not tied, std=std, rngs=rngs
+        )
+        self.bias = nnx.Param(jnp.zeros(config.vocab_size))
+
+    def __call__(self, hidden: jax.Array, table: jax.Array) -> Outputs:
+        features = self.layer_norm(ops.gelu(self.dense(hidden)))
+        return vocabulary.with_bias(self.decoder(features, table), self.bias[...])
+
+
+class MaskedHead(nnx.Module):
+    def __init__(self, config: Config, num_labels: int, rngs: nnx.Rngs):
+        self.lm_head = Predictions(config, rngs)
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed, table: jax.Array) -> Outputs:
+        return self.lm_head(hidden, table)
+
+
 def _limits(config: Config) -> TextLimits:
     positions = config.max_position_embeddings - config.first_position
     return TextLimits(config.vocab_size, positions, pairs=True)
@@ -113,7 +141,10 @@ def _limits(config: Config) -> TextLimits:
 
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     blocks = (rf"roberta/encoder/layer/{n}/.*" for n in range(config.num_hidden_layers))
-    return depth_rules(r"roberta/embeddings/.*", blocks, r"classifier/.*")
+    return depth_rules(r"roberta/embeddings/.*", blocks, r"(classifier|lm_head)/.*")
+
+
+_TABLE = "roberta/embeddings/word_embeddings/embedding"
 
 
 def _family(model_type: str, classes: str, config: type[Config]) -> Family[Config]:
@@ -138,6 +169,17 @@ def _family(model_type: str, classes: str, config: type[Config]) -> Family[Confi
                 _token_classifier,
                 every_token,
                 unused=(r"classifier\.(dense|out_proj)\..*",),
+            ),
+            "masked": Head(
+                f"{classes}ForMaskedLM",
+                MaskedHead,
+                every_token,
+                classifier="",
+                unused=(r"classifier\..*",),
+                table=_TABLE,
+                ties=vocabulary.tied(
+                    _TABLE, "lm_head.decoder.weight", "lm_head/bias", "lm_head.decoder.bias"
+                ),
             ),
         },
         depth_rules=_depth_rules,

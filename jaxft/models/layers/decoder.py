@@ -6,24 +6,12 @@ block.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 from flax import nnx
-from jax.sharding import PartitionSpec
 
-from jaxft.models.family import (
-    Batch,
-    Carry,
-    Context,
-    Family,
-    Head,
-    Kept,
-    Outputs,
-    TextLimits,
-    depth_rules,
-)
-from jaxft.models.heads import every_token, last_token
+from jaxft.models.family import Batch, Carry, Context, Kept
 from jaxft.models.layers import modules, ops, rotary
 
 # The rotary tables of blocks that look at everything, and of those with a window that have their own.
@@ -249,95 +237,3 @@ class Decoder(nnx.Module):
 
     def finish(self, hidden: jax.Array) -> jax.Array:
         return self.norm(hidden)
-
-
-class Score(nnx.Module):
-    """Dropout and one linear map, `score`."""
-
-    def __init__(
-        self,
-        width: int,
-        num_labels: int,
-        *,
-        rate: float,
-        std: float,
-        use_bias: bool,
-        rngs: nnx.Rngs,
-    ):
-        self.score = modules.Linear(width, num_labels, std=std, rngs=rngs, use_bias=use_bias)
-        self.rate = rate
-
-    def __call__(self, hidden: jax.Array, seed: ops.Seed) -> Outputs:
-        """[R, K, D] -> logits [R, K, C]."""
-        return {"logits": self.score(ops.dropout(hidden, self.rate, seed))}
-
-
-def _sequence_score(config, num_labels: int, rngs: nnx.Rngs) -> Score:
-    std = config.initializer_range
-    return Score(config.hidden_size, num_labels, rate=0.0, std=std, use_bias=False, rngs=rngs)
-
-
-def _token_score(config, num_labels: int, rngs: nnx.Rngs) -> Score:
-    given, std = config.classifier_dropout, config.initializer_range
-    rate = 0.1 if given is None else given
-    return Score(config.hidden_size, num_labels, rate=rate, std=std, use_bias=True, rngs=rngs)
-
-
-TENSOR_RULES = (
-    (
-        r"model/layers/\d+/(self_attn/[qkv]_proj|mlp/(gate|up)_proj)/kernel",
-        PartitionSpec(None, "tensor"),
-    ),
-    (r"model/layers/\d+/(self_attn/[qkv]_proj|mlp/(gate|up)_proj)/bias", PartitionSpec("tensor")),
-    (r"model/layers/\d+/(self_attn/o_proj|mlp/down_proj)/kernel", PartitionSpec("tensor", None)),
-)
-
-# The language model's head, the head for questions, and a buffer that old versions saved.
-OTHER_HEADS = (
-    r"(lm_head|qa_outputs)\..*",
-    r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
-)
-
-
-def decoder_family(
-    model_type: str,
-    classes: str,
-    config: type[Any],
-    backbone: Callable[[Any, str, nnx.Rngs], Decoder],
-    *,
-    tokens: bool = True,
-) -> Family[Any]:
-    """The record of a family whose backbone is this decoder, as 'model'.
-
-    Args:
-        classes: HF's classes begin with it.
-        tokens: HF has a class with a head for tokens.
-    """
-
-    def depths(config: Any) -> tuple[tuple[str, int], ...]:
-        blocks = (rf"model/layers/{n}/.*" for n in range(config.num_hidden_layers))
-        return depth_rules(r"model/embed_tokens/.*", blocks, r"score/.*", last=r"model/norm/.*")
-
-    sequence = Head(
-        f"{classes}ForSequenceClassification",
-        _sequence_score,
-        last_token,
-        classifier="score",
-        unused=(r"score\.bias",),
-    )
-    token = Head(f"{classes}ForTokenClassification", _token_score, every_token, classifier="score")
-    return Family(
-        model_type=model_type,
-        config=config,
-        dropouts=("attention_dropout", "classifier_dropout")[: 1 + tokens],
-        limits=lambda config: TextLimits(
-            config.vocab_size, config.max_position_embeddings, pairs=False
-        ),
-        base="model",
-        backbone=backbone,
-        heads={"sequence": sequence, "token": token} if tokens else {"sequence": sequence},
-        depth_rules=depths,
-        tensor_rules=lambda config: TENSOR_RULES,
-        causal=True,
-        other_heads=OTHER_HEADS,
-    )
