@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxft.data.checks import path_fault, text_fault
+from jaxft.data.corruption import Corruption
 from jaxft.data.files import Column, Source
 from jaxft.data.images import find_image_column
 from jaxft.data.targets import Unlabelled, unlabelled, unlabelled_words
@@ -56,7 +57,9 @@ class Kind:
       unlabelled: `(source, columns) ->` all rows, to be predicted.
       windowed: an example may become several entries (`Tokens.windows`), so that the number of
         entries, by which epochs are counted, is known only when the texts have been tokenised.
-      settings: config fields that tokenising depends on, beyond data.max_length.
+      settings: config fields that its tokens depend on, beyond data.max_length.
+      corrupt: `(how, seed)`: what happens to the tokens of a batch, also where they are evaluated (there
+        with seed 0); None: nothing.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Kind:
     )
     windowed: bool = False
     settings: tuple[str, ...] = ()
+    corrupt: Callable[[Tokenising, int], Corruption] | None = None
 
 
 def _tokens_of_texts(

@@ -14,6 +14,7 @@ import grain
 import numpy as np
 
 from jaxft.data.batching import EvalPlan, Layout, TrainPlan
+from jaxft.data.corruption import Corruption
 from jaxft.data.images import Images
 from jaxft.data.sampler import Sampler
 from jaxft.data.targets import Batch, Targets
@@ -40,6 +41,9 @@ class TextBatches:
 
     Of examples of G texts, slots hold G each: segment_ids are 1..K * G, starts [R, K * G]. Where an
     example is several windows, each is in a slot of its own, and window [R, K] is its number.
+
+    corrupt: changes the inputs, before the targets see them; by the epoch of a training batch, and as in
+      epoch 0 where every example is read once.
     """
 
     def __init__(
@@ -48,11 +52,13 @@ class TextBatches:
         targets: Targets,
         plan: TrainPlan | EvalPlan,
         *,
+        corrupt: Corruption | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ):
         assert tokens.examples == len(targets)
         self.tokens, self.targets, self.plan = tokens, targets, plan
+        self.corrupt = corrupt
         self.process_index, self.process_count = process_index, process_count
 
     def __len__(self) -> int:
@@ -78,6 +84,8 @@ class TextBatches:
         slots = layout.slots[rows]
         tokens = self.tokens
         inputs = fill_text(tokens, slots, layout.length)
+        if self.corrupt is not None:
+            inputs = self.corrupt(inputs, slots, layout.epoch)
         if tokens.windows is not None:
             examples = np.where(slots >= 0, tokens.example_of(slots), -1)
             number = slots - tokens.windows[examples]

@@ -11,6 +11,7 @@ from typing import Any
 from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict, default_config
 from jaxft.data.batching import plan_evaluation, plan_training
+from jaxft.data.corruption import Corruption
 from jaxft.data.images import Augment, Images, Preprocess
 from jaxft.data.inputs import KINDS, Kind, Tokenising
 from jaxft.data.loader import ImageBatches, TextBatches
@@ -184,13 +185,22 @@ class Encoder:
         """Of the inputs."""
         return KINDS[self.inputs]
 
-    def tokens(self, split: Split) -> Tokens:
-        """Token ids of a split of texts."""
-        assert isinstance(self.limits, TextLimits) and self.kind.tokens is not None
-        how = Tokenising(
+    @property
+    def how(self) -> Tokenising:
+        """How texts become tokens."""
+        assert isinstance(self.limits, TextLimits)
+        return Tokenising(
             self.directory, self.max_length, self.limits.vocabulary, self.cache, self.settings
         )
-        return self.kind.tokens(split.source, split.targets.rows, self.columns, how)
+
+    def tokens(self, split: Split) -> Tokens:
+        """Token ids of a split of texts."""
+        assert self.kind.tokens is not None
+        return self.kind.tokens(split.source, split.targets.rows, self.columns, self.how)
+
+    def corruption(self, seed: int) -> Corruption | None:
+        """What happens to the tokens of a batch."""
+        return self.kind.corrupt(self.how, seed) if self.kind.corrupt else None
 
     def packs(self, config: ConfigDict) -> bool:
         """Whether several texts share a row."""
@@ -228,7 +238,7 @@ class Encoder:
             tokens.lengths, batch_size=c.batch_size, steps=steps, seed=c.seed, shards=cut.shards,
             row_multiple=cut.accumulate, pack=self.packs(config), max_shapes=config.data.max_shapes,
         )  # fmt: skip
-        return TextBatches(tokens, split.targets, plan, **here)
+        return TextBatches(tokens, split.targets, plan, corrupt=self.corruption(c.seed), **here)
 
     def evaluation(self, split: Split, config: ConfigDict, cut: Slicing) -> Batches:
         """Every example once."""
@@ -249,7 +259,7 @@ class Encoder:
         plan = plan_evaluation(
             tokens.lengths, batch_size=size, shards=cut.shards, pack=self.packs(config)
         )
-        return TextBatches(tokens, split.targets, plan, **here)
+        return TextBatches(tokens, split.targets, plan, corrupt=self.corruption(0), **here)
 
 
 def make_encoder(
