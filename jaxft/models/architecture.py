@@ -87,7 +87,7 @@ class Architecture:
     def init(self, key: jax.Array) -> Params:
         """All of `whole`, newly initialised. Under jit, leaves that are not used cost nothing."""
         parts = _make(self.family, self.config, self.head, self.num_labels, nnx.Rngs(key))
-        return _tree(self.family, *map(nnx.state, parts))
+        return _tree(self.family.base_of(self.head), *map(nnx.state, parts))
 
     def apply(
         self, params: Params, batch: Batch, key: jax.Array | None = None, how: Pass = PLAIN
@@ -95,9 +95,9 @@ class Architecture:
         """The forward pass.
 
         Returns fp32 'logits': [R, K, C] for the K examples of each packed text row, [R, L, C] for
-        its tokens (head 'token'), [B, C] for images. Heads that predict tokens ('causal', 'masked')
-        give no logits but what they are made of, see `vocabulary.outputs`. With `how.batch_stats` also
-        'moments' of norms above `how.frozen_blocks`, for `move_statistics`.
+        its tokens (head 'token'), [B, C] for images. Heads that predict tokens ('causal', 'masked',
+        'seq2seq') give no logits but what they are made of, see `vocabulary.outputs`. With
+        `how.batch_stats` also 'moments' of norms above `how.frozen_blocks`, for `move_statistics`.
 
         The last block's queries, output and feed-forward are computed only for the tokens that the
         head reads, its keys and values for all: the same logits for 2/12 of that block's products.
@@ -190,7 +190,7 @@ class Architecture:
     def modules(self, params: Params) -> tuple[Backbone, Callable[..., Outputs]]:
         """The modules with these parameters and statistics in them."""
         top = {name: params[name] for name in self.head_names}
-        base = self.family.base
+        base = self.family.base_of(self.head)
         rest = {name: tree for name, tree in params.items() if name not in top}
         backbone = nnx.merge(self.backbone_graph, rest[base] if base else rest)
         return backbone, nnx.merge(self.head_graph, top)
@@ -231,6 +231,7 @@ def load_architecture(
         config: Any = family.config.from_hf(timm_config.settings(raw, family) if timm else raw)
     except ValueError as error:  # "config.json: …"
         raise ValueError(os.path.join(directory, str(error))) from None
+    config = family.settled(config, directory)
     if dropout is not None:
         config = dataclasses.replace(config, **dict.fromkeys(family.dropouts, dropout))
     # One key for all, as only shapes are made: the counter in nnx.Rngs, traced, takes time that is
@@ -239,8 +240,9 @@ def load_architecture(
     backbone, top = nnx.eval_shape(lambda: _make(family, config, kind, num_labels, keys))
     backbone_graph, backbone_state = nnx.split(backbone)
     head_graph, head_state = nnx.split(top)
-    whole = _tree(family, backbone_state, head_state)
-    abstract = _tree(family, nnx.state(backbone, nnx.Param), head_state)
+    base = family.base_of(kind)
+    whole = _tree(base, backbone_state, head_state)
+    abstract = _tree(base, nnx.state(backbone, nnx.Param), head_state)
     leaves, rules, parameters = by_path(whole), family.depth_rules(config), by_path(abstract)
     depths = {path: _depth(path, rules) for path in leaves}
     others = {one.architecture for key, one in family.heads.items() if key != kind}
@@ -273,10 +275,10 @@ def _make(
     return backbone, family.heads[kind].module(config, num_labels, rngs)
 
 
-def _tree(family: Family[Any], backbone: Any, head: Any) -> Params:
+def _tree(base: str, backbone: Any, head: Any) -> Params:
     """The tree of the checkpoint: the backbone, under its name if it has one, and beside it the head."""
     body = nnx.to_pure_dict(backbone)
-    return {**({family.base: body} if family.base else body), **nnx.to_pure_dict(head)}
+    return {**({base: body} if base else body), **nnx.to_pure_dict(head)}
 
 
 def _stored(
@@ -296,7 +298,9 @@ def _texts(value: Any) -> list[str]:
 
 
 def _defaults(config_type: Any) -> dict[str, Any]:
-    return {field.name: field.default for field in dataclasses.fields(config_type)}
+    """Those that are not null, which says no more than a key that is not there."""
+    given = {field.name: field.default for field in dataclasses.fields(config_type)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _depth(path: str, rules: tuple[tuple[str, int], ...]) -> int:

@@ -110,6 +110,7 @@ class Head(Generic[C]):
         unused: patterns of tensors of the base model that HF's class with this head lacks.
         table: path of the input embeddings, which a head that predicts tokens is given; '': it is not.
         ties: `config ->` path -> the names under which HF's class has this parameter again.
+        base: name of the backbone in HF's class with this head; None: the family's.
     """
 
     architecture: str
@@ -120,6 +121,7 @@ class Head(Generic[C]):
     unused: tuple[str, ...] = ()
     table: str = ""
     ties: Callable[[C], Mapping[str, tuple[str, ...]]] = lambda config: {}
+    base: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,13 +233,15 @@ class Family(Generic[C]):
         base: name of the backbone in HF's models with a head, which files of the base model leave out;
             '': its modules stand beside the head's.
         backbone: `(config, kind of head, rngs)`.
-        heads: by kind ('sequence', 'token', 'image'; 'causal' and 'masked', which predict tokens), the
-            classification head first.
+        heads: by kind ('sequence', 'token', 'image'; 'causal', 'masked' and 'seq2seq', which predict
+            tokens), the classification head first.
         depth_rules: ordered (path pattern, depth), covering every parameter and statistic: stem 0,
             blocks 1..L, head L + 1.
         tensor_rules: ordered (path pattern, PartitionSpec over 'tensor').
         stored: `(path, number of axes, config) ->` how a parameter or statistic lies in a checkpoint.
         causal: a token sees itself and those before it, none after it.
+        settled: `(config, directory) ->` the config with what only the tensors there say; there may be
+            none.
         other_heads: patterns of tensors of heads that are not here, and of buffers.
         aliases: (pattern, replacement) for names that other versions of transformers write.
         timm: of a family of timm's or torchvision's, `architecture` of its config.json -> the fields
@@ -255,14 +259,20 @@ class Family(Generic[C]):
     tensor_rules: Callable[[C], tuple[tuple[str, PartitionSpec], ...]]
     stored: Callable[[str, int, C], Stored] = stored_by_leaf
     causal: bool = False
+    settled: Callable[[C, str], C] = lambda config, directory: config
     other_heads: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
     timm: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
+    def base_of(self, head: str) -> str:
+        """Name of the backbone in the model with this head."""
+        own = self.heads[head].base
+        return self.base if own is None else own
+
     def naming(self, head: str) -> Naming:
         """Of the model with this head."""
         return Naming(
-            base=self.base,
+            base=self.base_of(head),
             classifiers=tuple(filter(None, (self.heads[head].classifier,))),
             current=functools.partial(current_name, aliases=self.aliases),
             unused=functools.partial(

@@ -25,7 +25,8 @@ def load_architecture(
     Args:
         num_labels: classes of the head, whatever the checkpoint's own head has; 0 of heads that predict
             tokens.
-        head: kind of head: 'sequence', 'token', 'image', 'causal' or 'masked'; None: the family's first.
+        head: kind of head: 'sequence', 'token', 'image', 'causal', 'masked' or 'seq2seq'; None: the
+            family's first.
         dropout: replaces every dropout rate of the checkpoint; None keeps them.
         new_head: initialise the classifier even if the checkpoint's would fit.
         implementation: 'native', 'bridge', or 'auto': native where the family is implemented.

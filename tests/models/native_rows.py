@@ -24,7 +24,7 @@ class Row:
     Attributes:
         build: the PyTorch model, in the layout of transformers' classes by default.
         inputs: of three examples, each in a row of its own, from a generator.
-        head: the kind of head: 'sequence', 'token', 'image', 'causal' or 'masked'.
+        head: the kind of head: 'sequence', 'token', 'image', 'causal', 'masked' or 'seq2seq'.
         slow: among the slow tests.
         logits: `(model, its keywords) ->` its logits.
         save: writes the model as a checkpoint.
@@ -77,6 +77,39 @@ def texts(
             {name: array.astype(np.int32) for name, array in ours.items()},
             {name: torch.tensor(array) for name, array in rolled.items()},
         )
+
+    return make
+
+
+def text_pairs(vocabulary: int = 50):
+    """Three texts as `texts` has them, and for the decoder others of 4, 6 and 3 tokens."""
+
+    def make(rng: np.random.Generator) -> Inputs:
+        ours, theirs = texts(vocabulary=vocabulary)(rng)
+        mask = np.arange(6) < np.array([4, 6, 3])[:, None]
+        decoder = {
+            "decoder_input_ids": np.where(mask, rng.integers(0, vocabulary, mask.shape), 0),
+            "decoder_segment_ids": mask.astype(int),
+            "decoder_positions": np.where(mask, np.arange(6), 0),
+        }
+        for name, array in decoder.items():
+            ours[name] = array.astype(np.int32)
+        theirs["decoder_input_ids"] = torch.tensor(decoder["decoder_input_ids"])
+        theirs["decoder_attention_mask"] = torch.tensor(decoder["decoder_segment_ids"])
+        return ours, theirs
+
+    return make
+
+
+def ended_texts(end: int, vocabulary: int = 50):
+    """Three texts as `texts` has them, each with one token `end`, its last."""
+
+    def make(rng: np.random.Generator) -> Inputs:
+        ours, theirs = texts(pad=end, vocabulary=vocabulary)(rng)
+        last = (ours["segment_ids"] > 0).sum(1) - 1
+        ids = np.where(ours["segment_ids"] > 0, ours["input_ids"], 0).astype(np.int32)
+        ids[np.arange(3), last] = end
+        return {**ours, "input_ids": ids}, {**theirs, "input_ids": torch.tensor(ids).long()}
 
     return make
 
@@ -203,6 +236,35 @@ GPT2_SIZES = {
     "embd_pdrop": 0.0,
     "attn_pdrop": 0.0,
 }
+
+T5_SIZES = {
+    "vocab_size": 50,
+    "d_model": 15,
+    "d_kv": 4,
+    "d_ff": 29,
+    "num_layers": 2,
+    "num_heads": 3,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 7,
+    "dropout_rate": 0.0,
+    "layer_norm_epsilon": 1e-3,
+    "decoder_start_token_id": 0,
+}
+
+
+def t5(*, scale_decoder_outputs: bool = False, **fields: Any) -> Callable[[], torch.nn.Module]:
+    """v1.0, whose output is scaled and tied; else v1.1, which has one of its own."""
+
+    def build() -> torch.nn.Module:
+        sizes = {**T5_SIZES, **fields, "tie_word_embeddings": scale_decoder_outputs}
+        model = of(transformers.T5ForConditionalGeneration, transformers.T5Config, **sizes)()
+        if not scale_decoder_outputs:
+            own = torch.randn(sizes["vocab_size"], sizes["d_model"]) / 4
+            model.lm_head.weight = torch.nn.Parameter(own)
+        return model
+
+    return build
+
 
 ROWS = {
     "dinov2": Row(
@@ -608,6 +670,22 @@ ROWS = {
     ),
 }
 ROWS |= {
+    "t5": Row(
+        t5(scale_decoder_outputs=True, num_decoder_layers=3, feed_forward_proj="relu"),
+        text_pairs(),
+        "seq2seq",
+    ),
+    "t5 v1.1": Row(
+        t5(feed_forward_proj="gated-gelu", relative_attention_num_buckets=6),
+        text_pairs(),
+        "seq2seq",
+    ),
+    "t5, sequence": Row(
+        of(transformers.T5ForSequenceClassification, transformers.T5Config, **T5_SIZES),
+        ended_texts(end=1),
+        "sequence",
+        slow=True,
+    ),
     "gpt2, next token": causal("GPT2", **GPT2_SIZES, slow=False),
     "gpt2, next token, untied": causal("GPT2", **GPT2_SIZES, tie_word_embeddings=False),
     "llama, next token": causal("Llama", **LLAMA_SIZES, num_key_value_heads=1, slow=False),

@@ -16,7 +16,7 @@ from jaxft.models.checkpoint import names, tensors
 from tests.models.native_rows import LABELS, ROWS, Row
 
 STEPS = 10
-PREDICT_TOKENS = ("causal", "masked")
+PREDICT_TOKENS = ("causal", "masked", "seq2seq")
 # Tiny models take longer to optimise than to run.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 every_row = pytest.mark.parametrize(
@@ -52,7 +52,8 @@ def counted(row: Row, ours: dict, theirs: dict) -> tuple[np.ndarray, np.ndarray]
     """Which logits count, on either side: of tokens those that are no padding, else all."""
     if row.head not in ("token", *PREDICT_TOKENS):
         return np.ones(1, bool), np.ones(1, bool)
-    return ours["segment_ids"] > 0, theirs["attention_mask"].numpy() > 0
+    side = "decoder_" if row.head == "seq2seq" else ""
+    return ours[f"{side}segment_ids"] > 0, theirs[f"{side}attention_mask"].numpy() > 0
 
 
 def chosen(logits: Any, counts: np.ndarray) -> Any:

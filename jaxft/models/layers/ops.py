@@ -150,6 +150,7 @@ def attention(
     seed: Seed,
     scale: float | None = None,
     cap: float | None = None,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention: query [B, Q, H, C], key and value [B, T, G, C] -> [B, Q, H, C].
 
@@ -164,17 +165,18 @@ def attention(
         scale: of the scores; None: 1 / sqrt(C).
         cap: the scores become cap * tanh(scores / cap) before the mask (Gemma 2,
             arXiv:2408.00118); None: they stay.
+        bias: [B or 1, H, Q, T] fp32, added to the scores after that; it has a gradient.
     """
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    return _attention(query, key, value, mask, None if rate == 0 else seed, rate, scale, cap)
+    return _attention(query, key, value, bias, mask, None if rate == 0 else seed, rate, scale, cap)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _attention(query, key, value, mask, seed, rate, scale, cap):
-    return _attention_forward(query, key, value, mask, seed, rate, scale, cap)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _attention(query, key, value, bias, mask, seed, rate, scale, cap):
+    return _attention_forward(query, key, value, bias, mask, seed, rate, scale, cap)[0]
 
 
-def _attention_forward(query, key, value, mask, seed, rate, scale, cap):
+def _attention_forward(query, key, value, bias, mask, seed, rate, scale, cap):
     # Heads before tokens, once: 11 ms for a gradient that takes 17 ms on [B, T, H, D / H].
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
     shape, groups = query.shape, key.shape[1]
@@ -184,16 +186,18 @@ def _attention_forward(query, key, value, mask, seed, rate, scale, cap):
     if cap is not None:
         capped = jnp.tanh(scores / cap)
         scores, slope = cap * capped, (1 - capped * capped).astype(value.dtype)
+    if bias is not None:
+        scores = scores + bias
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     dropped = _grouped(_drop(weights, seed, rate), groups)
     out = jnp.einsum("bhqk,bhkd->bhqd", dropped, value).reshape(shape)
-    return out.transpose(0, 2, 1, 3), (query, key, value, weights, slope, mask, seed)
+    return out.transpose(0, 2, 1, 3), (query, key, value, bias, weights, slope, mask, seed)
 
 
 def _attention_backward(rate, scale, cap, residuals, gradient):
-    query, key, value, weights, slope, mask, seed = residuals
+    query, key, value, bias, weights, slope, mask, seed = residuals
     gradient = gradient.transpose(0, 2, 1, 3)
     shape, groups = gradient.shape, key.shape[1]
     gradient = _grouped(gradient, groups)
@@ -205,16 +209,23 @@ def _attention_backward(rate, scale, cap, residuals, gradient):
     dscores = w32 * (dw32 - (dw32 * w32).sum(-1, keepdims=True))
     if mask is not None:  # else the equal weights of a query that may look at nothing would count
         dscores = jnp.where(mask, dscores, 0)
+    dbias = None if bias is None else _summed_to(bias, dscores)
     if slope is not None:
         dscores = dscores * slope
     dscores = _grouped(dscores.astype(query.dtype), groups)
     dquery = (jnp.einsum("bhqk,bhkd->bhqd", dscores, key) * scale).reshape(shape)
     dkey = jnp.einsum("bhqk,bhqd->bhkd", dscores, query)
     gradients = (dquery.astype(query.dtype), dkey.astype(key.dtype), dvalue)
-    return (*(x.transpose(0, 2, 1, 3) for x in gradients), None, None)
+    return (*(x.transpose(0, 2, 1, 3) for x in gradients), dbias, None, None)
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
+
+
+def _summed_to(bias: jax.Array, gradient: jax.Array) -> jax.Array:
+    """[B, H, Q, T] over the batch where the bias is one for all."""
+    summed = gradient.sum(0, keepdims=True) if len(bias) < len(gradient) else gradient
+    return summed.astype(bias.dtype)
 
 
 def _grouped(x: jax.Array, groups: int) -> jax.Array:

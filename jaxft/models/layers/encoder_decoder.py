@@ -1,0 +1,252 @@
+"""The stacks of T5: encoder and decoder, before whose layers stands a norm without mean, after them a sum.
+
+Attributes are named as in HF's T5Stack. The first block of a stack has the table of relative positions,
+and leaves in the carry what the others need of it.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxft.models.family import Carry, Context, Kept
+from jaxft.models.layers import modules, ops, relative
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """The sizes of every block.
+
+    Attributes:
+        head_dim: of a head; heads need not add up to the width.
+        gated: the feed-forward layer is widened twice, once as a gate (Shazeer, 2020, arXiv:2002.05202).
+        rate: of every dropout.
+        factor: of the initial values.
+        buckets: of relative positions. From `farthest` on all are in the last.
+    """
+
+    width: int
+    heads: int
+    head_dim: int
+    intermediate: int
+    gated: bool
+    activation: str
+    epsilon: float
+    rate: float
+    factor: float
+    buckets: int
+    farthest: int
+
+    def norm(self) -> modules.RMSNorm:
+        """Of the residual stream."""
+        norm = modules.RMSNorm(self.width, epsilon=self.epsilon)
+        norm.scale = nnx.Param(jnp.full(self.width, float(self.factor)))
+        return norm
+
+    def linear(
+        self, inputs: int, outputs: int, rngs: nnx.Rngs, variance: int | None = None
+    ) -> modules.Linear:
+        """Of initial variance 1 / `variance`; None: 1 / inputs."""
+        std = self.factor * (inputs if variance is None else variance) ** -0.5
+        return modules.Linear(inputs, outputs, std=std, rngs=rngs, use_bias=False)
+
+
+class Attention(nnx.Module):
+    """Of a stack to itself, or of the decoder to the encoder. Its scores are not scaled.
+
+    Args:
+        positions: None: it has no table of relative positions; else whether the table also tells apart
+            what comes after the token that looks.
+    """
+
+    def __init__(self, layer: Layer, *, positions: bool | None, rngs: nnx.Rngs):
+        width, inner = layer.width, layer.heads * layer.head_dim
+        self.q = layer.linear(width, inner, rngs, width * layer.head_dim)
+        self.k = layer.linear(width, inner, rngs)
+        self.v = layer.linear(width, inner, rngs)
+        self.o = layer.linear(inner, width, rngs)
+        if positions is not None:
+            self.relative_attention_bias = modules.Embedding(
+                layer.buckets, layer.heads, std=layer.factor * width**-0.5, rngs=rngs
+            )
+        self.both_ways, self.layer = bool(positions), layer
+
+    def keys_and_values(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """[R, T, D] -> each [R, T, H, C]."""
+        return self._heads(self.k(tokens)), self._heads(self.v(tokens))
+
+    def __call__(
+        self,
+        looking: jax.Array,
+        seen: tuple[jax.Array, jax.Array],
+        mask: jax.Array,
+        bias: jax.Array | None = None,
+        seed: ops.Seed = None,
+    ) -> jax.Array:
+        """Tokens [R, Q, D], keys and values [R, T, H, C] each -> [R, Q, D]."""
+        query = self._heads(self.q(looking))
+        attended = ops.attention(
+            query, *seen, mask, rate=self.layer.rate, seed=seed, scale=1.0, bias=bias
+        )
+        return self.o(attended.reshape(*attended.shape[:2], -1))
+
+    def biases(self, distances: Any) -> jax.Array:
+        """Distances [...] that are known -> [..., H] fp32: of what is looked at less what looks."""
+        table = self.relative_attention_bias.embedding[...]
+        found = relative.buckets(
+            distances, both_ways=self.both_ways, count=len(table), farthest=self.layer.farthest
+        )
+        return table[found].astype(jnp.float32)
+
+    def biases_in_row(self, length: int) -> jax.Array:
+        """[1, H, L, L] fp32. Of two tokens of an example, wherever in the row that is."""
+        return relative.by_distance(self.biases(relative.distances_in_a_row(length)))
+
+    def _heads(self, x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:2], self.layer.heads, -1)
+
+
+class FeedForward(nnx.Module):
+    def __init__(self, layer: Layer, *, rngs: nnx.Rngs):
+        width, wide = layer.width, layer.intermediate
+        if layer.gated:
+            self.wi_0, self.wi_1 = (layer.linear(width, wide, rngs) for _ in range(2))
+        else:
+            self.wi = layer.linear(width, wide, rngs)
+        self.wo = layer.linear(wide, width, rngs)
+        self.layer = layer
+
+    def __call__(self, x: jax.Array, seed: ops.Seed) -> jax.Array:
+        act, gated = ops.ACTIVATIONS[self.layer.activation], self.layer.gated
+        wide = act(self.wi_0(x)) * self.wi_1(x) if gated else act(self.wi(x))
+        return self.wo(ops.dropout(wide, self.layer.rate, seed))
+
+
+class SelfLayer(nnx.Module):
+    def __init__(self, layer: Layer, *, positions: bool | None, rngs: nnx.Rngs):
+        self.SelfAttention = Attention(layer, positions=positions, rngs=rngs)
+        self.layer_norm, self.rate = layer.norm(), layer.rate
+
+    def __call__(
+        self,
+        hidden: jax.Array,
+        mask: jax.Array,
+        bias: jax.Array,
+        reads: jax.Array | None,
+        seed: ops.Seed,
+    ) -> jax.Array:
+        """[R, L, D] -> [R, K, D] at `reads`, [R, L, D] where it is None. mask and bias are of those."""
+        weights_seed, output_seed = ops.split(seed, 2)
+        normed = self.layer_norm(hidden)
+        seen = self.SelfAttention.keys_and_values(normed)
+        update = self.SelfAttention(ops.take(normed, reads), seen, mask, bias, weights_seed)
+        return ops.take(hidden, reads) + ops.dropout(update, self.rate, output_seed)
+
+
+class CrossLayer(nnx.Module):
+    def __init__(self, layer: Layer, *, rngs: nnx.Rngs):
+        self.EncDecAttention = Attention(layer, positions=None, rngs=rngs)
+        self.layer_norm, self.rate = layer.norm(), layer.rate
+
+    def __call__(
+        self,
+        hidden: jax.Array,
+        seen: tuple[jax.Array, jax.Array],
+        mask: jax.Array,
+        seed: ops.Seed = None,
+    ) -> jax.Array:
+        """[R, Q, D], and what `keys_and_values` gives of the encoder's output -> [R, Q, D]."""
+        weights_seed, output_seed = ops.split(seed, 2)
+        update = self.EncDecAttention(self.layer_norm(hidden), seen, mask, seed=weights_seed)
+        return hidden + ops.dropout(update, self.rate, output_seed)
+
+
+class FeedForwardLayer(nnx.Module):
+    def __init__(self, layer: Layer, *, rngs: nnx.Rngs):
+        self.DenseReluDense = FeedForward(layer, rngs=rngs)
+        self.layer_norm, self.rate = layer.norm(), layer.rate
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed = None) -> jax.Array:
+        inner_seed, output_seed = ops.split(seed, 2)
+        update = self.DenseReluDense(self.layer_norm(hidden), inner_seed)
+        return hidden + ops.dropout(update, self.rate, output_seed)
+
+
+class Block(nnx.Module):
+    """The layers of one depth; the decoder's has one between the others that looks at the encoder."""
+
+    def __init__(self, layer: Layer, *, decodes: bool, first: bool, rngs: nnx.Rngs):
+        positions = (not decodes) if first else None
+        layers: list[nnx.Module] = [SelfLayer(layer, positions=positions, rngs=rngs)]
+        if decodes:
+            layers.append(CrossLayer(layer, rngs=rngs))
+        self.layer = nnx.List([*layers, FeedForwardLayer(layer, rngs=rngs)])
+
+
+class Stack(nnx.Module):
+    def __init__(self, layer: Layer, count: int, *, decodes: bool, rngs: nnx.Rngs):
+        self.block = nnx.List(
+            [Block(layer, decodes=decodes, first=not n, rngs=rngs) for n in range(count)]
+        )
+        self.final_layer_norm = layer.norm()
+        self.rate = layer.rate
+
+    @property
+    def positions(self) -> Attention:
+        """The attention that has the table of relative positions."""
+        first: Any = self.block[0].layer[0]
+        return first.SelfAttention
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDepth:
+    """One block of the encoder; the last one gives what the decoder looks at."""
+
+    stack: Stack
+    number: int
+
+    def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
+        attention, feed_forward = self.stack.block[self.number].layer
+        first, last, end = ops.split(context.seed, 3)
+        hidden, segments = carry["hidden"], carry["segment_ids"]
+        if self.number == 0:
+            carry = {**carry, "biases": self.stack.positions.biases_in_row(hidden.shape[1])}
+        mask = ops.segment_mask(segments, segments)
+        hidden = feed_forward(attention(hidden, mask, carry["biases"], None, first), last)
+        if self.number < len(self.stack.block) - 1:
+            return {**carry, "hidden": hidden}, {}
+        finished = ops.dropout(self.stack.final_layer_norm(hidden), self.stack.rate, end)
+        rest = {name: value for name, value in carry.items() if name != "biases"}
+        return {**rest, "hidden": finished}, {}
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderDepth:
+    """One block of the decoder; the first one turns to the decoder's tokens."""
+
+    stack: Stack
+    number: int
+
+    def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
+        layers: Any = self.stack.block[self.number].layer
+        attention, cross, feed_forward = layers
+        first, second, last = ops.split(context.seed, 3)
+        carry = self._begun(carry) if self.number == 0 else carry
+        segments, reads = carry["decoder_segment_ids"], context.reads
+        bias = carry["biases"]
+        if reads is not None:
+            bias = bias[0][:, reads].swapaxes(0, 1)
+        mask = ops.causal_mask(segments, carry["decoder_positions"], reads)
+        hidden = attention(carry["hidden"], mask, bias, reads, first)
+        mask = ops.segment_mask(ops.take(segments, reads), carry["segment_ids"])
+        seen = cross.EncDecAttention.keys_and_values(carry["encoded"])
+        hidden = feed_forward(cross(hidden, seen, mask, second), last)
+        return {**carry, "hidden": hidden}, {}
+
+    def _begun(self, carry: Carry) -> Carry:
+        carry, encoded = dict(carry), carry["hidden"]
+        hidden = carry.pop("decoder_hidden").astype(encoded.dtype)
+        biases = self.stack.positions.biases_in_row(hidden.shape[1])
+        return {**carry, "hidden": hidden, "encoded": encoded, "biases": biases}
