@@ -120,7 +120,8 @@ FIELDS: tuple[Field, ...] = (
           needs=(Need("optim.average", ("none",)), Need("optim.wise_ft", (None,)),
                  Need("optim.schedule_free", (False,)))),
 
-    Field("data.train", "", "FILE.csv|.tsv|.jsonl|.parquet, image folder, saved dataset, hf:…, tfds:…",
+    Field("data.train", "", "file, files (a.csv,b.csv; part-*.csv), image folder, saved dataset, hf:…, "
+          "tfds:…, s3://…, https://…; of any a part: a.csv[:80%]",
           form="place"),
     Field("data.eval", "", "the same; empty: a stratified share of the training data is held out",
           form="place"),
@@ -134,6 +135,9 @@ FIELDS: tuple[Field, ...] = (
           form="column"),
     Field("data.label", "", "label column; empty: found by its usual names, and said so"),
     Field("data.delimiter", "", "of CSV and TSV: one character; empty: by the suffix, or by the header"),
+    Field("data.sample_by", "auto",
+          "a row of a .txt file; auto: paragraphs where blank lines separate them, else lines, and said so",
+          choices=("auto", "line", "paragraph", "document")),
     Field("data.on_bad_row", "error",
           "a missing label or input: 'error' stops, 'drop' leaves the row out",
           choices=("error", "drop")),

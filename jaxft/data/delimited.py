@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxft.data.facts import facts_of, packed, unpacked
 from jaxft.data.files import Source, some
-from jaxft.data.records import FileBytes, Records
+from jaxft.data.records import FileBytes, Lines, Records, check_encoding
 
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 # A field of 131,072 characters is where csv stops unless told otherwise, for the whole process.
@@ -33,13 +33,6 @@ _FIELD_LIMIT_LOCK = threading.Lock()
 _PROBED_ROWS, _PROBED = 20, 1 << 16  # how much of a file is looked at for its delimiter; bytes
 _EXPLAINED = 1 << 26  # bytes of a record that are looked at to say which of its quotes is wrong
 _LINE_END = re.compile(r"\r\n|\n|\r")
-# (UTF-32 first: its little-endian mark begins with that of UTF-16.)
-_OTHER_MARKS = (
-    (b"\xff\xfe\0\0", "UTF-32"),
-    (b"\0\0\xfe\xff", "UTF-32"),
-    (b"\xff\xfe", "UTF-16"),
-    (b"\xfe\xff", "UTF-16"),
-)  # fmt: skip
 
 Fields = list[list[str]]  # of each record
 
@@ -59,7 +52,7 @@ def read_delimited(
     fields, a quote that is never closed, bytes that are not UTF-8, a NUL byte.
     """
     file = FileBytes(path)
-    _check_encoding(file)
+    check_encoding(file)
     notes: tuple[str, ...] = ()
     if not given and (found := _detected(file, delimiter)):
         notes = (f"{path.name}: its fields are separated by {DELIMITERS[found]}, by its header",)
@@ -88,43 +81,6 @@ def read_delimited(
     return Source(
         path.name, tuple(header), len(records), read, lines=records.lines, notes=notes, facts=facts
     )
-
-
-def _check_encoding(file: FileBytes) -> None:
-    """ValueError for another encoding that the first bytes give away."""
-    for mark, name in _OTHER_MARKS:
-        if file.read(0, len(mark)) == mark:
-            raise ValueError(
-                f"{file.name}: the file is {name}; save it as UTF-8, for example: "
-                f"iconv -f {name} -t UTF-8 {file.name}"
-            )
-
-
-class _Lines:
-    """The lines of a file as texts, and where the next one begins; ValueError for what is no text."""
-
-    def __init__(self, file: FileBytes):
-        self.file, self.position, self.number = file, file.begin, 0
-
-    def __iter__(self) -> Iterator[str]:
-        for line in self.file.lines():
-            self.position += len(line)
-            self.number += 1
-            try:
-                text = line.decode()
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{self._where()}: byte 0x{line[error.start]:02x} is not UTF-8; save the file as "
-                    f"UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 {self.file.name}"
-                ) from None
-            if "\0" in text:
-                raise ValueError(
-                    f"{self._where()}: a NUL byte; the file is damaged, or no text in UTF-8"
-                )
-            yield text
-
-    def _where(self) -> str:
-        return f"{self.file.name}, line {self.number}"
 
 
 # Reading records: the header, where the records after it are, and the dialect of the file
@@ -160,7 +116,7 @@ def _parser(dialect: str, delimiter: str) -> Callable[[str], Fields]:
 
 def _quoted(file: FileBytes, delimiter: str) -> Read:
     """The records of RFC 4180. Blank lines are passed over."""
-    records, lines = Records(file), _Lines(file)
+    records, lines = Records(file), Lines(file)
     header: list[str] = []
     start, line = lines.position, 1
     with _any_field_size():
@@ -196,7 +152,7 @@ def _tab_separated(file: FileBytes, delimiter: str) -> Read:
     lines differ, fields may hold tabs and line ends, so the file is read like CSV; if it is not
     that either, the error is of the first line with another number of fields.
     """
-    records, lines = Records(file), _Lines(file)
+    records, lines = Records(file), Lines(file)
     header: list[str] = []
     quotes, all_quoted = False, True
     start = lines.position

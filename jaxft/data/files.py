@@ -47,6 +47,7 @@ class Source:
     notes: tuple[str, ...] = ()  # what was found rather than given, one line each
     item_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     facts: Facts | None = None  # what is kept of an earlier reading of the same file
+    place: Callable[[int], str] | None = None  # of a row, where neither lines nor paths tell it
 
     def __len__(self) -> int:
         return self.count
@@ -77,14 +78,16 @@ class Source:
 
         Where rows are files it is the file: 'photos/daisy/a.png'.
         """
+        if self.place is not None:
+            return self.place(row)
         return self.paths[row] if self.paths else f"{self.name}, {self.numbered([row])}"
 
     def numbered(self, rows: Sequence[int] | np.ndarray, limit: int = 5) -> str:
-        """'line 3', 'lines 3, 8, 9, …' or 'rows 1, 2'; where rows are files, their paths."""
+        """'line 3', 'lines 3, 8, 9, …' or 'rows 1, 2'; of several files, and where rows are files, places."""
         shown = [int(row) for row in rows[:limit]]
         more = ", …" if len(rows) > limit else ""
-        if self.paths:
-            return ", ".join(self.paths[row] for row in shown) + more
+        if self.paths or self.place is not None:
+            return ", ".join(map(self.where, shown)) + more
         by_line = len(self.lines) > 0
         numbers = [int(self.lines[row]) if by_line else row + 1 for row in shown]
         kind = ("line" if by_line else "row") + ("s" if len(rows) > 1 else "")
@@ -201,6 +204,17 @@ def check_name(path: str) -> None:
             f"{shown}: the name of this file or folder is not UTF-8; rename it (for example by: "
             "convmv -f WINDOWS-1252 -t UTF-8 --notest)"
         ) from None
+
+
+def check_inside(folder: Path) -> None:
+    """Of what a library is going to open: no pipes or devices, where it would wait for ever."""
+    for entry in (*folder.glob("*"), *folder.glob("*/*")):
+        existing(str(entry))
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, or its type."""
+    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
 
 
 # Image folders

@@ -12,6 +12,8 @@ import numpy as np
 from jaxft.data.files import Source
 from jaxft.data.records import FileBytes, Records
 
+SUFFIXES = (".jsonl", ".ndjson")
+
 
 def read_jsonl(path: Path) -> Source:
     """A file of one JSON object per line. A key that a row lacks is None there, and so is NaN.
@@ -41,7 +43,7 @@ def read_jsonl(path: Path) -> Source:
 
     def read(columns: Sequence[str], rows: np.ndarray) -> list[Sequence[Any]]:
         lines = records.read(rows).splitlines()
-        found = [_JSON.decode(line.decode()) for line in lines if line.strip()]
+        found = [JSON.decode(line.decode()) for line in lines if line.strip()]
         return [[row.get(column) for row in found] for column in columns]
 
     return Source(path.name, tuple(names), len(records), read, lines=records.lines)
@@ -49,28 +51,38 @@ def read_jsonl(path: Path) -> Source:
 
 def _json_object(where: str, line: bytes) -> dict[str, Any]:
     try:
-        row = _JSON.decode(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        mark = " (the file is UTF-16)" if line[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise ValueError(
-            f"{where}: byte 0x{line[error.start]:02x} is not UTF-8{mark}; save the file as UTF-8, "
+        row = JSON.decode(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: {what_is_wrong(error, line)}") from None
+    check_row(where, row)
+    return row
+
+
+def what_is_wrong(error: Exception, data: bytes = b"") -> str:
+    """What decoding `data` as UTF-8, and that as JSON by `JSON`, raised."""
+    if isinstance(error, UnicodeDecodeError):
+        mark = " (the file is UTF-16)" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        return (
+            f"byte 0x{data[error.start]:02x} is not UTF-8{mark}; save the file as UTF-8, "
             "for example by iconv -t UTF-8"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
-    except RecursionError:
-        raise ValueError(f"{where}: the JSON is nested too deeply to be read") from None
-    except ValueError as error:  # a key twice, an integer of thousands of digits
-        raise ValueError(f"{where}: {str(error).partition(';')[0]}") from None
+        )
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON ({error.msg} at column {error.colno})"
+    if isinstance(error, RecursionError):
+        return "the JSON is nested too deeply to be read"
+    return str(error).partition(";")[0]  # a key twice, an integer of thousands of digits
+
+
+def check_row(where: str, row: Any) -> None:
+    """ValueError for what is no JSON object, or has a key that cannot be written."""
     if not isinstance(row, dict):
         raise ValueError(
-            f"{where}: a {type(row).__name__}, where each line must be "
+            f"{where}: a {type(row).__name__}, where each row must be "
             'an object like {"text": "...", "label": "..."}'
         )
     for key in row:
         if not key.isascii() and any("\ud800" <= c <= "\udfff" for c in key):
             raise ValueError(f"{where}: the key {ascii(key)} holds half of a surrogate pair")
-    return row
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -83,4 +95,4 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 # (One decoder: `json.loads` with these arguments would make one for each line, and take 1.8 x as long.)
-_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=lambda _: None)
+JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=lambda _: None)

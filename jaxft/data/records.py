@@ -10,12 +10,23 @@ from pathlib import Path
 
 import numpy as np
 
-# A file up to this size is read once and kept: what is edited later then changes nothing, and no
-# record costs a system call. Of a larger one only where its records begin is kept.
+# Files are read once and kept as long as all together are no larger: what is edited later then changes
+# nothing, and no record costs a system call. Of another one only where its records begin is kept.
 KEPT = 1 << 28
 _MARK = b"\xef\xbb\xbf"  # of UTF-8
 _BLOCK = 1 << 20  # read at a time when a file is read from end to end
 _GAP = 1 << 14  # bytes between two wanted records that are read rather than passed over
+
+# (UTF-32 first: its little-endian mark begins with that of UTF-16.)
+_OTHER_MARKS = (
+    (b"\xff\xfe\0\0", "UTF-32"),
+    (b"\0\0\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)  # fmt: skip
+
+
+_in_memory: weakref.WeakSet[FileBytes] = weakref.WeakSet()
 
 
 class FileBytes:
@@ -25,16 +36,21 @@ class FileBytes:
       name: of the file, for messages.
       size: in bytes.
       begin: where the text begins: after the byte order mark of UTF-8, if there is one.
+      kept: all of its bytes, where they are in memory.
     """
 
     def __init__(self, path: Path):
         """Raises OSError."""
         self.name = path.name
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._file)
+        close = weakref.finalize(self, os.close, self._file)
         self._known = self._state()
         self.size = self._known[0]
-        self._kept = self._from_file(0, self.size) if self.size <= KEPT else None
+        self.kept: bytes | None = None
+        if sum(file.size for file in list(_in_memory)) + self.size <= KEPT:
+            self.kept = self._from_file(0, self.size)
+            _in_memory.add(self)
+            close()  # of a thousand files, so many may not be open
         self.begin = len(_MARK) if self.read(0, len(_MARK)) == _MARK else 0
 
     def read(self, start: int, stop: int) -> bytes:
@@ -43,7 +59,12 @@ class FileBytes:
         Raises ValueError: the file is no longer what it was when it was opened.
         """
         stop = min(stop, self.size)
-        return self._from_file(start, stop) if self._kept is None else self._kept[start:stop]
+        return self._from_file(start, stop) if self.kept is None else self.kept[start:stop]
+
+    def check(self) -> None:
+        """Raises ValueError: the file is no longer what it was, and was not kept."""
+        if self.kept is None and self._state() != self._known:
+            raise ValueError(f"{self.name}: the file was changed while it was in use")
 
     def lines(self) -> Iterator[bytes]:
         r"""The lines of the text, each with its end: \n, \r\n or \r."""
@@ -63,13 +84,58 @@ class FileBytes:
         while start < stop and (part := os.pread(self._file, stop - start, start)):
             parts.append(part)
             start += len(part)
-        if start < stop or self._state() != self._known:
+        if start < stop:
             raise ValueError(f"{self.name}: the file was changed while it was in use")
+        self.check()
         return b"".join(parts)
 
     def _state(self) -> tuple[int, int]:
         found = os.fstat(self._file)
         return found.st_size, found.st_mtime_ns
+
+
+def check_encoding(file: FileBytes) -> None:
+    """ValueError for another encoding that the first bytes give away."""
+    for mark, name in _OTHER_MARKS:
+        if file.read(0, len(mark)) == mark:
+            raise ValueError(
+                f"{file.name}: the file is {name}; save it as UTF-8, for example: "
+                f"iconv -f {name} -t UTF-8 {file.name}"
+            )
+
+
+class Lines:
+    """The lines of a file as texts, each with its end.
+
+    Attributes:
+      position: where the next line begins.
+      number: of the line that was given last, from 1.
+
+    Raises ValueError, naming the line: bytes that are not UTF-8, a NUL byte.
+    """
+
+    def __init__(self, file: FileBytes):
+        self.file, self.position, self.number = file, file.begin, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self.file.lines():
+            self.position += len(line)
+            self.number += 1
+            try:
+                text = line.decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{self._where()}: byte 0x{line[error.start]:02x} is not UTF-8; save the file as "
+                    f"UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 {self.file.name}"
+                ) from None
+            if "\0" in text:
+                raise ValueError(
+                    f"{self._where()}: a NUL byte; the file is damaged, or no text in UTF-8"
+                )
+            yield text
+
+    def _where(self) -> str:
+        return f"{self.file.name}, line {self.number}"
 
 
 class Records:

@@ -5,31 +5,50 @@ Shuffling, splitting into batches and distribution exist once, elsewhere (batchi
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+import glob
 import os
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxft.base.nearest import nearest
-from jaxft.data import conll, files
+from jaxft.data import arrow, compressed, conll, files, hugging_face, jsonl, remote, tfds
+from jaxft.data.combined import joined, sliced, split_slice
 from jaxft.data.delimited import read_delimited
 from jaxft.data.files import Source
-from jaxft.data.jsonl import read_jsonl
+from jaxft.data.json_rows import read_json
 from jaxft.data.parquet import read_parquet
-from jaxft.data.tfds import of_kind, records_of
+from jaxft.data.plain_text import read_text
 
 __all__ = ["Source", "open_source"]
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
+SUFFIXES = (
+    ".csv", ".tsv", *jsonl.SUFFIXES, ".json", ".parquet", *arrow.SUFFIXES, ".txt", ".conll"
+)  # fmt: skip
 KINDS = (
-    "a file *" + ", *".join(SUFFIXES) + "; a folder of class folders of images; a folder saved by "
-    "datasets.save_to_disk (FOLDER or FOLDER:SPLIT); tfds:NAME:SPLIT; hf:NAME:SPLIT; "
-    "sklearn:digits:train or :test"
+    "a file *"
+    + ", *".join(SUFFIXES)
+    + " (also compressed: "
+    + ", ".join(compressed.SUFFIXES)
+    + "); "
+    "several, FILE,FILE or a pattern like part-*.csv; s3://, gs:// or https://…; a folder of class "
+    "folders of images; a folder saved by datasets.save_to_disk (FOLDER or FOLDER:SPLIT); "
+    "tfds:NAME:SPLIT; hf:NAME:SPLIT; sklearn:digits:train or :test"
 )
+_APART = re.compile(r",(?![^\[]*\])")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opening:
+    """The arguments of `open_source`."""
+
+    data_dir: str | None
+    delimiter: str
+    sample_by: str
+    labelled: bool
+    cache: str | None
 
 
 def open_source(
@@ -37,37 +56,91 @@ def open_source(
     *,
     data_dir: str | None = None,
     delimiter: str = "",
+    sample_by: str = "auto",
     labelled: bool = True,
     cache: str | None = None,
 ) -> Source:
     """Opens a dataset by its name (`KINDS` lists the forms).
 
+    Several names, with commas between them, and patterns give one source of all their rows. Behind each may
+    be a slice: 'a.csv[:80%]', 'hf:NAME:train[100:200]'.
+
     data_dir: where TFDS datasets are prepared; None is TFDS's own default.
     delimiter: of CSV and TSV files; '' is the suffix's, unless the header says otherwise.
+    sample_by: what a row of a text file is; see `plain_text.read_text`.
     labelled: False also opens images without classes, for prediction: a single image file, a folder
       of images, a folder with a single subfolder of them. Their rows have no label.
-    cache: folder in which what is found in a large table is kept for the next start; None: nowhere.
+    cache: folder in which what is found in a large table is kept for the next start (None: nowhere), and
+      what is unpacked or downloaded (None: the user's own cache).
 
     Raises ValueError: in one line what is wrong, where, and what is nearest to it. Pipes, sockets
     and devices are refused before they are opened: a read of them may never end.
     """
-    separator = _separator(delimiter)
-    kind, _, rest = spec.partition(":")
-    if kind == "tfds":
-        return _open_tfds(rest, data_dir)
-    if kind == "hf":
-        return _open_hub(rest)
-    if kind == "sklearn":
-        return _open_digits(rest)
-    if not spec:
+    opening = _Opening(data_dir, _separator(delimiter), sample_by, labelled, cache)
+    if not spec.strip():
         raise ValueError(f"no dataset is named; a dataset is {KINDS}")
-    folder, _, split = spec.rpartition(":")
-    if folder and os.path.isdir(os.path.expanduser(folder)) and not os.path.exists(spec):
-        return _open_saved(files.existing(folder), split)
-    path = files.existing(spec)
+    names = [spec] if _is_there(spec) else [name.strip() for name in _APART.split(spec)]
+    if not all(names):
+        raise ValueError(f"{spec!r} names nothing between two commas, or behind the last one")
+    parts = [part for name in names for part in _opened(name, opening)]
+    more = f" and {len(parts) - 1} more" if len(parts) > 1 else ""
+    return joined(f"{parts[0].name}{more}", parts)
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return os.path.exists(os.path.expanduser(name))
+    except ValueError:  # a NUL character
+        return False
+
+
+def _opened(name: str, opening: _Opening) -> list[Source]:
+    """The source, or those that a pattern stands for."""
+    kind, _, rest = name.partition(":")
+    if kind == "tfds":
+        return [tfds.open_prepared(rest, opening.data_dir)]
+    if kind == "hf" and not remote.is_remote(name):
+        return [hugging_face.open_hub(rest)]
+    plain, bounds = (name, None) if _is_there(name) else split_slice(name)
+    if kind == "sklearn":
+        found = _open_digits(plain.partition(":")[2])
+    else:
+        found = joined(os.path.basename(plain), [_at(one, opening) for one in _matching(plain)])
+    return [found if bounds is None else sliced(found, bounds)]
+
+
+def _matching(pattern: str) -> list[str]:
+    """The files that a pattern stands for, sorted; a name that is none stands for itself."""
+    if not glob.has_magic(pattern) or _is_there(pattern):
+        return [pattern]
+    if remote.is_remote(pattern):
+        # (A question mark begins the query of an address.)
+        return remote.matching(pattern) if glob.has_magic(pattern.replace("?", "")) else [pattern]
+    if found := sorted(glob.glob(os.path.expanduser(pattern), recursive=True)):
+        return found
+    folder = os.path.dirname(pattern)
+    if glob.has_magic(folder) or not os.path.isdir(os.path.expanduser(folder or ".")):
+        raise ValueError(f"{pattern}: no file has such a name")
+    there = sorted(n for n in os.listdir(os.path.expanduser(folder or ".")) if n[:1] != ".")
+    raise ValueError(
+        f"{pattern}: no file has such a name; {folder or '.'!r} holds {files.some(there)}"
+    )
+
+
+def _at(name: str, opening: _Opening) -> Source:
+    """What is at this path or address."""
+    notes: tuple[str, ...] = ()
+    if remote.is_remote(name):
+        path, notes = remote.downloaded(name, opening.cache)
+    else:
+        folder, _, split = name.rpartition(":")
+        if folder and os.path.isdir(os.path.expanduser(folder)) and not _is_there(name):
+            return hugging_face.open_saved(files.existing(folder), split)
+        path = files.existing(name)
     if path.is_dir():
-        return _open_folder(path, labelled)
-    return _open_file(path, separator, labelled, cache)
+        return _open_folder(path, opening.labelled)
+    source = _open_file(path, opening)
+    return dataclasses.replace(source, notes=notes + source.notes) if notes else source
 
 
 def _separator(given: str) -> str:
@@ -83,190 +156,44 @@ def _separator(given: str) -> str:
 
 def _open_folder(path: Path, labelled: bool) -> Source:
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        return _open_saved(path, "")
+        return hugging_face.open_saved(path, "")
     if (path / "features.json").exists():
-        return _open_tfds_folder(path, "", path.name)
+        return tfds.open_folder(path, "", path.name)
     return files.read_image_folder(path, labelled=labelled)
 
 
-def _open_file(path: Path, delimiter: str, labelled: bool, cache: str | None) -> Source:
+def _open_file(path: Path, opening: _Opening) -> Source:
     suffix = path.suffix.lower()
-    if suffix == ".csv":
-        return read_delimited(path, ",", given=delimiter, cache=cache)
-    if suffix == ".tsv":
-        return read_delimited(path, "\t", given=delimiter, cache=cache)
-    if suffix == ".jsonl":
-        return read_jsonl(path)
-    if suffix == ".parquet":
-        return read_parquet(path)
-    if suffix in conll.SUFFIXES:
-        return conll.read_conll(path)
-    if suffix in files.IMAGE_SUFFIXES and not labelled:
+    if suffix in compressed.SUFFIXES:
+        path = compressed.unpacked(path, opening.cache)
+        suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        separator = "," if suffix == ".csv" else "\t"
+        return read_delimited(path, separator, given=opening.delimiter, cache=opening.cache)
+    if suffix == ".txt":
+        return read_text(path, opening.sample_by)
+    for suffixes, read in _READERS.items():
+        if suffix in suffixes:
+            return read(path)
+    if suffix in files.IMAGE_SUFFIXES and not opening.labelled:
         return files.read_images(path.name, [str(path)])
     if suffix in files.IMAGE_SUFFIXES:
         raise ValueError(f"{path}: a single image has no label; give a folder of class folders")
+    if suffix in compressed.ARCHIVES:
+        raise compressed.refused(path)
     hint = nearest(suffix, SUFFIXES) if suffix else ""
     raise ValueError(
         f"{path.name}: unknown kind of file {path.suffix!r}{hint}; a dataset is {KINDS}"
     )
 
 
-# Hugging Face datasets
-
-
-def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise ValueError(
-            "Hugging Face datasets are read by an optional package: pip install 'jaxft[hf]'"
-        ) from None
-    return datasets
-
-
-def _check_inside(folder: Path) -> None:
-    """Of what a library is going to open: no pipes or devices, where it would wait for ever."""
-    for entry in (*folder.glob("*"), *folder.glob("*/*")):
-        files.existing(str(entry))
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
-
-
-def _open_saved(path: Path, split: str) -> Source:
-    """What `datasets.save_to_disk` wrote: one dataset, or a dict of splits."""
-    _check_inside(path)
-    try:
-        data = _datasets().load_from_disk(str(path))
-    except Exception as error:  # of whatever type the library meets in a folder that is not its own
-        raise ValueError(f"{path}: not a readable saved dataset ({_reason(error)})") from None
-    if hasattr(data, "column_names") and not isinstance(data, dict):
-        if split:
-            raise ValueError(f"{path} is a single dataset without splits; got split {split!r}")
-        return _from_datasets(data, path.name)
-    if split not in data:
-        wanted = f"has no split {split!r}" if split else "has several splits; name one"
-        splits = ", ".join(f"{path}:{name}" for name in data)
-        raise ValueError(f"{path} {wanted}: {splits}")
-    return _from_datasets(data[split], f"{path.name}:{split}")
-
-
-def _open_hub(spec: str) -> Source:
-    """NAME[:CONFIG]:SPLIT on the Hugging Face hub, or in its cache when offline."""
-    match = re.fullmatch(r"([^:]+)(?::([^:\[]+))?:([^:\[]+(?:\[.*\])?)", spec)
-    if match is None:
-        raise ValueError(f"hf:{spec}: a hub dataset is named hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT")
-    name, config, split = match.groups()
-    datasets = _datasets()
-    try:
-        data = datasets.load_dataset(name, config, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"hf:{spec}: could not be loaded ({_reason(error)})") from None
-    return _from_datasets(data, f"{name}:{split}")
-
-
-def _from_datasets(data: Any, name: str) -> Source:
-    if len(data) == 0:
-        raise ValueError(f"{name}: the dataset has no rows")
-    # Images stay encoded. `datasets` would decode them with every format of Pillow, and that of
-    # PostScript starts a program; decode.py opens raster formats alone.
-    for column, feature in data.features.items():
-        if type(feature).__name__ == "Image":
-            data = data.cast_column(column, _datasets().Image(decode=False))
-
-    @functools.cache
-    def selected(columns: tuple[str, ...]) -> Any:
-        return data.select_columns(list(columns))
-
-    def read(columns: Sequence[str], rows: np.ndarray) -> list[Sequence[Any]]:
-        # The data lies in memory-mapped files, from which a slice is read faster than single rows.
-        first, count = int(rows[0]), len(rows)
-        together = np.array_equal(rows, np.arange(first, first + count))
-        found = selected(tuple(columns))[slice(first, first + count) if together else rows.tolist()]
-        return [found[column] for column in columns]
-
-    return Source(
-        name=name,
-        columns=tuple(data.column_names),
-        count=len(data),
-        read=read,
-        class_names=_class_names(data.features),
-        item_names=_class_names(
-            {key: getattr(feature, "feature", None) for key, feature in data.features.items()}
-        ),
-    )
-
-
-def _class_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Of those that are classes."""
-    return {
-        key: tuple(feature.names)
-        for key, feature in features.items()
-        if type(feature).__name__ == "ClassLabel"
-    }
-
-
-# TFDS, read without tensorflow
-
-
-def _open_tfds(spec: str, data_dir: str | None) -> Source:
-    """NAME[/CONFIG][:VERSION]:SPLIT, prepared on disk; nothing is ever downloaded."""
-    match = re.fullmatch(r"([^:]+)(?::(\d+\.\d+\.\d+))?:(.+)", spec)
-    if match is None:
-        raise ValueError(f"tfds:{spec}: a TFDS dataset is named tfds:NAME:SPLIT")
-    name, version, split = match.groups()
-    root = Path(data_dir or "~/tensorflow_datasets").expanduser()
-    versions = {
-        tuple(map(int, path.parent.name.split("."))): path.parent
-        for path in (root / name).glob("*/dataset_info.json")
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
-    }
-    wanted = tuple(map(int, version.split("."))) if version else max(versions, default=())
-    if wanted not in versions:
-        raise ValueError(
-            f"tfds:{spec} is not prepared in {str(root)!r} (nothing is downloaded here; run "
-            f"`tfds build {name} --data_dir={root} --file_format=array_record`)"
-            + _what_is_prepared(root, name, [path.name for path in versions.values()])
-        )
-    return _open_tfds_folder(versions[wanted], split, f"{name}:{split}")
-
-
-def _what_is_prepared(root: Path, name: str, versions: list[str]) -> str:
-    if versions:
-        return f"; prepared versions: {', '.join(sorted(versions))}"
-    configs = sorted(p.parent.parent.name for p in (root / name).glob("*/*/dataset_info.json"))
-    if configs:
-        return "; prepared configs: " + ", ".join(f"{name}/{config}" for config in configs)
-    return nearest(name, [p.name for p in root.iterdir()] if root.is_dir() else [])
-
-
-def _open_tfds_folder(folder: Path, split: str, name: str) -> Source:
-    import tensorflow_datasets as tfds
-
-    _check_inside(folder)
-    try:
-        builder = tfds.builder_from_directory(str(folder))
-    except Exception as error:  # of whatever type the library meets in files that are not its own
-        raise ValueError(f"{folder}: not a readable TFDS dataset ({_reason(error)})") from None
-    splits = ", ".join(builder.info.splits)
-    if not split:
-        raise ValueError(f"{folder} is a TFDS dataset: write tfds:NAME:SPLIT (splits: {splits})")
-    features = dict(builder.info.features.items())
-    # Images stay encoded: reading labels then decodes nothing, and images.py decodes all alike.
-    encoded = {key: tfds.decode.SkipDecoding() for key in of_kind(features, tfds.features.Image)}
-    try:
-        data = builder.as_data_source(split=split, decoders=encoded)
-    except NotImplementedError:
-        raise ValueError(
-            f"tfds:{name} is prepared in a format without random access; prepare it again with "
-            "--file_format=array_record"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"tfds:{name}: {_reason(error)} (splits: {splits})") from None
-    if len(data) == 0:
-        raise ValueError(f"tfds:{name}: the split has no rows")
-    return records_of(data, features, name)
+_READERS = {
+    jsonl.SUFFIXES: jsonl.read_jsonl,
+    (".json",): read_json,
+    (".parquet",): read_parquet,
+    arrow.SUFFIXES: arrow.read_arrow,
+    conll.SUFFIXES: conll.read_conll,
+}
 
 
 # The digits that scikit-learn ships

@@ -1,16 +1,80 @@
-"""The records of a dataset that TFDS prepared, read without tensorflow."""
+"""Datasets that TFDS prepared, read without tensorflow."""
 
 from __future__ import annotations
 
 import functools
+import re
 from array import array
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxft.data import records
+from jaxft.base.nearest import nearest
+from jaxft.data import files, records
 from jaxft.data.files import Source
+
+
+def open_prepared(spec: str, data_dir: str | None) -> Source:
+    """NAME[/CONFIG][:VERSION]:SPLIT, prepared on disk; nothing is ever downloaded."""
+    match = re.fullmatch(r"([^:]+)(?::(\d+\.\d+\.\d+))?:(.+)", spec)
+    if match is None:
+        raise ValueError(f"tfds:{spec}: a TFDS dataset is named tfds:NAME:SPLIT")
+    name, version, split = match.groups()
+    root = Path(data_dir or "~/tensorflow_datasets").expanduser()
+    versions = {
+        tuple(map(int, path.parent.name.split("."))): path.parent
+        for path in (root / name).glob("*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+    }
+    wanted = tuple(map(int, version.split("."))) if version else max(versions, default=())
+    if wanted not in versions:
+        raise ValueError(
+            f"tfds:{spec} is not prepared in {str(root)!r} (nothing is downloaded here; run "
+            f"`tfds build {name} --data_dir={root} --file_format=array_record`)"
+            + _what_is_prepared(root, name, [path.name for path in versions.values()])
+        )
+    return open_folder(versions[wanted], split, f"{name}:{split}")
+
+
+def _what_is_prepared(root: Path, name: str, versions: list[str]) -> str:
+    if versions:
+        return f"; prepared versions: {', '.join(sorted(versions))}"
+    configs = sorted(p.parent.parent.name for p in (root / name).glob("*/*/dataset_info.json"))
+    if configs:
+        return "; prepared configs: " + ", ".join(f"{name}/{config}" for config in configs)
+    return nearest(name, [p.name for p in root.iterdir()] if root.is_dir() else [])
+
+
+def open_folder(folder: Path, split: str, name: str) -> Source:
+    import tensorflow_datasets as tfds
+
+    files.check_inside(folder)
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+    except Exception as error:  # of whatever type the library meets in files that are not its own
+        raise ValueError(
+            f"{folder}: not a readable TFDS dataset ({files.first_line(error)})"
+        ) from None
+    splits = ", ".join(builder.info.splits)
+    if not split:
+        raise ValueError(f"{folder} is a TFDS dataset: write tfds:NAME:SPLIT (splits: {splits})")
+    features = dict(builder.info.features.items())
+    # Images stay encoded: reading labels then decodes nothing, and images.py decodes all alike.
+    encoded = {key: tfds.decode.SkipDecoding() for key in of_kind(features, tfds.features.Image)}
+    try:
+        data = builder.as_data_source(split=split, decoders=encoded)
+    except NotImplementedError:
+        raise ValueError(
+            f"tfds:{name} is prepared in a format without random access, which needs tensorflow to be read; "
+            "prepare it again with --file_format=array_record"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"tfds:{name}: {files.first_line(error)} (splits: {splits})") from None
+    if len(data) == 0:
+        raise ValueError(f"tfds:{name}: the split has no rows")
+    return records_of(data, features, name)
 
 
 def of_kind(features: Mapping[str, Any], kind: type) -> set[str]:

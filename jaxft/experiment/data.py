@@ -15,10 +15,10 @@ from jaxft.data.corruption import Corruption
 from jaxft.data.images import Augment, Images, Preprocess
 from jaxft.data.inputs import KINDS, Kind, Tokenising
 from jaxft.data.loader import ImageBatches, TextBatches
-from jaxft.data.sources import open_source
 from jaxft.data.subsets import few_per_class
 from jaxft.data.targets import Targets
 from jaxft.data.tokens import Tokens
+from jaxft.experiment.opening import open_named
 from jaxft.experiment.split import Split, hold_out, labelled_split
 from jaxft.models import ImageLimits, TextLimits
 from jaxft.tasks.contract import Reading, Task
@@ -88,9 +88,7 @@ def open_splits(
     c = config.data
     if not c.train:
         raise ValueError("config.data.train is empty: give a file, a folder or a data set name")
-    opened = functools.partial(
-        open_source, data_dir=c.dir or None, delimiter=c.delimiter, cache=cache
-    )
+    opened = functools.partial(open_named, data=c, cache=cache)
     source = opened(c.train)
     label = task.find_column(source, c.label)
     columns = KINDS[task.inputs].find_columns(source, c.text, label)

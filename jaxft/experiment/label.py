@@ -11,9 +11,10 @@ import numpy as np
 
 from jaxft.base.nearest import nearest
 from jaxft.data.checks import check_inputs
-from jaxft.data.sources import Source, open_source
+from jaxft.data.sources import Source
 from jaxft.experiment.inference import Inference
 from jaxft.experiment.labelled import FORMATS, is_labelled, settle, write_labelled
+from jaxft.experiment.opening import open_named
 from jaxft.experiment.output import Output, check_output
 from jaxft.experiment.split import Split
 
@@ -72,8 +73,7 @@ def label(model: Inference, spec: str, columns: Sequence[str], to: Destination, 
       FloatingPointError: predictions that are not finite.
       OSError: the file cannot be written; what was there stays.
     """
-    c = model.config.data
-    source = open_source(spec, data_dir=c.dir or None, delimiter=c.delimiter, labelled=False)
+    source = open_named(spec, model.config.data, labelled=False)
     for note in source.notes:
         say(note)
     model = model.reading(source, columns)

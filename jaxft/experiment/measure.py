@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxft.data.sources import open_source
 from jaxft.experiment.evaluation import Evaluation
 from jaxft.experiment.inference import Inference, named_by_flags
+from jaxft.experiment.opening import open_named
 from jaxft.experiment.output import Output, check_output
 from jaxft.experiment.split import Split, hold_out, labelled_split
 from jaxft.tasks.contract import Reading
@@ -79,7 +79,7 @@ def _rows(
     given = spec or c.test or c.eval
     if not given and model.directory is None:
         raise ValueError("--data is missing: a checkpoint, unlike a run, has no data of its own")
-    source = open_source(given or c.train, data_dir=c.dir or None, delimiter=c.delimiter)
+    source = open_named(given or c.train, c)
     with named_by_flags():
         column = model.task.find_column(source, label or c.label)
     model = model.reading(source, columns, column)

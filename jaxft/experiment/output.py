@@ -46,8 +46,9 @@ def check_output(
     if path.is_dir():
         raise ValueError(f"--output {given} is a directory; give a file in it")
     for flag, read in reads.items():
-        if path.exists() and os.path.exists(read) and path.samefile(read):
-            raise ValueError(f"--output {given} is the {flag}; give another file")
+        for one in (read, *read.split(",")):  # of several files each
+            if path.exists() and os.path.exists(one) and path.samefile(one):
+                raise ValueError(f"--output {given} is the {flag}; give another file")
     if owner := _owner(path):
         raise ValueError(f"--output {given} would be a file of {owner}; give another file")
     if not path.exists():

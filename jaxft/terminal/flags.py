@@ -20,7 +20,8 @@ from jaxft.config_names import meant
 from jaxft.terminal import config_file
 from jaxft.terminal.console import COMMANDS
 
-_PATHS = ("workdir", "run", "input", "data", "output")
+_READ = ("input", "data")  # which may be data of another machine
+_PATHS = (*_READ, "workdir", "run", "output")
 # What other commands and other tools call a flag of ours.
 _CALLED = {
     "run": "workdir model checkpoint run_dir model_path output_dir dir",
@@ -142,7 +143,7 @@ def _check_text(name: str, value: object) -> None:
         return
     reason = unusable(value)
     if not reason and name in _PATHS:
-        if remote := is_remote(value):
+        if name not in _READ and (remote := is_remote(value)):
             reason = f"is a remote place ({remote}); only local files and directories are supported"
         elif any(ord(letter) < 32 for letter in value):
             reason = "holds a line break or another control character"

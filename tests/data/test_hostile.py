@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -41,6 +42,14 @@ def cut(path: Path, keep: float) -> None:
     parquet(path)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
+
+
+def arrow_cut(path: Path) -> None:
+    """A stream of which the last batch is cut."""
+    data = pyarrow.Table.from_pylist(GOOD)
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, data.schema) as out:
+        out.write_table(data)
+    path.write_bytes(path.read_bytes()[:-60])
 
 
 def encrypted(path: Path) -> None:
@@ -116,9 +125,79 @@ CASES = {
     "lists.jsonl": (jsonl('{"text": ["x"], "label": "a"}'), "lists.jsonl, line 5: column 'text'"),
     "multi.jsonl": (jsonl('{"text": "x", "label": ["a", "b"]}'), "multi.jsonl, line 5: .*lists"),
     "object.jsonl": (jsonl('{"text": "x", "label": {"a": 1}}'), "object.jsonl, line 5: "),
-    "number.jsonl": (jsonl("17"), "number.jsonl, line 5: a int, where each line"),
+    "number.jsonl": (jsonl("17"), "number.jsonl, line 5: a int, where each row"),
     "string.jsonl": (jsonl('"x'), "string.jsonl, line 5: not JSON"),
     "keys.jsonl": (b"{}\n{}\n", "keys.jsonl: the objects have no keys"),
+    "empty.json": (b" ", "empty.json: the file is empty"),
+    "none.json": (b"[]", "none.json: the list is empty"),
+    "word.json": (b"hello", "word.json: the file begins with 'hello'; a JSON file holds a list"),
+    "cut.json": (
+        b'[{"text": "a", "label": "b"},\n{"text": "c',
+        r"cut.json, line 2 \(row 2\): not JSON",
+    ),
+    "comma.json": (
+        b'[{"text": "a"} {"text": "b"}]',
+        "comma.json, line 1: after row 1 the list goes on",
+    ),
+    "open.json": (b'[{"text": "a"}', "open.json, line 1: after row 1 the list ends, where"),
+    "behind.json": (
+        b'[{"text": "a"}] x',
+        "behind.json: behind the list the file goes on with 'x'",
+    ),
+    "trailing.json": (b'[{"text": "a"},]', r"trailing.json, line 1 \(row 2\): not JSON"),
+    "numbers.json": (b"[1, 2]", "numbers.json, line 1: a int, where each row"),
+    "twice.json": (
+        b'[{"text": "a", "text": "b"}]',
+        "twice.json, row 1: the object has 'text' more",
+    ),
+    "nested.json": (f"[{NESTED}]".encode(), "nested.json, row 1: the JSON is nested too deeply"),
+    "nested_object.json": (NESTED.encode(), "nested_object.json: the JSON is nested too deeply"),
+    "keys.json": (b"[{}, {}]", "keys.json: the objects have no keys"),
+    "latin.json": (
+        b'[{"text": "a"},\n{"text": "\xe9"}]',
+        "latin.json, line 2: byte 0xe9 is not UTF-8",
+    ),
+    "utf16.json": ("[]".encode("utf-16"), "utf16.json: the file is UTF-16"),
+    "several.json": (
+        b'{"train": [{"text": "a"}], "test": [{"text": "b"}]}',
+        r"several.json: the object has several lists of objects \('train', 'test'\)",
+    ),
+    "ragged.json": (
+        b'{"text": ["a", "b"], "label": ["x"]}',
+        "ragged.json: an object of 'text', 'label'",
+    ),
+    "single.json": (
+        b'{"text": "a", "label": "x"}',
+        "single.json: an object of 'text', 'label'; a JSON",
+    ),
+    "squad.json": (
+        b'{"data": [{"title": "T", "paragraphs": [{"context": "c"}]}]}',
+        "squad.json, article 1, paragraph 1: has no 'qas'",
+    ),
+    "asked.json": (
+        b'{"data": [{"paragraphs": [{"context": "c", "qas": []}]}]}',
+        "asked.json: the articles have no questions",
+    ),
+    # Text.
+    "blank.txt": (b"\n \n\t\n", "blank.txt: the file is empty"),
+    "latin.txt": (b"a\nb\xe9\n", "latin.txt, line 2: byte 0xe9"),
+    "utf16.txt": ("a".encode("utf-16"), "utf16.txt: the file is UTF-16"),
+    "nul.txt": (b"a\nb\0\n", "nul.txt, line 2: a NUL byte"),
+    # Arrow, and what is packed.
+    "nothing.arrow": (b"", "nothing.arrow: not a readable Arrow file"),
+    "words.feather": (b"what is this" * 99, "words.feather: not a readable Arrow file"),
+    "old.feather": (b"FEA1" + b"\0" * 99, "old.feather: .*Feather files of version 1 are not read"),
+    "cut.arrow": (arrow_cut, "cut.arrow: not a readable Arrow file"),
+    "pipe.csv.gz": (os.mkfifo, "pipe.csv.gz: a pipe"),
+    "cut.csv.gz": (
+        gzip.compress(HEADER)[:-9],
+        "cut.csv.gz: damaged, or not compressed as its name",
+    ),
+    "plain.csv.zst": (HEADER, "plain.csv.zst: damaged, or not compressed as its name"),
+    "a.tar.gz": (gzip.compress(HEADER), "a.tar.gz: an archive of several files"),
+    "a.zip": (b"PK", "a.zip: an archive of several files"),
+    "a.xlsx.gz": (gzip.compress(HEADER), "a.xlsx: unknown kind of file '.xlsx'"),
+    "inner.csv.gz": (gzip.compress(HEADER + b"e\n"), "inner.csv, line 6: 1 fields"),
     # Parquet.
     "cut.parquet": (lambda p: cut(p, 0.7), "cut.parquet: not a readable Parquet file"),
     "head.parquet": (lambda p: cut(p, 0.01), "head.parquet: not a readable Parquet file"),
@@ -202,6 +281,11 @@ def place(path: Path, content) -> str:
     else:
         content(path)
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 def splits(inputs: str = "text", **fields):

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from jaxft.data import files, parquet, records
+from jaxft.data import arrow, files, records
 from jaxft.data.checks import check_inputs, text_fault
 from jaxft.data.labels import read_labels
 from jaxft.data.sources import open_source
@@ -74,7 +74,7 @@ def size(request, monkeypatch):
         monkeypatch.setattr(records, "KEPT", 0)
         monkeypatch.setattr(records, "_BLOCK", 7)
         monkeypatch.setattr(records, "_GAP", 20)
-        monkeypatch.setattr(parquet, "KEPT", 0)
+        monkeypatch.setattr(arrow, "KEPT", 0)
     return request.param
 
 
@@ -160,7 +160,7 @@ def test_opening_checking_and_labels_hold_a_few_bytes_a_row(tmp_path, monkeypatc
         path.write_text("".join(f"{t}{separator}{c}\n" for t, c in rows))
     monkeypatch.setattr(records, "KEPT", 0)
     monkeypatch.setattr(records, "_BLOCK", 1 << 16)
-    monkeypatch.setattr(parquet, "KEPT", 0)
+    monkeypatch.setattr(arrow, "KEPT", 0)
     del texts, labels
     tracemalloc.start()
     try:

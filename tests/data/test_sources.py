@@ -82,7 +82,7 @@ BAD_FILES = {
     "latin.csv": ("text,label\na,b\né,c\n".encode("latin-1"), "line 3: byte 0xe9 is not UTF-8"),
     "empty.jsonl": (b"\n", "empty.jsonl: the file is empty"),
     "bad.jsonl": (b'{"a": 1}\n{"a": \n', "bad.jsonl, line 2: not JSON"),
-    "list.jsonl": (b"[1, 2]\n", "list.jsonl, line 1: a list, where each line must be an object"),
+    "list.jsonl": (b"[1, 2]\n", "list.jsonl, line 1: a list, where each row must be an object"),
     "latin.jsonl": (b'{"a": "\xe9"}\n', "latin.jsonl, line 1: byte 0xe9 is not UTF-8"),
     "bad.parquet": (b"PAR1 not really", "bad.parquet: not a readable Parquet file"),
     "table.xlsx": (b"?", "unknown kind of file '.xlsx'"),

@@ -1,0 +1,165 @@
+"""Remote files, downloaded once: over HTTP, from S3, Google's storage, and wherever fsspec reaches."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import urllib.request
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from jaxft.data import files
+from jaxft.data.kept_files import keep, kept_folder, place_of
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.")
+_WEB = ("http", "https")
+# What pyarrow reaches by itself, with the usual credentials; the names of its extras are fsspec's.
+_ARROW = {"s3": "s3", "gs": "gs", "gcs": "gs", "abfs": "abfs", "abfss": "abfss"}
+_BLOCK = 1 << 20
+_PATIENCE = 60.0  # seconds without a byte
+_LONGEST = 100  # of the name of a kept file
+
+
+class _Remote(NamedTuple):
+    """size: in bytes, where it is known. version: changes when the file does. blocks: of its bytes."""
+
+    size: int | None
+    version: str
+    blocks: Iterator[bytes]
+
+
+def is_remote(spec: str) -> bool:
+    """Whether it is an address, such as 's3://bucket/train.csv'."""
+    return _ADDRESS.match(spec) is not None
+
+
+def downloaded(address: str, cache: str | None) -> tuple[Path, tuple[str, ...]]:
+    """The file of this address on the disk, and notes on it.
+
+    It is downloaded where what the server says of it (its size, ETag or time) is not that of an earlier
+    download. Where the server cannot be reached, what was downloaded last is taken, with a note.
+
+    cache: folder in which it is kept; None: in the user's own cache.
+
+    Raises ValueError: it is not there, or not to be had; the download ended early; no room on the disk.
+    """
+    shown, folder = without_secrets(address), kept_folder(cache)
+    name = re.sub(r"[^\w.-]", "_", unquote(urlsplit(address).path).rpartition("/")[2])[-_LONGEST:]
+    record = place_of(folder, ("address", address), "version.json")
+    with contextlib.closing(_blocks(address)) as found:
+        try:
+            remote = next(found)
+        except _UNREACHED as error:
+            if (path := _earlier(folder, address, record, name)) is None:
+                raise ValueError(f"{shown}: cannot be downloaded ({_why(error)})") from None
+            why = f"not reached ({_why(error)}); what was downloaded before is used"
+            return path, (f"{shown}: {why}",)
+        path = place_of(folder, ("downloaded", address, remote.version), name or "data")
+        if path.exists():
+            return path, ()
+        keep(path, _whole(remote, shown), f"downloading {shown}")
+        keep(record, [json.dumps(remote.version).encode()], f"downloading {shown}")
+    size = f"{path.stat().st_size / 1e6:,.1f} MB"
+    return path, (f"{shown}: downloaded, {size}, and kept in {str(path.parent)!r}",)
+
+
+# (Of the libraries behind fsspec, each with errors of its own, those that follow Python's.)
+_UNREACHED = (OSError, http.client.HTTPException)
+
+
+def _why(error: Exception) -> str:
+    return files.first_line(error)
+
+
+def without_secrets(address: str) -> str:
+    """Without user, password and query, in which keys may be."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _earlier(folder: Path, address: str, record: Path, name: str) -> Path | None:
+    try:
+        version = str(json.loads(record.read_bytes()))
+    except (OSError, ValueError):
+        return None
+    path = place_of(folder, ("downloaded", address, version), name or "data")
+    return path if path.exists() else None
+
+
+def _whole(remote: _Remote, shown: str) -> Iterator[bytes]:
+    count, why = 0, ""
+    try:
+        for block in remote.blocks:
+            count += len(block)
+            yield block
+    except _UNREACHED as error:
+        why = f" ({_why(error)})"
+    if why or (remote.size is not None and count != remote.size):
+        of = f" of {remote.size:,}" if remote.size is not None else ""
+        raise ValueError(f"{shown}: the download ended after {count:,}{of} bytes{why}; start again")
+
+
+def _blocks(address: str) -> Generator[_Remote, None, None]:
+    """One `_Remote`, which can be read as long as this is not closed."""
+    if urlsplit(address).scheme.lower() in _WEB:
+        with urllib.request.urlopen(address, timeout=_PATIENCE) as response:
+            said = response.headers
+            size = said.get("Content-Length", "")
+            version = [said.get("ETag"), said.get("Last-Modified"), size]
+            yield _Remote(
+                int(size) if size.isdigit() else None, json.dumps(version), _read(response)
+            )
+        return
+    system, path = _filesystem(address)
+    info = system.info(path)
+    if info["type"] != "file":
+        raise ValueError(f"{without_secrets(address)}: a folder; name the files in it")
+    version = [
+        str(info.get(key)) for key in ("size", "etag", "ETag", "mtime", "created", "updated")
+    ]
+    with system.open(path, "rb") as file:
+        yield _Remote(info.get("size"), json.dumps(version), _read(file))
+
+
+def _read(file: Any) -> Iterator[bytes]:
+    while block := file.read(_BLOCK):
+        yield block
+
+
+def _filesystem(address: str) -> tuple[Any, str]:
+    """(a file system of fsspec, the path in it)."""
+    import fsspec
+    import pyarrow
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow.fs import FileSystem
+
+    scheme = urlsplit(address).scheme.lower()
+    try:
+        if scheme in _ARROW:
+            system, path = FileSystem.from_uri(_ARROW[scheme] + address[len(scheme) :])
+            return ArrowFSWrapper(system), path
+        return fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{without_secrets(address)}: {_why(error)}") from None
+
+
+def matching(pattern: str) -> list[str]:
+    """The addresses that a pattern stands for ('s3://bucket/part-*.parquet'), sorted.
+
+    Raises ValueError: over HTTP, where nothing can be listed; there are none.
+    """
+    shown = without_secrets(pattern)
+    if urlsplit(pattern).scheme.lower() in _WEB:
+        raise ValueError(f"{shown}: files of a web server cannot be listed; name each")
+    system, path = _filesystem(pattern)
+    try:
+        found = sorted(system.glob(path))
+    except _UNREACHED as error:
+        raise ValueError(f"{shown}: cannot be listed ({_why(error)})") from None
+    if not found:
+        raise ValueError(f"{shown}: no file has such a name")
+    return [system.unstrip_protocol(one) for one in found]
