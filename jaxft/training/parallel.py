@@ -155,6 +155,7 @@ class Parallel:
             return Programs(jax.jit(step, donate_argnums=0))
         shardings = jax.tree.map(lambda x: x.sharding, state)
         # Without out_shardings the compiler may return a sharded parameter's update replicated.
+        step = self._in_mesh(step)
         return Programs(
             jax.jit(step, donate_argnums=0, out_shardings=(shardings, self._everywhere))
         )
@@ -166,7 +167,18 @@ class Parallel:
             return Programs(pmapped, ahead=jax.process_count() == 1)
         if self.mode == "jit":
             return Programs(jax.jit(step))
-        return Programs(jax.jit(step, out_shardings=self._everywhere))
+        return Programs(jax.jit(self._in_mesh(step), out_shardings=self._everywhere))
+
+    def _in_mesh(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """The same, traced with the mesh in context: what compacts tokens does so on each device."""
+        assert self.mesh is not None
+        mesh = self.mesh.abstract_mesh
+
+        def traced(*given: Any) -> Any:
+            with jax.sharding.use_abstract_mesh(mesh):
+                return step(*given)
+
+        return traced
 
     @property
     def _batch_sharding(self) -> NamedSharding | SingleDeviceSharding:
