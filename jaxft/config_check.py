@@ -35,6 +35,11 @@ def validate(config: Mapping[str, Any] | ConfigDict) -> None:
         _check_group(entry)
     for entry in flat["optim.unfreeze_at"]:
         _check_stage(entry)
+    for entry in flat["data.rename"]:
+        if not (_is_pair(entry) and all(isinstance(name, str) and name for name in entry)):
+            raise ValueError(
+                f"config.data.rename: {shown(entry)} is not an (old, new) pair of names"
+            )
     for entry in flat["model.depths"]:
         _check_depth(entry)
     _check_together(flat)

@@ -134,13 +134,15 @@ FIELDS: tuple[Field, ...] = (
     Field("data.text", (), "one or two text columns; empty: found by their usual names, and said so",
           form="column"),
     Field("data.label", "", "label column; empty: found by its usual names, and said so"),
+    Field("data.rename", (), "((old, new), …): columns of every source under other names", form="pairs"),
     Field("data.delimiter", "", "of CSV and TSV: one character; empty: by the suffix, or by the header"),
     Field("data.sample_by", "auto",
           "a row of a .txt file; auto: paragraphs where blank lines separate them, else lines, and said so",
           choices=("auto", "line", "paragraph", "document")),
     Field("data.on_bad_row", "error",
-          "a missing label or input: 'error' stops, 'drop' leaves the row out",
-          choices=("error", "drop")),
+          "a missing label or input: 'error' stops, 'skip' leaves the row out, and says which",
+          choices=("error", "skip"), also=("drop",)),  # as skip was called
+
     Field("data.classes", (), "keep only these label names; empty: all", form="column"),
     Field("data.examples_per_class", None, "keep so many training rows a class (seeded); none: all",
           1, MOST_STEPS, kind=int),

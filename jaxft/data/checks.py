@@ -119,5 +119,5 @@ def path_fault(value: Any) -> str:
         if stat.S_ISREG(os.stat(value).st_mode):
             return ""
     except (OSError, ValueError):  # ValueError: a NUL character, or a name that is not UTF-8
-        return f"names {value!a:.200}, which is not there (paths start at the current folder)"
+        return f"names {value!a:.200}, which is not there"
     return f"names {value!r:.200}, which is no regular file"

@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxft.data.facts import facts_of, packed, unpacked
 from jaxft.data.files import Source, some
-from jaxft.data.records import FileBytes, Lines, Records, check_encoding
+from jaxft.data.records import MEND, FileBytes, Lines, Records, check_encoding, left_out
 
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 # A field of 131,072 characters is where csv stops unless told otherwise, for the whole process.
@@ -38,7 +38,7 @@ Fields = list[list[str]]  # of each record
 
 
 def read_delimited(
-    path: Path, delimiter: str, *, given: str = "", cache: str | None = None
+    path: Path, delimiter: str, *, given: str = "", cache: str | None = None, skip: bool = False
 ) -> Source:
     """A table whose fields are separated by `delimiter`.
 
@@ -47,6 +47,7 @@ def read_delimited(
       two, that one is used, and the source's notes say so.
     given: used instead, and nothing is detected.
     cache: folder in which what is found in a large file is kept (facts.py); None: nowhere.
+    skip: records with too few or too many fields are left out; the source's notes say which.
 
     Raises ValueError, naming the line: an empty file, no header, a row with too few or too many
     fields, a quote that is never closed, bytes that are not UTF-8, a NUL byte.
@@ -60,13 +61,14 @@ def read_delimited(
     delimiter = given or delimiter
     facts = facts_of(file, cache)
     if facts is None:
-        header, records, dialect = _read(file, delimiter)
+        header, records, dialect, broken = _read(file, delimiter, skip)
     else:
-        facts = facts.further("delimited", delimiter)
-        kept = facts.known(("records",), lambda: _found(_read(file, delimiter)))
-        header, dialect = unpacked(kept["header"]), unpacked(kept["dialect"])
+        facts = facts.further("delimited", delimiter, *("skip",) * skip)
+        kept = facts.known(("records",), lambda: _found(_read(file, delimiter, skip)))
+        header, dialect, broken = (unpacked(kept[key]) for key in ("header", "dialect", "broken"))
         records = Records.at(file, kept)
     parse = _parser(dialect, delimiter)
+    notes += left_out(path.name, broken)
     if not header:
         raise ValueError(f"{path.name}: the file is empty")
     header = _header(path, header, delimiter)
@@ -75,7 +77,10 @@ def read_delimited(
     number = {name: i for i, name in enumerate(header)}
 
     def read(columns: Sequence[str], rows: np.ndarray) -> list[Sequence[Any]]:
-        found = parse(records.read(rows).decode())
+        if broken:  # which stand behind the record before them
+            found = [parse(raw.decode())[0] for raw in records.each(rows)]
+        else:
+            found = parse(records.read(rows).decode())
         return [[fields[number[column]] for fields in found] for column in columns]
 
     return Source(
@@ -85,17 +90,18 @@ def read_delimited(
 
 # Reading records: the header, where the records after it are, and the dialect of the file
 
-Read = tuple[list[str], Records, str]
+Read = tuple[list[str], Records, str, list[int]]  # the last: lines of what is left out
 
 
-def _read(file: FileBytes, delimiter: str) -> Read:
-    return (_tab_separated if delimiter == "\t" else _quoted)(file, delimiter)
+def _read(file: FileBytes, delimiter: str, skip: bool) -> Read:
+    return (_tab_separated if delimiter == "\t" else _quoted)(file, delimiter, skip)
 
 
 def _found(read: Read) -> dict[str, np.ndarray]:
     """What is kept of it."""
-    header, records, dialect = read
-    return {"header": packed(header), "dialect": packed(dialect), **records.places()}
+    header, records, dialect, broken = read
+    texts = {"header": packed(header), "dialect": packed(dialect), "broken": packed(broken)}
+    return {**texts, **records.places()}
 
 
 def _parser(dialect: str, delimiter: str) -> Callable[[str], Fields]:
@@ -114,17 +120,20 @@ def _parser(dialect: str, delimiter: str) -> Callable[[str], Fields]:
     return quoted if dialect == "quoted" else lines
 
 
-def _quoted(file: FileBytes, delimiter: str) -> Read:
+def _quoted(file: FileBytes, delimiter: str, skip: bool) -> Read:
     """The records of RFC 4180. Blank lines are passed over."""
-    records, lines = Records(file), Lines(file)
+    records, lines, broken = Records(file), Lines(file), list[int]()
     header: list[str] = []
     start, line = lines.position, 1
     with _any_field_size():
         try:
             for fields in csv.reader(lines, delimiter=delimiter, strict=True):
                 if header and fields:  # csv gives [] for a blank line
-                    _check_width(file.name, fields, header, line)
-                    records.add(start, line)
+                    if skip and len(fields) != len(header):
+                        broken.append(line)
+                    else:
+                        _check_width(file.name, fields, header, line)
+                        records.add(start, line)
                 header = header or fields
                 # A record may span lines, so the next one starts after the last line read.
                 start, line = lines.position, lines.number + 1
@@ -135,7 +144,7 @@ def _quoted(file: FileBytes, delimiter: str) -> Read:
                 'written twice (""), and an opened quote must be closed'
             ) from None
     records.end()
-    return header, records, "quoted"
+    return header, records, "quoted", broken
 
 
 def _split(text: str) -> io.StringIO:
@@ -143,7 +152,7 @@ def _split(text: str) -> io.StringIO:
     return io.StringIO(text, newline="")
 
 
-def _tab_separated(file: FileBytes, delimiter: str) -> Read:
+def _tab_separated(file: FileBytes, delimiter: str, skip: bool) -> Read:
     """The records of a TSV file in its dialect.
 
     Where every line has as many tabs as the header, a line is a row: nothing can be swallowed by a
@@ -152,7 +161,7 @@ def _tab_separated(file: FileBytes, delimiter: str) -> Read:
     lines differ, fields may hold tabs and line ends, so the file is read like CSV; if it is not
     that either, the error is of the first line with another number of fields.
     """
-    records, lines = Records(file), Lines(file)
+    records, lines, broken = Records(file), Lines(file), list[int]()
     header: list[str] = []
     quotes, all_quoted = False, True
     start = lines.position
@@ -160,7 +169,13 @@ def _tab_separated(file: FileBytes, delimiter: str) -> Read:
         if bare := line.rstrip("\r\n"):
             fields = bare.split(delimiter)
             if header and len(fields) != len(header):
-                return _quoted_or_ragged(file, delimiter, fields, header, lines.number)
+                if not broken and (read := _as_quoted(file, delimiter)):
+                    return read
+                if not skip:
+                    _check_width(file.name, fields, header, lines.number)
+                broken.append(lines.number)
+                start = lines.position
+                continue
             if '"' in bare:
                 quotes = True
                 all_quoted = all_quoted and _all_quoted(fields)
@@ -170,19 +185,16 @@ def _tab_separated(file: FileBytes, delimiter: str) -> Read:
         start = lines.position
     records.end()
     if quotes and all_quoted:
-        return list(map(_unquoted, header)), records, "quoted lines"
-    return header, records, "lines"
+        return list(map(_unquoted, header)), records, "quoted lines", broken
+    return header, records, "lines", broken
 
 
-def _quoted_or_ragged(
-    file: FileBytes, delimiter: str, fields: list[str], header: list[str], line: int
-) -> Read:
-    """Like CSV; if it is not that, ValueError for the fields of this line, the first that differs."""
+def _as_quoted(file: FileBytes, delimiter: str) -> Read | None:
+    """Read like CSV; None where it is not that."""
     try:
-        return _quoted(file, delimiter)
+        return _quoted(file, delimiter, skip=False)
     except ValueError:
-        _check_width(file.name, fields, header, line)
-        raise
+        return None
 
 
 _WHOLE_FIELD = re.compile(r'"(?:[^"]|"")*+"', re.DOTALL)
@@ -201,7 +213,7 @@ def _check_width(name: str, fields: list[str], header: list[str], line: int) -> 
     if len(fields) != len(header):
         raise ValueError(
             f"{name}, line {line}: {len(fields)} fields, but the header has {len(header)} "
-            f"({some(header)})"
+            f"({some(header)}); it is {' | '.join(fields)!a:.80}; {MEND}"
         )
 
 

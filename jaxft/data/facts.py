@@ -26,7 +26,7 @@ from jaxft.data.records import FileBytes
 # Files below this size are parsed at each start, which takes a second.
 LEAST = 1 << 26
 # Changes whenever a file is read to another effect, as it may be by another Python, whose csv it is.
-VERSION = 1
+VERSION = 2
 _BLOCK = 1 << 20
 _HEADER = 1 << 16  # bytes of the first line, at most
 _KINDS = ("<i8", "<i4", "|u1")

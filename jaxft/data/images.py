@@ -31,7 +31,9 @@ _log = logging.getLogger(__name__)
 # of it in colour, which such a file keeps at half the resolution.
 _REDUCED = 3
 
-IMAGE_COLUMNS = ("image", "img", "picture", "pixels", "file", "path")
+IMAGE_COLUMNS = (
+    "image", "img", "picture", "pixels", "file", "path", "file_name", "filename", "image_path",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

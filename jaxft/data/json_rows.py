@@ -23,7 +23,7 @@ _FORMS = (
 )
 
 
-def read_json(path: Path) -> Source:
+def read_json(path: Path, *, skip: bool = False) -> Source:
     """The rows of a JSON file. A key that a row lacks is None there, and so is NaN.
 
     - A list of objects: a row each. Where they begin is kept, and they are parsed again when they are read;
@@ -31,7 +31,7 @@ def read_json(path: Path) -> Source:
     - An object with one list of objects, whatever its key: the same, in memory.
     - SQuAD's form of these: rows of questions, see `squad.squad_rows`.
     - An object of columns: lists of one length, or (pandas' `to_json`) objects with the same keys.
-    - An object on each line, which is JSONL: the source's notes say so.
+    - An object on each line, which is JSONL: the source's notes say so. `skip` is as there.
 
     Raises ValueError, naming the line: anything else; what `read_jsonl` refuses in a row.
     """
@@ -55,8 +55,9 @@ def read_json(path: Path) -> Source:
     except (ValueError, RecursionError) as error:
         raise ValueError(_said(file.name, error)) from None
     if _past_blanks(text, end) < len(text):
-        notes = (f"{path.name}: an object on each line, read as JSONL",)
-        return dataclasses.replace(read_jsonl(path), notes=notes)
+        source = read_jsonl(path, skip=skip)
+        notes = (f"{path.name}: an object on each line, read as JSONL", *source.notes)
+        return dataclasses.replace(source, notes=notes)
     return _from_object(path.name, value)
 
 

@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 
 from jaxft.data.files import Source
-from jaxft.data.records import FileBytes, Records
+from jaxft.data.records import MEND, FileBytes, Records, left_out
 
 SUFFIXES = (".jsonl", ".ndjson")
+_NEAR = 20  # characters on each side of a mistake that are shown
 
 
-def read_jsonl(path: Path) -> Source:
+def read_jsonl(path: Path, *, skip: bool = False) -> Source:
     """A file of one JSON object per line. A key that a row lacks is None there, and so is NaN.
 
     Every line is parsed once now, and again when it is read; only where it begins is kept.
+
+    skip: what would be refused is left out instead; the source's notes say how much, and where.
 
     Raises ValueError, naming the line, for what is not a JSON object or not UTF-8, for a key that an
     object has twice, and for what Python cannot hold (100,000 nested lists, an integer of 5,000
@@ -27,26 +30,40 @@ def read_jsonl(path: Path) -> Source:
     file = FileBytes(path)
     records = Records(file)
     names: dict[str, None] = {}
+    broken: list[int] = []
     start = file.begin
     for number, line in enumerate(file.lines(), start=1):
         if line.strip():
-            row = _json_object(f"{path.name}, line {number}", line)
-            if not row.keys() <= names.keys():
-                names.update(dict.fromkeys(row))
-            records.add(start, number)
+            try:
+                row = _json_object(f"{path.name}, line {number}", line)
+            except ValueError as error:
+                if not skip:
+                    raise ValueError(f"{error}; {MEND}") from None
+                broken.append(number)
+            else:
+                if not row.keys() <= names.keys():
+                    names.update(dict.fromkeys(row))
+                records.add(start, number)
         start += len(line)
     records.end()
     if not records:
-        raise ValueError(f"{path.name}: the file is empty")
+        what = "no line is a JSON object" if broken else "the file is empty"
+        raise ValueError(f"{path.name}: {what}")
     if not names:
         raise ValueError(f"{path.name}: the objects have no keys")
 
     def read(columns: Sequence[str], rows: np.ndarray) -> list[Sequence[Any]]:
-        lines = records.read(rows).splitlines()
+        if broken:  # which stand behind the record before them
+            lines = [raw.splitlines()[0] for raw in records.each(rows)]
+        else:
+            lines = records.read(rows).splitlines()
         found = [JSON.decode(line.decode()) for line in lines if line.strip()]
         return [[row.get(column) for row in found] for column in columns]
 
-    return Source(path.name, tuple(names), len(records), read, lines=records.lines)
+    return Source(
+        path.name, tuple(names), len(records), read, lines=records.lines,
+        notes=left_out(path.name, broken),
+    )  # fmt: skip
 
 
 def _json_object(where: str, line: bytes) -> dict[str, Any]:
@@ -67,7 +84,8 @@ def what_is_wrong(error: Exception, data: bytes = b"") -> str:
             "for example by iconv -t UTF-8"
         )
     if isinstance(error, json.JSONDecodeError):
-        return f"not JSON ({error.msg} at column {error.colno})"
+        near = error.doc[max(error.pos - _NEAR, 0) : error.pos + _NEAR].strip("\r\n")
+        return f"not JSON ({error.msg} at column {error.colno}, in {near!a})"
     if isinstance(error, RecursionError):
         return "the JSON is nested too deeply to be read"
     return str(error).partition(";")[0]  # a key twice, an integer of thousands of digits

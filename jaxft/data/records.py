@@ -104,6 +104,19 @@ def check_encoding(file: FileBytes) -> None:
             )
 
 
+# What can be done about a record that cannot be read.
+MEND = "mend it, or leave it out by config.data.on_bad_row='skip'"
+
+
+def left_out(name: str, lines: Sequence[int]) -> tuple[str, ...]:
+    """The note on records that are left out, by the lines of the file in which they begin."""
+    if not len(lines):
+        return ()
+    shown = ", ".join(map(str, lines[:5])) + ", …" * (len(lines) > 5)
+    what = "1 record that cannot" if len(lines) == 1 else f"{len(lines)} records that cannot"
+    return (f"{name}: {what} be read left out (line{'s' * (len(lines) > 1)} {shown})",)
+
+
 class Lines:
     """The lines of a file as texts, each with its end.
 

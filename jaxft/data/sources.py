@@ -18,6 +18,7 @@ from jaxft.data import arrow, compressed, conll, files, hugging_face, jsonl, rem
 from jaxft.data.combined import joined, sliced, split_slice
 from jaxft.data.delimited import read_delimited
 from jaxft.data.files import Source
+from jaxft.data.image_paths import located
 from jaxft.data.json_rows import read_json
 from jaxft.data.parquet import read_parquet
 from jaxft.data.plain_text import read_text
@@ -48,6 +49,8 @@ class _Opening:
     delimiter: str
     sample_by: str
     labelled: bool
+    images: bool
+    skip: bool
     cache: str | None
 
 
@@ -58,6 +61,8 @@ def open_source(
     delimiter: str = "",
     sample_by: str = "auto",
     labelled: bool = True,
+    images: bool = False,
+    skip: bool = False,
     cache: str | None = None,
 ) -> Source:
     """Opens a dataset by its name (`KINDS` lists the forms).
@@ -70,13 +75,15 @@ def open_source(
     sample_by: what a row of a text file is; see `plain_text.read_text`.
     labelled: False also opens images without classes, for prediction: a single image file, a folder
       of images, a folder with a single subfolder of them. Their rows have no label.
+    images: columns of a file may hold paths of images; see `image_paths.located`.
+    skip: records of CSV, TSV and JSONL files that cannot be read are left out, and counted in the notes.
     cache: folder in which what is found in a large table is kept for the next start (None: nowhere), and
       what is unpacked or downloaded (None: the user's own cache).
 
     Raises ValueError: in one line what is wrong, where, and what is nearest to it. Pipes, sockets
     and devices are refused before they are opened: a read of them may never end.
     """
-    opening = _Opening(data_dir, _separator(delimiter), sample_by, labelled, cache)
+    opening = _Opening(data_dir, _separator(delimiter), sample_by, labelled, images, skip, cache)
     if not spec.strip():
         raise ValueError(f"no dataset is named; a dataset is {KINDS}")
     names = [spec] if _is_there(spec) else [name.strip() for name in _APART.split(spec)]
@@ -140,6 +147,8 @@ def _at(name: str, opening: _Opening) -> Source:
     if path.is_dir():
         return _open_folder(path, opening.labelled)
     source = _open_file(path, opening)
+    if opening.images and not remote.is_remote(name):
+        source = located(source, path.parent)
     return dataclasses.replace(source, notes=notes + source.notes) if notes else source
 
 
@@ -169,9 +178,15 @@ def _open_file(path: Path, opening: _Opening) -> Source:
         suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
         separator = "," if suffix == ".csv" else "\t"
-        return read_delimited(path, separator, given=opening.delimiter, cache=opening.cache)
+        return read_delimited(
+            path, separator, given=opening.delimiter, cache=opening.cache, skip=opening.skip
+        )
     if suffix == ".txt":
         return read_text(path, opening.sample_by)
+    if suffix in jsonl.SUFFIXES:
+        return jsonl.read_jsonl(path, skip=opening.skip)
+    if suffix == ".json":
+        return read_json(path, skip=opening.skip)
     for suffixes, read in _READERS.items():
         if suffix in suffixes:
             return read(path)
@@ -188,8 +203,6 @@ def _open_file(path: Path, opening: _Opening) -> Source:
 
 
 _READERS = {
-    jsonl.SUFFIXES: jsonl.read_jsonl,
-    (".json",): read_json,
     (".parquet",): read_parquet,
     arrow.SUFFIXES: arrow.read_arrow,
     conll.SUFFIXES: conll.read_conll,

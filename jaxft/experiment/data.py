@@ -24,7 +24,7 @@ from jaxft.models import ImageLimits, TextLimits
 from jaxft.tasks.contract import Reading, Task
 
 Batches = TextBatches | ImageBatches
-_ADVICE = " by config.data.on_bad_row='drop'"
+_ADVICE = " by config.data.on_bad_row='skip'"
 _AUGMENT = {
     "none": None,
     "flip": Augment(flip=True),
@@ -88,7 +88,7 @@ def open_splits(
     c = config.data
     if not c.train:
         raise ValueError("config.data.train is empty: give a file, a folder or a data set name")
-    opened = functools.partial(open_named, data=c, cache=cache)
+    opened = functools.partial(open_named, data=c, inputs=task.inputs, cache=cache)
     source = opened(c.train)
     label = task.find_column(source, c.label)
     columns = KINDS[task.inputs].find_columns(source, c.text, label)
@@ -98,7 +98,7 @@ def open_splits(
             "config.data.text, the other by config.data.label"
         )
     reading = Reading(
-        order=checkpoint_names, classes=c.classes, drop=c.on_bad_row == "drop", advice=_ADVICE
+        order=checkpoint_names, classes=c.classes, drop=c.on_bad_row != "error", advice=_ADVICE
     )
     train, found = labelled_split(task, source, label, columns, reading)
     said = f"input {', '.join(columns)}" + f"; label {label}" * bool(label)

@@ -73,7 +73,7 @@ def label(model: Inference, spec: str, columns: Sequence[str], to: Destination, 
       FloatingPointError: predictions that are not finite.
       OSError: the file cannot be written; what was there stays.
     """
-    source = open_named(spec, model.config.data, labelled=False)
+    source = open_named(spec, model.config.data, inputs=model.encoder.inputs, labelled=False)
     for note in source.notes:
         say(note)
     model = model.reading(source, columns)

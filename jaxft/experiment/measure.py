@@ -79,11 +79,11 @@ def _rows(
     given = spec or c.test or c.eval
     if not given and model.directory is None:
         raise ValueError("--data is missing: a checkpoint, unlike a run, has no data of its own")
-    source = open_named(given or c.train, c)
+    source = open_named(given or c.train, c, inputs=model.task.inputs)
     with named_by_flags():
         column = model.task.find_column(source, label or c.label)
     model = model.reading(source, columns, column)
-    reading = Reading(names=model.names, classes=c.classes, drop=c.on_bad_row == "drop")
+    reading = Reading(names=model.names, classes=c.classes, drop=c.on_bad_row != "error")
     split, notes = labelled_split(model.task, source, column, model.encoder.columns, reading)
     if given:
         return model, given, split, notes, False

@@ -140,7 +140,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "regression": ("data.train=W/scores.csv", "scores.csv: column 'label'", "0.5, 3.7", "regression"),
     "unclear delimiter": ("data.train=W/uneven.csv", "'text;label'", "config.data.delimiter"),
     "no delimiter": ("data.delimiter=;;", "config.data.delimiter=';;' is not one character"),
-    "bad rows": ("data.on_bad_row=dorp", "is not one of error, drop", "did you mean 'drop'"),
+    "bad rows": ("data.on_bad_row=skpi", "is not one of error, skip", "did you mean 'skip'"),
     "pipe": ("data.train=W/pipe.csv", "pipe.csv: a pipe", "regular file"),
     "empty folder": ("data.train=W/folder", "not an image folder", "it holds nothing"),
     "no such file": ("data.train=W/trian.csv", "no such file", "did you mean 'train.csv'"),

@@ -13,6 +13,7 @@ import pyarrow.feather
 import pytest
 
 from jaxft.data import records
+from jaxft.data.combined import renamed
 from jaxft.data.sources import open_source
 
 ROWS = [
@@ -375,3 +376,94 @@ def test_files_that_fsspec_reaches(tmp_path):
     }.items():
         with pytest.raises(ValueError, match=said):
             open_source(spec, cache=cache)
+
+
+# Broken records, other names, paths of images
+
+BROKEN = {
+    "a.csv": (b'text,label\na,x\nb\nc,y,z\n"d\ne",x\nf\n', ["a", "d\ne"], "lines 3, 4, 7"),
+    "a.tsv": (b'text\tlabel\na\tx\nb\n"d\tx\nf\n', ["a", '"d'], "lines 3, 5"),
+    "a.jsonl": (
+        b'{"text": "a"}\n{"text": "b\n\n[1]\n{"text": "d"}\n\xff\n',
+        ["a", "d"],
+        "lines 2, 4, 6",
+    ),
+    "a.json": (b'{"text": "a"}\n{"text": "b\n{"text": "d"}', ["a", "d"], "line 2"),
+}
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["in memory", "on disk"])
+@pytest.mark.parametrize("name", BROKEN)
+def test_records_that_cannot_be_read_are_left_out_on_request(tmp_path, monkeypatch, name, kept):
+    if not kept:
+        monkeypatch.setattr(records, "KEPT", 0)
+    content, texts, lines = BROKEN[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}, line .*; mend it, or .*on_bad_row='skip'"):
+        open_source(str(tmp_path / name))
+    source = open_source(str(tmp_path / name), skip=True)
+    assert source.column("text") == texts and [source[1]["text"], source[0]["text"]] == texts[::-1]
+    count = lines.count(",") + 1
+    assert source.notes[-1] == (
+        f"{name}: {count} record{'s' * (count > 1)} that cannot be read left out ({lines})"
+    )
+
+
+def test_a_broken_line_is_shown(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b", label: 1}\n')
+    said = (
+        r"""a.jsonl, line 2: not JSON \(.* at column 15, in '{"text": "b", label: 1}'\); mend it"""
+    )
+    with pytest.raises(ValueError, match=said):
+        open_source(str(tmp_path / "a.jsonl"))
+    (tmp_path / "a.csv").write_text("text,label\na\tb\n")
+    with pytest.raises(ValueError, match=r"line 2: 1 fields, .*; it is 'a\\tb'; mend it"):
+        open_source(str(tmp_path / "a.csv"))
+
+
+def test_columns_are_renamed(tmp_path):
+    write_parts(tmp_path, 1)
+    source = open_source(f"{tmp_path}/part-0.csv")
+    again = renamed(source, [("label", "text"), ("text", "label")])
+    assert again.columns == ("label", "text") and again[1] == {"label": "0-1", "text": "b"}
+    assert again.where(1) == source.where(1)
+    assert renamed(source, [("gone", "text")]) is source  # it has the name already
+    with pytest.raises(ValueError, match="data.rename: part-0.csv has no column 'txt'.*'text'"):
+        renamed(source, [("txt", "sentence")])
+    with pytest.raises(ValueError, match="would have two columns 'label'"):
+        renamed(source, [("text", "label")])
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"y": datasets.ClassLabel(names=["ham", "spam"])})
+    datasets.Dataset.from_dict({"y": [1]}, features=features).to_parquet(
+        str(tmp_path / "a.parquet")
+    )
+    classes = renamed(open_source(str(tmp_path / "a.parquet")), [("y", "label")])
+    assert classes.class_names == {"label": ("ham", "spam")} and classes[0] == {"label": 1}
+
+
+def test_paths_of_images_start_at_the_table_or_here(tmp_path, monkeypatch):
+    for folder in ("table", "here"):
+        (tmp_path / folder / "x").mkdir(parents=True)
+    table = tmp_path / "table" / "t.csv"
+    table.write_text("image,label,note\nx/a.png,p,a.b\nx/b.png,q,c\n,p,d\n")
+    monkeypatch.chdir(tmp_path / "here")
+
+    def opened():
+        source = open_source(str(table), images=True)
+        return source.column("image"), source.notes[-1]
+
+    (tmp_path / "here" / "x" / "b.png").touch()
+    assert opened() == (
+        ["x/a.png", "x/b.png", ""],
+        "t.csv: the paths of 'image' start at the current folder",
+    )
+    for name in ("a.png", "b.png"):
+        (tmp_path / "table" / "x" / name).touch()
+    found, note = opened()
+    assert found == [str(table.parent / "x" / "a.png"), str(table.parent / "x" / "b.png"), ""]
+    assert note == f"t.csv: the paths of 'image' start at the folder of the file, '{table.parent}'"
+    assert open_source(str(table)).column("image")[0] == "x/a.png"  # texts stay texts
+    lines = "".join(json.dumps({"image": f"x/{n}.png"}) + "\n" for n in "ab")
+    (tmp_path / "table" / "t.jsonl").write_text(lines)
+    several = open_source(f"{table.parent}/t.jsonl,{table.parent}/t.jsonl", images=True)
+    assert several.column("image") == found[:2] * 2

@@ -370,10 +370,10 @@ def test_a_value_that_is_no_text_is_found_in_every_split(tmp_path, split):
     other = place(tmp_path / "a.jsonl", jsonl(*rows))
     said = f"^config.data.{split}: a.jsonl, line 5: column 'text' has no text .None.; 2 rows in all"
     with pytest.raises(
-        ValueError, match=rf"{said} \(lines 5, 7\): mend them, or .*on_bad_row='drop'"
+        ValueError, match=rf"{said} \(lines 5, 7\): mend them, or .*on_bad_row='skip'"
     ):
         splits(train=train, **{split: other})
-    found = splits(train=train, on_bad_row="drop", **{split: other})
+    found = splits(train=train, on_bad_row="skip", **{split: other})
     assert getattr(found, split).targets.rows.tolist() == [0, 1, 2, 3, 5]
     assert "a.jsonl: 2 rows without usable text left out (lines 5, 7)" in found.notes
     assert "a.jsonl: 1 row with an empty text, used as they are (line 6)" in found.notes
@@ -384,7 +384,7 @@ def test_bad_rows_of_the_training_data_are_left_out_on_request(tmp_path):
     path = place(tmp_path / "t.csv", content)
     with pytest.raises(ValueError, match=r"line 22: .*2 rows are like this \(lines 22, 24\)"):
         splits(train=path)
-    found = splits(train=path, on_bad_row="drop")
+    found = splits(train=path, on_bad_row="skip")
     used = sorted([*found.train.targets.rows, *found.eval.targets.rows])
     assert used == [*range(20), 21]
     assert "t.csv: 2 rows without label left out (lines 22, 24)" in found.notes
@@ -402,7 +402,7 @@ def test_images_that_are_not_there_are_found_at_the_start(tmp_path):
         ValueError, match=r"t.csv, line 6: .*gone.png.*; 3 rows in all \(lines 6, 7, 8\)"
     ):
         splits("image", train=train)
-    found = splits("image", train=train, on_bad_row="drop")
+    found = splits("image", train=train, on_bad_row="skip")
     assert len(found.train.targets) + len(found.eval.targets) == 4
     # An image folder names the file itself.
     assert found.train.source.where(0) == "t.csv, line 2"
@@ -471,8 +471,8 @@ def test_the_rows_that_were_held_out_are_found_again(tmp_path):
     content = b"text,label\n" + b"a,x\nb,y\nc,\n" * 20
     train = place(tmp_path / "t.csv", content)
     data = default_config().data
-    data.update(train=train, on_bad_row="drop", split_seed=3)
-    found = splits(train=train, on_bad_row="drop", split_seed=3)
+    data.update(train=train, on_bad_row="skip", split_seed=3)
+    found = splits(train=train, on_bad_row="skip", split_seed=3)
     again, _ = labelled_split(
         TEXT, open_source(train), "label", found.columns, Reading(names=found.names, drop=True)
     )

@@ -49,7 +49,7 @@ def world(tmp_path_factory):
     overrides = {
         "model.path": tiny.bert(folder / "bert", blocks=1, dropout=0.0),
         "data": {"train": str(folder / "train.csv"), "test": str(folder / "test.csv")},
-        "data.on_bad_row": "drop", "data.max_shapes": 1, "train.compile_cache": "",
+        "data.on_bad_row": "skip", "data.max_shapes": 1, "train.compile_cache": "",
         "train.batch_size": 8, "train.steps": 150, "optim.lr": 5e-3, "parallel.mode": "jit",
         "eval.every": "50%", "log.tensorboard": False,
     }  # fmt: skip
@@ -196,7 +196,7 @@ def test_the_export_is_one_of_transformers_with_the_same_numbers(world, capsys):
         ({"eval.metric": "accuracy"}, "no metric of .*text_regression.*loss, rmse"),
         ({"data.classes": ("a", "b")}, "config.data.classes.*no meaning for .*text_regression"),
         ({"train.label_smoothing": 0.1}, "label_smoothing=0.1 has no meaning"),
-        ({"data.on_bad_row": "error"}, "line 5: column 'score' holds 'n/a'.*on_bad_row='drop'"),
+        ({"data.on_bad_row": "error"}, "line 5: column 'score' holds 'n/a'.*on_bad_row='skip'"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
