@@ -10,38 +10,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxft.analysis import probing, selection
 from jaxft.analysis.selection import Candidate, Estimate, Selection
 from jaxft.analysis.transferability import h_score, logme
 from jaxft.config import ConfigDict
-from jaxft.data.inputs import KINDS
-from jaxft.data.loader import iterate
 from jaxft.data.subsets import holdout
 from jaxft.data.targets import Targets
-from jaxft.experiment.data import Batches, Slicing, Splits, make_encoder, open_splits
+from jaxft.experiment.data import open_splits
+from jaxft.experiment.features import Frozen, features_of, open_frozen
 from jaxft.experiment.output import Output, check_output
 from jaxft.experiment.split import Split
-from jaxft.models import Architecture, by_path, hf, load_architecture
-from jaxft.models.features import block_features, check_features
+from jaxft.models import by_path
 from jaxft.tasks.contract import Task
 from jaxft.tasks.names import minimised
 from jaxft.tasks.table import TASKS
 
 FOLDS = 5
 _FEWEST = 4 * FOLDS  # rows, below which a fold holds three examples
-
-
-@dataclasses.dataclass(frozen=True)
-class Opened:
-    """A candidate of which everything but the weights was looked at."""
-
-    name: str
-    directory: str
-    architecture: Architecture
-    batches: Batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +117,7 @@ def select(
     splits = open_splits(config, task, ())
     split = _sample(splits.train, rows, config.train.seed)
     probes = _probes(task, split.targets, config.train.seed)
-    opened = [_open(name, config, task, splits, split) for name in models]
+    opened = [open_frozen(name, config, task, splits, split) for name in models]
     files = _files(Path(output), {"--config.data.train": config.data.train})
     lower = config.eval.metric in minimised(config.task)
     found = [_measure(one, config, probes) for one in opened]
@@ -167,31 +154,6 @@ def _probes(task: Task[Any], targets: Targets, seed: int) -> Probes:
     return Probes(task, targets, np.eye(len(targets.names))[values], values, folds)
 
 
-def _open(name: str, config: ConfigDict, task: Task[Any], splits: Splits, split: Split) -> Opened:
-    """Raises ValueError for whatever is wrong with a candidate, before anything is computed."""
-    directory = hf.resolve(name)
-    architecture = load_architecture(
-        directory,
-        num_labels=len(task.id2label(splits.names)),
-        head=task.head,
-        new_head=True,
-        implementation=config.model.implementation,
-        depths=tuple((pattern, depth) for pattern, depth in config.model.depths),
-    )
-    if architecture.inputs != KINDS[task.inputs].model:
-        raise ValueError(
-            f"config.task={config.task!r} needs models of {KINDS[task.inputs].model}, but {name} is "
-            f"{architecture.model_type!r}, a model of {architecture.inputs}"
-        )
-    try:
-        check_features(architecture)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    hf.missing(directory, architecture)  # raises where the weights do not fit
-    encoder = make_encoder(config, task.inputs, directory, architecture.limits, splits, None)
-    return Opened(name, directory, architecture, encoder.evaluation(split, config, Slicing()))
-
-
 def _files(folder: Path, reads: dict[str, str]) -> tuple[Path, Path]:
     """select.json and select.html, if writing them can harm nothing; the folder is made."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -203,15 +165,10 @@ def _files(folder: Path, reads: dict[str, str]) -> tuple[Path, Path]:
     return first, second
 
 
-def _measure(one: Opened, config: ConfigDict, probes: Probes) -> Candidate:
+def _measure(one: Frozen, config: ConfigDict, probes: Probes) -> Candidate:
     """Read the weights, compute all features, score them."""
     start = time.perf_counter()
-    key = jax.random.fold_in(jax.random.key(config.train.seed), 1)  # of a head that is not read
-    params, _ = hf.read_params(one.directory, one.architecture, key=key)
-    features, flops, peak = _features(one, params, probes.targets, config.data.workers)
-    del params
-    if not all(np.isfinite(x).all() for x in features):
-        raise FloatingPointError(f"{one.name}: its hidden states are not finite")
+    features, flops, peak = features_of(one, probes.targets, config)
     last = features[-1]
     return Candidate(
         name=one.name,
@@ -225,34 +182,3 @@ def _measure(one: Opened, config: ConfigDict, probes: Probes) -> Candidate:
         blocks=tuple(probes.ridge(x, probes.block_metric) for x in features),
         seconds=time.perf_counter() - start,
     )
-
-
-def _features(
-    one: Opened, params: Any, targets: Targets, threads: int
-) -> tuple[list[np.ndarray], float | None, int | None]:
-    """(features [n, D] fp32 of each block, FLOPs an example, peak bytes of the largest batch).
-
-    One program a batch shape, on the default device; what is kept of a batch is its features alone.
-    """
-    forward = jax.jit(lambda params, batch: block_features(one.architecture, params, batch))
-    programs: dict[tuple, Any] = {}
-    total: list[float | None] = []
-    peaks = []
-    features: list[np.ndarray] = []
-    order = np.argsort(targets.rows)
-    for batch in iterate(one.batches, put=jax.device_put, threads=threads):
-        shapes = tuple((name, x.shape) for name, x in sorted(batch.items()))
-        if shapes not in programs:
-            programs[shapes] = forward.lower(params, batch).compile()
-            memory = programs[shapes].memory_analysis()
-            peaks.append(None if memory is None else memory.peak_memory_in_bytes)
-        total.append((programs[shapes].cost_analysis() or {}).get("flops"))
-        index = np.asarray(batch["index"])
-        place = order[np.searchsorted(targets.rows, index[index >= 0], sorter=order)]
-        for number, hidden in enumerate(programs[shapes](params, batch)):
-            if number == len(features):
-                features.append(np.zeros((len(targets), hidden.shape[-1]), np.float32))
-            features[number][place] = np.asarray(hidden)[index >= 0]
-    flops = None if None in total else sum(x for x in total if x is not None) / len(targets)
-    peak = None if None in peaks else max(x for x in peaks if x is not None)
-    return features, flops, peak

@@ -1,0 +1,109 @@
+"""What a checkpoint makes of some rows before anything of it is trained: the features of a probe."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxft.config import ConfigDict
+from jaxft.data.inputs import KINDS
+from jaxft.data.loader import iterate
+from jaxft.data.targets import Targets
+from jaxft.experiment.data import Batches, Slicing, Splits, make_encoder
+from jaxft.experiment.split import Split
+from jaxft.models import Architecture, hf, load_architecture
+from jaxft.models.features import block_features, check_features
+from jaxft.tasks.contract import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """A checkpoint of which everything but the weights was looked at, and batches of some rows for it."""
+
+    name: str
+    directory: str
+    architecture: Architecture
+    batches: Batches
+
+
+def open_architecture(
+    name: str, config: ConfigDict, task: Task[Any], splits: Splits
+) -> tuple[str, Architecture]:
+    """(directory, architecture) of the checkpoint `name`, a directory or a hub id, with a head for the task.
+
+    Raises ValueError: it is none, or takes other inputs than the task has.
+    """
+    directory = hf.resolve(name)
+    architecture = load_architecture(
+        directory,
+        num_labels=len(task.id2label(splits.names)),
+        head=task.head,
+        new_head=True,
+        implementation=config.model.implementation,
+        depths=tuple((pattern, depth) for pattern, depth in config.model.depths),
+    )
+    if architecture.inputs != KINDS[task.inputs].model:
+        raise ValueError(
+            f"config.task={config.task!r} needs models of {KINDS[task.inputs].model}, but {name} is "
+            f"{architecture.model_type!r}, a model of {architecture.inputs}"
+        )
+    return directory, architecture
+
+
+def open_frozen(
+    name: str, config: ConfigDict, task: Task[Any], splits: Splits, split: Split
+) -> Frozen:
+    """The checkpoint `name` for the rows of `split`.
+
+    Raises ValueError for whatever is wrong with it, before anything is computed.
+    """
+    directory, architecture = open_architecture(name, config, task, splits)
+    try:
+        check_features(architecture)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    hf.missing(directory, architecture)  # raises where the weights do not fit
+    encoder = make_encoder(config, task.inputs, directory, architecture.limits, splits, None)
+    return Frozen(name, directory, architecture, encoder.evaluation(split, config, Slicing()))
+
+
+def features_of(
+    one: Frozen, targets: Targets, config: ConfigDict
+) -> tuple[list[np.ndarray], float | None, int | None]:
+    """(features [n, D] fp32 of each block, FLOPs an example, peak bytes of the largest batch).
+
+    The weights are read here. One program a batch shape, on the default device; what is kept of a batch is
+    its features alone.
+
+    Raises:
+      FloatingPointError: a hidden state is not finite.
+    """
+    key = jax.random.fold_in(jax.random.key(config.train.seed), 1)  # of a head that is not read
+    params, _ = hf.read_params(one.directory, one.architecture, key=key)
+    forward = jax.jit(lambda params, batch: block_features(one.architecture, params, batch))
+    programs: dict[tuple, Any] = {}
+    total: list[float | None] = []
+    peaks = []
+    features: list[np.ndarray] = []
+    order = np.argsort(targets.rows)
+    for batch in iterate(one.batches, put=jax.device_put, threads=config.data.workers):
+        shapes = tuple((name, x.shape) for name, x in sorted(batch.items()))
+        if shapes not in programs:
+            programs[shapes] = forward.lower(params, batch).compile()
+            memory = programs[shapes].memory_analysis()
+            peaks.append(None if memory is None else memory.peak_memory_in_bytes)
+        total.append((programs[shapes].cost_analysis() or {}).get("flops"))
+        index = np.asarray(batch["index"])
+        place = order[np.searchsorted(targets.rows, index[index >= 0], sorter=order)]
+        for number, hidden in enumerate(programs[shapes](params, batch)):
+            if number == len(features):
+                features.append(np.zeros((len(targets), hidden.shape[-1]), np.float32))
+            features[number][place] = np.asarray(hidden)[index >= 0]
+    if not all(np.isfinite(x).all() for x in features):
+        raise FloatingPointError(f"{one.name}: its hidden states are not finite")
+    flops = None if None in total else sum(x for x in total if x is not None) / len(targets)
+    peak = None if None in peaks else max(x for x in peaks if x is not None)
+    return features, flops, peak
