@@ -85,7 +85,7 @@ def test_fields_and_commands_of_the_docs_exist(path):
     for field in re.findall(r"config\.([a-z_]+\.[a-z_0-9]+)\b(?!\()", text):
         name = field.rpartition(".")[2]
         assert field in BY_NAME or name in ("py", "json", "help", "name", "b"), field
-    for command in re.findall(r"(?:python -m jaxft\.|`jaxft )([a-z]+)", text):
+    for command in re.findall(r"(?:python -m jaxft\.|`jaxft )([a-z_]+)", text):
         assert command in COMMANDS, command
 
 

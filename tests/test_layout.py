@@ -22,6 +22,7 @@ PARTS = {
     "optim",
     "training",
     "analysis",
+    "insight",
     "terminal",
     "experiment",
 }
@@ -36,6 +37,8 @@ ALLOWED = {
     "terminal": {"base", "config", "config_check", "config_fields", "config_names"},
     "training": {"optim", "terminal.progress", "terminal.errors"},
     "analysis": {"base", "training.rows"},
+    # What is found in data, told by the pages and pictures that reports are made of.
+    "insight": {"base", "data", "analysis"},
     "experiment": {"config", "config_fields", *PARTS},
 }
 

@@ -210,12 +210,13 @@ def scatter(true: np.ndarray, predicted: np.ndarray) -> str:
     return svg()
 
 
-def histogram(values: np.ndarray, label: str) -> str:
-    """How many values lie where, with a line at 0."""
+def histogram(values: np.ndarray, label: str, *, mark: float | None = 0.0) -> str:
+    """How many values lie where, with a line at `mark`."""
     with _figure(4.7, 4.2) as (figure, svg):
         axes = figure.subplots()
         axes.hist(values, bins=min(40, max(5, len(values) // 8)), color=_BLUE)
-        axes.axvline(0, color=_INK, linewidth=0.8)
+        if mark is not None:
+            axes.axvline(mark, color=_INK, linewidth=0.8)
         axes.set_xlabel(label)
         axes.set_ylabel("examples")
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "label new rows",
     "export": "write a run's model in Hugging Face format",
     "compare": "hold runs against each other, in a table and a page",
+    "check_data": "look for duplicates, leaks, damage and wrong labels in the data",
     "select": "rank checkpoints for your data, by a probe of their features",
 }
 _USER_ERROR = 2

@@ -66,6 +66,26 @@ def show_comparison(
         console.print(Text(f"note: {note}"), soft_wrap=True)
 
 
+def show_findings(
+    findings: Sequence[tuple[str, str, str, str]], *, stream: TextIO | None = None
+) -> None:
+    """One line a finding and, below what is more than a note, what to do.
+
+    Args:
+      findings: (level, what was looked at, what was found, advice), in their order.
+    """
+    console = plain_console(stream or sys.stdout)
+    widths = [max((len(row[i]) for row in findings), default=0) for i in (0, 1)]
+    colours = {"serious": "bold red", "warning": "yellow"}
+    for level, check, summary, advice in findings:
+        head = f"{level:<{widths[0]}}  {check:<{widths[1]}}  "
+        console.print(
+            Text.assemble((head, colours.get(level, "dim")), plain(summary)), soft_wrap=True
+        )
+        if advice and level != "note":
+            console.print(Text(" " * len(head) + plain(advice)), soft_wrap=True)
+
+
 def show_parameters(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line per parameter, never wrapped by us: paths are there to be copied."""
     width = max(len(row["path"]) for row in rows)

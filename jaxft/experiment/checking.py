@@ -1,0 +1,230 @@
+"""The data of a config looked at before they are trained on: what `check_data` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxft.analysis import probing
+from jaxft.config import ConfigDict, override
+from jaxft.data.checks import check_inputs
+from jaxft.data.inputs import KINDS
+from jaxft.data.targets import Targets
+from jaxft.data.tokenizer import load_tokenizer
+from jaxft.experiment.data import Encoder, Splits, make_encoder, open_splits
+from jaxft.experiment.features import features_of, open_architecture, open_frozen
+from jaxft.experiment.output import Output, check_output
+from jaxft.experiment.split import Split
+from jaxft.insight import balance, damage, leaks, lengths, near, photos, report, suspicious
+from jaxft.insight.duplicates import Groups, conflicts, exact, text_keys
+from jaxft.insight.extra import needed
+from jaxft.insight.finding import SHOWN, Finding
+from jaxft.insight.near_texts import near_pairs
+from jaxft.insight.parts import Part
+from jaxft.insight.report import Report
+from jaxft.tasks.contract import Task
+from jaxft.tasks.table import TASKS
+
+_FEWEST = 10  # rows that may be asked for
+_LIBRARIES = ("datasketch", "cleanlab", "ftfy")
+
+
+def check_data(config: ConfigDict, *, rows: int, probed: int, output: str) -> Report:
+    """Look at the data and write data_report.json and data_report.html into `output`.
+
+    Args:
+      config: of the run; model.path may be empty: then nothing is known of tokens, and the probe that
+        doubts labels reads words, or small versions of the images.
+      rows: of each split whose contents are compared, at most; a sample by train.seed.
+      probed: training rows whose labels are doubted, at most.
+      output: folder; made where it is not there.
+
+    Raises:
+      ValueError: config, data, checkpoint or output are not usable; one line.
+    """
+    if min(rows, probed) < _FEWEST:
+        raise ValueError(f"--rows={rows}, --probed={probed}: give at least {_FEWEST} each")
+    for name in _LIBRARIES:  # before anything is computed
+        needed(name)
+    task = TASKS[config.task]
+    # What train would stop at is here to be told, not to stop at.
+    splits = open_splits(override(config, {"data.on_bad_row": "drop"}), task, ())
+    label = task.find_column(splits.train.source, config.data.label)
+    sample = _sampled(splits.train, probed, config.train.seed)
+    encoder, note = _encoder(config, task, splits)
+    files = _files(Path(output), config)
+    named = {"train": splits.train, "eval": splits.eval} | (
+        {"test": splits.test} if splits.test else {}
+    )
+    whole = [part_of(name, task, split, splits.columns, label) for name, split in named.items()]
+    parts = [part.sample(rows, config.train.seed) for part in whole]
+    found = _unusable(config, task, named, splits.columns)
+    looks = _images if parts[0].are_images else _texts
+    found += looks(whole, parts, encoder)
+    found += [*balance.findings(whole), *leaks.columns(parts[0])]
+    doubted = dataclasses.replace(
+        part_of("train", task, sample, splits.columns, label), whole=len(whole[0])
+    )
+    if not (why := suspicious.can_probe(doubted)):
+        probe, by, why = _probe(config, task, splits, sample, doubted)
+        found += suspicious.findings(doubted, probe, by, config.train.seed)
+    notes = (*splits.notes, *filter(None, (note, why)))
+    looked = tuple((part.name, len(part), part.whole) for part in parts)
+    result = Report(config.task, config.data.train, looked, report.ordered(found), notes)
+    texts = (json.dumps(report.to_json(result), indent=1), report.render(result))
+    for path, text in zip(files, texts, strict=True):
+        with Output(path) as file:
+            file.write((text + "\n").encode("utf-8", "replace"))
+    return result
+
+
+def part_of(name: str, task: Task[Any], split: Split, columns: tuple[str, ...], label: str) -> Part:
+    """The rows of a split, with class numbers or numbers where each example has one of them."""
+    targets = split.targets
+    classes, numbers = _one_each(task, targets)
+    return Part(
+        name, split.source, targets.rows, task.inputs, columns, label, classes, targets.names, numbers,
+        len(targets),
+    )  # fmt: skip
+
+
+def _one_each(task: Task[Any], targets: Targets) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(class numbers [n], numbers [n]), of which one is None; both, of targets of another kind."""
+    if task.head is not None or KINDS[task.inputs].windowed:
+        return None, None
+    values = np.asarray(targets.fill(np.arange(len(targets)), {}).get("labels", ()))
+    if values.shape != (len(targets),):
+        return None, None
+    if targets.names:
+        return (values.astype(np.int64), None) if values.dtype.kind in "iu" else (None, None)
+    return None, values.astype(np.float64)
+
+
+def _sampled(split: Split, limit: int, seed: int) -> Split:
+    if len(split.targets) <= limit:
+        return split
+    chosen = np.random.default_rng(seed).choice(len(split.targets), limit, replace=False)
+    return split.take(np.sort(chosen))
+
+
+def _encoder(config: ConfigDict, task: Task[Any], splits: Splits) -> tuple[Encoder | None, str]:
+    """What turns rows into inputs of the checkpoint, if one is named."""
+    if not config.model.path:
+        return None, "no model.path is given, so no tokens are counted"
+    directory, architecture = open_architecture(config.model.path, config, task, splits)
+    return make_encoder(config, task.inputs, directory, architecture.limits, splits, None), ""
+
+
+def _probe(
+    config: ConfigDict, task: Task[Any], splits: Splits, sample: Split, part: Part
+) -> tuple[suspicious.Probe, str, str]:
+    """(what doubts labels, what it reads, why it is not the checkpoint that it reads)."""
+    assert part.classes is not None
+    classes, count, why = part.classes, len(part.names), ""
+    if config.model.path and not config.model.scratch:
+        try:
+            frozen = open_frozen(config.model.path, config, task, splits, sample)
+        except (
+            ValueError
+        ) as error:  # bridged: its checkpoint was opened before, so nothing else is wrong
+            why = str(error)
+        else:
+            blocks, _, _ = features_of(frozen, sample.targets, config)
+            best = _best_block(blocks, classes, count, config.train.seed)
+            by = f"the hidden state after block {best + 1} of {len(blocks)}"
+            return suspicious.probe_of_features(blocks[best], classes, count), by, why
+    if not part.are_images:
+        return suspicious.probe_of_words(part), "words (TF-IDF)", why
+    small = photos.small(photos.looks(part))
+    return suspicious.probe_of_features(small, classes, count), "small grey pictures", why
+
+
+def _best_block(blocks: Sequence[np.ndarray], classes: np.ndarray, count: int, seed: int) -> int:
+    """That from which ridge regression reads the classes best, over five folds."""
+    one_hot, folds = np.eye(count)[classes], probing.folds(classes, 5, seed)
+    right = [
+        sum(
+            (
+                probing.regress(x[fitted], one_hot[fitted], x[asked]).argmax(1) == classes[asked]
+            ).sum()
+            for fitted, asked in folds
+        )
+        for x in blocks
+    ]
+    return int(np.argmax(right))
+
+
+def _files(folder: Path, config: ConfigDict) -> tuple[Path, Path]:
+    """data_report.json and data_report.html, if writing them can harm nothing; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    named = (("data_report.json", report.is_json), ("data_report.html", report.is_page))
+    reads = {f"--config.data.{name}": config.data[name] for name in ("train", "eval", "test")}
+    first, second = (
+        check_output(str(folder / name), reads=reads, earlier=earlier, written_by="check_data")
+        for name, earlier in named
+    )
+    return first, second
+
+
+def _unusable(
+    config: ConfigDict, task: Task[Any], named: dict[str, Split], columns: Sequence[str]
+) -> list[Finding]:
+    """Rows at which train would stop, or which it would leave out."""
+    found: list[tuple[str, str]] = []
+    kind, seen = KINDS[task.inputs], set()
+    for split in named.values():
+        source = split.source
+        if id(source) in seen:  # what is held out is of the same source
+            continue
+        seen.add(id(source))
+        faults = check_inputs(
+            source, columns, np.arange(len(source)), inputs=kind.name, fault=kind.fault
+        ).faults
+        found += [(source.where(row), fault) for row, fault in faults.items()]
+        found += [(source.where(int(row)), "has no label") for row in split.targets.dropped]
+    if not found:
+        return []
+    stops = config.data.on_bad_row == "error"
+    return [
+        Finding(
+            "rows without label or input",
+            "serious" if stops else "warning",
+            f"{len(found):,} rows; "
+            + ("train stops at the first" if stops else "train leaves them out"),
+            "mend them, or leave them out by data.on_bad_row='drop'" if stops else "",
+            ("row", "what"),
+            tuple(found[:SHOWN]),
+            {"rows": found},
+        )
+    ]
+
+
+def _texts(whole: list[Part], parts: list[Part], encoder: Encoder | None) -> list[Finding]:
+    keys, short = zip(*map(text_keys, whole), strict=True)
+    groups = Groups(whole, keys)
+    found = [*exact(groups, np.concatenate(short)), *conflicts(groups)]
+    if any(len(part) < len(one) for part, one in zip(parts, whole, strict=True)):
+        groups = Groups(parts, [text_keys(part)[0] for part in parts])
+    found += near.findings(groups, list(near_pairs(parts, groups.distinct)))
+    found += damage.findings(parts)
+    if encoder is None:
+        found.append(lengths.words(parts))
+    else:
+        found += lengths.findings(parts, load_tokenizer(encoder.directory), encoder.max_length)
+    return [*found, *leaks.words(parts[0])]
+
+
+def _images(whole: list[Part], parts: list[Part], encoder: Encoder | None) -> list[Finding]:
+    """Of images all is seen by decoding them, so of the sample alone."""
+    seen = [photos.looks(part) for part in parts]
+    every = [look for own in seen for look in own]
+    groups = Groups(parts, [photos.keys(own) for own in seen])
+    found = photos.findings(parts, seen)
+    found += [*exact(groups, np.zeros(len(every), bool)), *conflicts(groups)]
+    found += near.findings(groups, list(photos.near_pairs(every, groups.distinct)))
+    return [*found, *leaks.forms(parts[0], photos.forms(seen[0]))]

@@ -1,0 +1,1 @@
+"""What data hold besides what was meant: duplicates, leaks, damage, labels that look wrong."""
