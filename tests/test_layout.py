@@ -25,6 +25,7 @@ PARTS = {
     "insight",
     "terminal",
     "experiment",
+    "generation",
 }
 # part -> parts (or single modules) it may import; `config*` are the modules of the root that are no command.
 ALLOWED = {
@@ -32,6 +33,7 @@ ALLOWED = {
     "optim": set(),
     "data": {"base"},
     "models": {"base"},
+    "generation": {"base", "models"},
     # What a task's targets are read from, and what its metrics and its part of a report are made of.
     "tasks": {"base", "data", "analysis"},
     "terminal": {"base", "config", "config_check", "config_fields", "config_names"},
