@@ -1,6 +1,6 @@
 """What the heads of several families share: which tokens they read, and the plain classifier."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxft.base.nearest import nearest
-from jaxft.models.family import Batch, Outputs
+from jaxft.models.family import Batch, Head, Outputs
 from jaxft.models.layers import ops
 from jaxft.models.layers.modules import Linear
 
@@ -55,6 +55,34 @@ class Classifier(nnx.Module):
     def __call__(self, hidden: jax.Array, seed: ops.Seed) -> Outputs:
         """[B, K, D] -> logits [B, K, C]."""
         return {"logits": self.classifier(ops.dropout(hidden, self.rate, seed))}
+
+
+class Spans(nnx.Module):
+    """Dropout and one linear map, `qa_outputs`: where the answer to a question begins and ends."""
+
+    def __init__(self, width: int, *, rate: float = 0.0, std: float, rngs: nnx.Rngs):
+        self.qa_outputs = Linear(width, 2, std=std, rngs=rngs)
+        self.rate = rate
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed) -> Outputs:
+        """[R, L, D] -> logits [R, L, 2]: of each token to be the first and to be the last."""
+        return {"logits": self.qa_outputs(ops.dropout(hidden, self.rate, seed))}
+
+
+def spans(config: Any, num_labels: int, rngs: nnx.Rngs) -> Spans:
+    """Without dropout. Of a config it reads `hidden_size` and `initializer_range`."""
+    return Spans(config.hidden_size, std=config.initializer_range, rngs=rngs)
+
+
+def question(
+    architecture: str, unused: str, module: Callable[[Any, int, nnx.Rngs], Spans] = spans
+) -> Head[Any]:
+    """The head of HF's class for questions.
+
+    Args:
+        unused: pattern of tensors of other heads.
+    """
+    return Head(architecture, module, every_token, classifier="qa_outputs", unused=(unused,))
 
 
 class ImageClassifier(nnx.Module):

@@ -24,7 +24,8 @@ class Row:
     Attributes:
         build: the PyTorch model, in the layout of transformers' classes by default.
         inputs: of three examples, each in a row of its own, from a generator.
-        head: the kind of head: 'sequence', 'token', 'image', 'causal', 'masked' or 'seq2seq'.
+        head: the kind of head: 'sequence', 'token', 'question', 'choice', 'image', 'causal', 'masked' or
+            'seq2seq'.
         slow: among the slow tests.
         logits: `(model, its keywords) ->` its logits.
         save: writes the model as a checkpoint.
@@ -222,6 +223,37 @@ def causal(classes: str, *, slow: bool = True, **fields: Any) -> Row:
         getattr(transformers, classes + suffix), getattr(transformers, f"{family}Config"), **fields
     )
     return Row(build, texts(inside=classes == "Llama"), "causal", slow=slow)
+
+
+def question(classes: str, *, slow: bool = True, **fields: Any) -> Row:
+    """Of a class that finds an answer's first and last token."""
+
+    def logits(model: Any, inputs: dict) -> torch.Tensor:
+        outputs = model(**inputs)
+        return torch.stack([outputs.start_logits, outputs.end_logits], -1)
+
+    model, config = (
+        getattr(transformers, classes + end) for end in ("ForQuestionAnswering", "Config")
+    )
+    types = 2 if fields.get("type_vocab_size", 0) == 2 else 1
+    given = texts(pad=fields.get("pad_token_id", 0), types=types)
+    return Row(
+        of(model, config, num_labels=2, **fields), given, "question", slow=slow, logits=logits
+    )
+
+
+def choice(classes: str, *, slow: bool = True, **fields: Any) -> Row:
+    """Of a class that scores choices: the three texts are those of one question."""
+
+    def logits(model: Any, inputs: dict) -> torch.Tensor:
+        return model(**{name: array[None] for name, array in inputs.items()}).logits
+
+    model, config = (
+        getattr(transformers, classes + end) for end in ("ForMultipleChoice", "Config")
+    )
+    types = 2 if fields.get("type_vocab_size", 0) == 2 else 1
+    given = texts(pad=fields.get("pad_token_id", 0), types=types)
+    return Row(of(model, config, **fields), given, "choice", slow=slow, logits=logits)
 
 
 GPT2_SIZES = {
@@ -729,5 +761,20 @@ ROWS |= {
         num_hidden_layers=2,
         decoder_bias=False,
         classifier_bias=True,
+    ),
+}
+ROWS |= {
+    "bert, question": question("Bert", **BERT_SIZES, type_vocab_size=2, slow=False),
+    "roberta, question": question("Roberta", **BERT_SIZES, pad_token_id=1),
+    "distilbert, question": question("DistilBert", **DISTILBERT_SIZES, qa_dropout=0.0),
+    "electra, question": question("Electra", **BERT_SIZES, embedding_size=15),
+    "deberta-v2, question": question("DebertaV2", **DEBERTA),
+    "modernbert, question": question("ModernBert", **MODERNBERT_SIZES, num_hidden_layers=2),
+    "bert, choice": choice("Bert", **BERT_SIZES, type_vocab_size=2),
+    "roberta, choice": choice("Roberta", **BERT_SIZES, pad_token_id=1, slow=False),
+    "distilbert, choice": choice("DistilBert", **DISTILBERT_SIZES),
+    "deberta-v2, choice": choice("DebertaV2", **DEBERTA),
+    "modernbert, choice": choice(
+        "ModernBert", **MODERNBERT_SIZES, num_hidden_layers=2, classifier_pooling="mean"
     ),
 }

@@ -17,6 +17,8 @@ from tests.models.native_rows import LABELS, ROWS, Row
 
 STEPS = 10
 PREDICT_TOKENS = ("causal", "masked", "seq2seq")
+# Of heads; of the others LABELS.
+OUTPUTS = {**dict.fromkeys(PREDICT_TOKENS, 0), "question": 2, "choice": 1}
 # Tiny models take longer to optimise than to run.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 every_row = pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def torch_model(row: Row) -> Any:
 
 
 def load(directory: Path, row: Row) -> tuple[Any, Any]:
-    labels = 0 if row.head in PREDICT_TOKENS else LABELS
+    labels = OUTPUTS.get(row.head, LABELS)
     architecture = models.load_architecture(str(directory), num_labels=labels, head=row.head)
     params, report = hf.read_params(str(directory), architecture, key=jax.random.key(0))
     assert report == names.ReadReport()
@@ -50,14 +52,14 @@ def load(directory: Path, row: Row) -> tuple[Any, Any]:
 
 def counted(row: Row, ours: dict, theirs: dict) -> tuple[np.ndarray, np.ndarray]:
     """Which logits count, on either side: of tokens those that are no padding, else all."""
-    if row.head not in ("token", *PREDICT_TOKENS):
+    if row.head not in ("token", "question", *PREDICT_TOKENS):
         return np.ones(1, bool), np.ones(1, bool)
     side = "decoder_" if row.head == "seq2seq" else ""
     return ours[f"{side}segment_ids"] > 0, theirs[f"{side}attention_mask"].numpy() > 0
 
 
 def chosen(logits: Any, counts: np.ndarray) -> Any:
-    """[…, C] -> [N, C] of those that count."""
+    """[…, C] -> [N, C] of those that count; [3, 1, 1] of three choices -> [1, 3]."""
     return logits.reshape(-1, LABELS) if counts.size == 1 else logits[counts]
 
 
@@ -148,7 +150,7 @@ def test_logits_gradients_and_ten_steps_of_adamw_are_pytorchs(name, tmp_path):
     for i in range(STEPS):
         ours, theirs = row.inputs(np.random.default_rng(i % 3))
         expected = chosen(row.logits(model, theirs), torch_counts)
-        labels = np.arange(len(expected)) % LABELS
+        labels = np.arange(len(expected)) % expected.shape[1]
         params, slots, (value, logits, gradient) = step(params, slots, ours, labels)
         torch_tx.zero_grad()
         torch_value = torch.nn.functional.cross_entropy(expected, torch.tensor(labels))
@@ -175,6 +177,7 @@ def test_logits_gradients_and_ten_steps_of_adamw_are_pytorchs(name, tmp_path):
 
 def write(architecture: Any, whole: Any, out: Path, **options: Any) -> None:
     id2label = dict(enumerate(("no", "yes", "maybe")[: architecture.num_labels]))
+    options.setdefault("problem_type", None)
     hf.write_checkpoint(str(out), architecture, whole, id2label=id2label, **options)
 
 

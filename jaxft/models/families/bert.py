@@ -1,5 +1,4 @@
-"""BERT (Devlin et al., 2019, arXiv:1810.04805) with a head for sequences, tokens or masked tokens,
-on packed rows.
+"""BERT (Devlin et al., 2019, arXiv:1810.04805) with a head on packed rows.
 
 MiniLM, BGE, E5 and GTE checkpoints of `model_type: bert` are the same network. Attributes are named
 as in HF's classes, so that parameter paths are checkpoint names.
@@ -10,13 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from jaxft.models import vocabulary
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import Carry, Context, Family, Head, TextLimits, depth_rules
-from jaxft.models.heads import Classifier, every_token, first_token
+from jaxft.models.heads import Classifier, every_token, first_token, question
 from jaxft.models.layers import encoder, modules
 
 # Read by Google's original multilingual and Chinese configs, by no code of HF's BERT.
@@ -53,22 +51,13 @@ class Config:
         return config_json.fields(cls, raw, ignored=_IGNORED, only=only, check=check)
 
 
-class Pooler(nnx.Module):
-    def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        width = config.hidden_size
-        self.dense = modules.Linear(width, width, std=config.initializer_range, rngs=rngs)
-
-    def __call__(self, first: jax.Array) -> jax.Array:
-        return jnp.tanh(self.dense(first))
-
-
 class Bert(nnx.Module):
     """The carry holds hidden [R, L, D] and the batch's segment_ids."""
 
     def __init__(self, config: Config, *, pooler: bool, rngs: nnx.Rngs):
         self.embeddings = encoder.Embeddings(config, rngs=rngs)
         self.encoder = encoder.Encoder(config, rngs=rngs)
-        self.pooler = Pooler(config, rngs=rngs) if pooler else None
+        self.pooler = encoder.Pooler(config, rngs=rngs) if pooler else None
 
     def stem(self, batch: Mapping[str, jax.Array], context: Context) -> Carry:
         return {"hidden": self.embeddings(batch, context.seed), "segment_ids": batch["segment_ids"]}
@@ -82,8 +71,8 @@ class Bert(nnx.Module):
 
 
 def _backbone(config: Config, kind: str, rngs: nnx.Rngs) -> Bert:
-    # HF's class for tokens has no pooler.
-    return Bert(config, pooler=kind == "sequence", rngs=rngs)
+    # HF's classes for tokens have no pooler.
+    return Bert(config, pooler=kind in ("sequence", "choice"), rngs=rngs)
 
 
 def _classifier(config: Config, num_labels: int, rngs: nnx.Rngs) -> Classifier:
@@ -99,7 +88,7 @@ def _limits(config: Config) -> TextLimits:
 
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     blocks = (rf"bert/encoder/layer/{n}/.*" for n in range(config.num_hidden_layers))
-    return depth_rules(r"bert/embeddings/.*", blocks, r"(bert/pooler|classifier|cls)/.*")
+    return depth_rules(r"bert/embeddings/.*", blocks, r"(bert/pooler|classifier|qa_outputs|cls)/.*")
 
 
 _TABLE = "bert/embeddings/word_embeddings/embedding"
@@ -115,6 +104,8 @@ FAMILY = Family(
         "token": Head(
             "BertForTokenClassification", _classifier, every_token, unused=(r"(bert\.)?pooler\..*",)
         ),
+        "question": question("BertForQuestionAnswering", r"((bert\.)?pooler|classifier)\..*"),
+        "choice": Head("BertForMultipleChoice", _classifier, first_token),
         "masked": Head(
             "BertForMaskedLM",
             vocabulary.MaskedHead,

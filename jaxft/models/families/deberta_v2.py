@@ -26,7 +26,7 @@ from jaxft.models.family import (
     TextLimits,
     depth_rules,
 )
-from jaxft.models.heads import Classifier, every_token, first_token
+from jaxft.models.heads import Classifier, every_token, first_token, question
 from jaxft.models.layers import disentangled, encoder, modules, ops
 
 _WAYS = ("c2p", "p2c")
@@ -293,7 +293,7 @@ def _masked_head(
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     blocks = (rf"deberta/encoder/layer/{n}/.*" for n in range(config.num_hidden_layers))
     stem = r"deberta/(embeddings|encoder/rel_embeddings|encoder/LayerNorm)/.*"
-    return depth_rules(stem, blocks, r"(pooler|classifier|cls|lm_predictions)/.*")
+    return depth_rules(stem, blocks, r"(pooler|classifier|qa_outputs|cls|lm_predictions)/.*")
 
 
 _TENSOR_RULES = (
@@ -323,6 +323,8 @@ FAMILY = Family(
             every_token,
             unused=(r"pooler\..*",),
         ),
+        "question": question("DebertaV2ForQuestionAnswering", r"(pooler|classifier)\..*"),
+        "choice": Head("DebertaV2ForMultipleChoice", SequenceClassifier, first_token),
         "masked": Head(
             "DebertaV2ForMaskedLM",
             _masked_head,

@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al., 2019, arXiv:1910.01108) with a head for sequences or tokens, on packed rows.
+"""DistilBERT (Sanh et al., 2019, arXiv:1910.01108) with a head on packed rows.
 
 BERT's encoder without token types; its sequence head has a hidden layer in place of the pooler.
 Attributes are named as in HF's classes.
@@ -24,12 +24,11 @@ from jaxft.models.family import (
     TextLimits,
     depth_rules,
 )
-from jaxft.models.heads import Classifier, every_token, first_token
+from jaxft.models.heads import Classifier, Spans, every_token, first_token, question
 from jaxft.models.layers import modules, ops
 
 _EPSILON = 1e-12  # of all norms; HF's config has no field for it
-# Of the head for questions, and how position embeddings are initialised.
-_IGNORED = frozenset({"qa_dropout", "sinusoidal_pos_embds", "tie_weights_"})
+_IGNORED = frozenset({"sinusoidal_pos_embds", "tie_weights_"})  # of how they are initialised
 _RULES = {
     "dim": config_json.RULES["hidden_size"],
     "hidden_dim": config_json.RULES["intermediate_size"],
@@ -39,6 +38,7 @@ _RULES = {
     "dropout": config_json.RATE,
     "attention_dropout": config_json.RATE,
     "seq_classif_dropout": config_json.RATE,
+    "qa_dropout": config_json.RATE,
 }
 
 
@@ -55,6 +55,7 @@ class Config:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     seq_classif_dropout: float = 0.2
+    qa_dropout: float = 0.1
     activation: str = "gelu"
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
@@ -196,9 +197,15 @@ class MaskedHead(nnx.Module):
         return self.vocab_projector(self.vocab_layer_norm(features), table)
 
 
+def _spans(config: Config, num_labels: int, rngs: nnx.Rngs) -> Spans:
+    return Spans(config.dim, rate=config.qa_dropout, std=config.initializer_range, rngs=rngs)
+
+
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     blocks = (rf"distilbert/transformer/layer/{n}/.*" for n in range(config.n_layers))
-    return depth_rules(r"distilbert/embeddings/.*", blocks, r"((pre_)?classifier|vocab_.*)/.*")
+    return depth_rules(
+        r"distilbert/embeddings/.*", blocks, r"((pre_)?classifier|qa_outputs|vocab_.*)/.*"
+    )
 
 
 _TENSOR_RULES = (
@@ -211,7 +218,7 @@ _TABLE = "distilbert/embeddings/word_embeddings/embedding"
 FAMILY = Family(
     model_type="distilbert",
     config=Config,
-    dropouts=("dropout", "attention_dropout", "seq_classif_dropout"),
+    dropouts=("dropout", "attention_dropout", "seq_classif_dropout", "qa_dropout"),
     limits=lambda config: TextLimits(config.vocab_size, config.max_position_embeddings, pairs=True),
     base="distilbert",
     backbone=lambda config, kind, rngs: DistilBert(config, rngs=rngs),
@@ -223,6 +230,8 @@ FAMILY = Family(
             every_token,
             unused=(r"pre_classifier\..*",),
         ),
+        "question": question("DistilBertForQuestionAnswering", r"(pre_)?classifier\..*", _spans),
+        "choice": Head("DistilBertForMultipleChoice", SequenceClassifier, first_token),
         "masked": Head(
             "DistilBertForMaskedLM",
             MaskedHead,

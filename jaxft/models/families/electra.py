@@ -14,7 +14,7 @@ from flax import nnx
 from jaxft.models import vocabulary
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import Carry, Context, Family, Head, Outputs, TextLimits, depth_rules
-from jaxft.models.heads import Classifier, TwoLayerClassifier, every_token, first_token
+from jaxft.models.heads import Classifier, TwoLayerClassifier, every_token, first_token, question
 from jaxft.models.layers import encoder, modules, ops
 
 # Of HF's heads for multiple choice.
@@ -129,7 +129,9 @@ def _limits(config: Config) -> TextLimits:
 
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     blocks = (rf"electra/encoder/layer/{n}/.*" for n in range(config.num_hidden_layers))
-    return depth_rules(r"electra/embeddings(_project)?/.*", blocks, r"(classifier|generator_.*)/.*")
+    return depth_rules(
+        r"electra/embeddings(_project)?/.*", blocks, r"(classifier|qa_outputs|generator_.*)/.*"
+    )
 
 
 _TABLE = "electra/embeddings/word_embeddings/embedding"
@@ -154,6 +156,7 @@ FAMILY = Family(
             every_token,
             unused=(r"classifier\.(dense|out_proj)\..*",),
         ),
+        "question": question("ElectraForQuestionAnswering", r"classifier\..*"),
         "masked": Head(
             "ElectraForMaskedLM",
             MaskedHead,

@@ -301,6 +301,20 @@ def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     )
 
 
+def _of_examples(architecture: str) -> Head[Config]:
+    """The head that reads each example's first token, or the mean of all."""
+    return Head(
+        architecture,
+        Classifier,
+        lambda config, batch: (
+            first_token(config, batch) if config.classifier_pooling == "cls" else None
+        ),
+        averages=lambda config, batch: (
+            mean_of_tokens(batch) if config.classifier_pooling == "mean" else None
+        ),
+    )
+
+
 # Not the fused layers: a device's share of their columns would be no share of heads or gates.
 _TENSOR_RULES = ((r"model/layers/\d+/(attn|mlp)/Wo/kernel", PartitionSpec("tensor", None)),)
 
@@ -314,17 +328,10 @@ FAMILY = Family(
     base="model",
     backbone=lambda config, kind, rngs: ModernBert(config, rngs=rngs),
     heads={
-        "sequence": Head(
-            "ModernBertForSequenceClassification",
-            Classifier,
-            lambda config, batch: (
-                first_token(config, batch) if config.classifier_pooling == "cls" else None
-            ),
-            averages=lambda config, batch: (
-                mean_of_tokens(batch) if config.classifier_pooling == "mean" else None
-            ),
-        ),
+        "sequence": _of_examples("ModernBertForSequenceClassification"),
         "token": Head("ModernBertForTokenClassification", Classifier, every_token),
+        "question": Head("ModernBertForQuestionAnswering", Classifier, every_token),
+        "choice": _of_examples("ModernBertForMultipleChoice"),
         "masked": Head(
             "ModernBertForMaskedLM",
             MaskedHead,

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxft.models import vocabulary
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import Carry, Context, Family, Head, Outputs, TextLimits, depth_rules
-from jaxft.models.heads import Classifier, TwoLayerClassifier, every_token, first_token
+from jaxft.models.heads import Classifier, TwoLayerClassifier, every_token, first_token, question
 from jaxft.models.layers import encoder, modules, ops
 
 
@@ -72,9 +72,10 @@ def _sizes_fit(config: Config) -> list[str]:
 class Roberta(nnx.Module):
     """The carry holds hidden [R, L, D] and the batch's segment_ids."""
 
-    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: Config, *, pooler: bool, rngs: nnx.Rngs):
         self.embeddings = encoder.Embeddings(config, rngs=rngs)
         self.encoder = encoder.Encoder(config, rngs=rngs)
+        self.pooler = encoder.Pooler(config, rngs=rngs) if pooler else None
         self.first_position = config.first_position
 
     def stem(self, batch: Mapping[str, jax.Array], context: Context) -> Carry:
@@ -89,7 +90,7 @@ class Roberta(nnx.Module):
         return self.encoder.layer
 
     def finish(self, hidden: jax.Array) -> jax.Array:
-        return hidden
+        return hidden if self.pooler is None else self.pooler(hidden)
 
 
 def _sequence_classifier(config: Config, num_labels: int, rngs: nnx.Rngs) -> TwoLayerClassifier:
@@ -134,6 +135,11 @@ class MaskedHead(nnx.Module):
         return self.lm_head(hidden, table)
 
 
+def _choice(config: Config, num_labels: int, rngs: nnx.Rngs) -> Classifier:
+    width, rate = config.hidden_size, config.hidden_dropout_prob
+    return Classifier(width, num_labels, rate=rate, std=config.initializer_range, rngs=rngs)
+
+
 def _limits(config: Config) -> TextLimits:
     positions = config.max_position_embeddings - config.first_position
     return TextLimits(config.vocab_size, positions, pairs=True)
@@ -141,7 +147,8 @@ def _limits(config: Config) -> TextLimits:
 
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     blocks = (rf"roberta/encoder/layer/{n}/.*" for n in range(config.num_hidden_layers))
-    return depth_rules(r"roberta/embeddings/.*", blocks, r"(classifier|lm_head)/.*")
+    head = r"(roberta/pooler|classifier|qa_outputs|lm_head)/.*"
+    return depth_rules(r"roberta/embeddings/.*", blocks, head)
 
 
 _TABLE = "roberta/embeddings/word_embeddings/embedding"
@@ -155,7 +162,8 @@ def _family(model_type: str, classes: str, config: type[Config]) -> Family[Confi
         dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
         limits=_limits,
         base="roberta",
-        backbone=lambda config, kind, rngs: Roberta(config, rngs=rngs),
+        # Of HF's classes only the one for choices has BERT's pooler.
+        backbone=lambda config, kind, rngs: Roberta(config, pooler=kind == "choice", rngs=rngs),
         heads={
             "sequence": Head(
                 f"{classes}ForSequenceClassification",
@@ -168,6 +176,13 @@ def _family(model_type: str, classes: str, config: type[Config]) -> Family[Confi
                 f"{classes}ForTokenClassification",
                 _token_classifier,
                 every_token,
+                unused=(r"classifier\.(dense|out_proj)\..*",),
+            ),
+            "question": question(f"{classes}ForQuestionAnswering", r"classifier\..*"),
+            "choice": Head(
+                f"{classes}ForMultipleChoice",
+                _choice,
+                first_token,
                 unused=(r"classifier\.(dense|out_proj)\..*",),
             ),
             "masked": Head(
@@ -184,7 +199,7 @@ def _family(model_type: str, classes: str, config: type[Config]) -> Family[Confi
         },
         depth_rules=_depth_rules,
         tensor_rules=lambda config: modules.ENCODER_TENSOR_RULES,
-        # RobertaModel's pooler, which no head here stands on; a buffer that old versions saved.
+        # RobertaModel's pooler, where no head stands on it; a buffer that old versions saved.
         other_heads=(
             r"lm_head\..*",
             r"qa_outputs\..*",

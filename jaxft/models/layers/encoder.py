@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxft.models.family import Carry, Context, Kept
@@ -116,6 +117,17 @@ class Block(nnx.Module):
         hidden = self.attention.output(attended, hidden, attention_seed)
         hidden = self.output(self.intermediate(hidden), hidden, output_seed)
         return {**carry, "hidden": hidden}, {}
+
+
+class Pooler(nnx.Module):
+    """A layer on the first token of each example."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        width = config.hidden_size
+        self.dense = modules.Linear(width, width, std=config.initializer_range, rngs=rngs)
+
+    def __call__(self, first: jax.Array) -> jax.Array:
+        return jnp.tanh(self.dense(first))
 
 
 class Encoder(nnx.Module):
