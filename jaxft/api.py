@@ -247,6 +247,11 @@ def _columns(inputs: str, given: Sequence[Any]) -> Mapping[str, list[Any]]:
     """The inputs of a model as columns of a table."""
     if inputs == "text":
         return _text_columns(given)
+    if inputs in ("document", "masked text"):
+        columns = _text_columns(given)
+        if len(columns) > 1:
+            raise ValueError("the model reads single texts, not pairs")
+        return columns
     if inputs == "image":
         return {"image": _images(given)}
     for number, entry in enumerate(given, start=1):

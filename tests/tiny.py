@@ -45,6 +45,37 @@ def bert(directory: Path, *, blocks: int = 2, dropout: float = 0.1, width: int =
     return _with_weights(directory, config)
 
 
+def language_model(directory: Path, kind: str, *, blocks: int = 1, width: int = 32) -> str:
+    """A GPT-2 ('causal') or BERT ('masked') with its head, whose predictions differ from the start."""
+    directory.mkdir(parents=True)
+    special = {
+        "causal": {"eos_token": "</s>"},
+        "masked": {"mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]"},
+    }[kind]
+    vocabulary = ["[UNK]", *special.values(), *FILLER, *sum(WORDS.values(), [])]
+    ids = {word: i for i, word in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(list(special.values()))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if kind == "masked":
+        ends = (("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+        tokenizer.post_processor = processors.BertProcessing(*ends)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+    (directory / "tokenizer_config.json").write_text(json.dumps(named))
+    sizes = {"vocab_size": len(vocabulary), "initializer_range": 0.2}
+    if kind == "causal":
+        config = {"model_type": "gpt2", "n_positions": 64, "n_embd": width, "n_layer": blocks,
+                  "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+                  "eos_token_id": ids["</s>"], "bos_token_id": None}  # fmt: skip
+    else:
+        config = {"model_type": "bert", "hidden_size": width, "num_hidden_layers": blocks,
+                  "num_attention_heads": 2, "intermediate_size": 2 * width,
+                  "max_position_embeddings": 64, "hidden_dropout_prob": 0.0,
+                  "attention_probs_dropout_prob": 0.0}  # fmt: skip
+    return _with_weights(directory, {**config, **sizes}, head=kind)
+
+
 def vit(directory: Path, *, blocks: int = 2) -> str:
     """A ViT for 8 x 8 grey images."""
     directory.mkdir(parents=True)
@@ -79,14 +110,14 @@ def resnet(directory: Path) -> str:
     return _with_weights(directory, config)
 
 
-def _with_weights(directory: Path, config: dict) -> str:
+def _with_weights(directory: Path, config: dict, head: str | None = None) -> str:
     (directory / "config.json").write_text(json.dumps(config))
-    architecture = load_architecture(str(directory), num_labels=2)
+    labels = {} if head else {0: "LABEL_0", 1: "LABEL_1"}
+    architecture = load_architecture(str(directory), num_labels=len(labels), head=head)
     params, _ = hf.read_params(str(directory), architecture, key=jax.random.key(3), scratch=True)
     whole = directory.with_name(directory.name + "-whole")
     hf.write_checkpoint(
-        str(whole), architecture, params, id2label={0: "LABEL_0", 1: "LABEL_1"},
-        source=None, unchanged=(),
+        str(whole), architecture, params, id2label=labels, source=None, unchanged=(),
     )  # fmt: skip
     for name in ("model.safetensors", "config.json"):
         (whole / name).replace(directory / name)

@@ -18,14 +18,16 @@ class View:
     Attributes:
       tiles: metric -> the words under which its number stands at the top, the foremost first.
       result: (record, metrics of the split that is reported) -> a sentence that says how good it is.
+      drawn: metrics in one picture over steps; (): those of `tiles`.
       sections: heading -> (record, the module of plots) -> what stands under it.
     """
 
     tiles: Mapping[str, str]
     result: Callable[[Record, Mapping[str, Any]], str]
     sections: Mapping[str, Callable[[Record, ModuleType], Html]]
+    drawn: tuple[str, ...] = ()
 
     @property
     def curves(self) -> tuple[str, ...]:
         """The metrics that are drawn over steps; the loss has a picture of its own."""
-        return tuple(name for name in self.tiles if name != "loss")
+        return self.drawn or tuple(name for name in self.tiles if name != "loss")

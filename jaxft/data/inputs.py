@@ -14,8 +14,12 @@ import numpy as np
 
 from jaxft.data.checks import path_fault, text_fault
 from jaxft.data.corruption import Corruption
+from jaxft.data.documents import find_document_column, tokenize_documents
 from jaxft.data.files import Column, Source
 from jaxft.data.images import find_image_column
+from jaxft.data.masked_texts import tokenize_masked
+from jaxft.data.masking import Masking
+from jaxft.data.special_tokens import special_token
 from jaxft.data.targets import Unlabelled, unlabelled, unlabelled_words
 from jaxft.data.text import find_text_columns, tokenize
 from jaxft.data.tokenizer import load_tokenizer
@@ -55,6 +59,7 @@ class Kind:
       tokens: `(source, rows, columns, how)`; None: images.
       shown: `values ->` what a reader sees of a row of texts, of the values of its columns.
       unlabelled: `(source, columns) ->` all rows, to be predicted.
+      pairs: two columns are one text after the other, which token types have to tell apart.
       windowed: an example may become several entries (`Tokens.windows`), so that the number of
         entries, by which epochs are counted, is known only when the texts have been tokenised.
       settings: config fields that its tokens depend on, beyond data.max_length.
@@ -71,6 +76,7 @@ class Kind:
     unlabelled: Callable[[Source, Sequence[str]], Unlabelled] = lambda source, columns: unlabelled(
         len(source)
     )
+    pairs: bool = False
     windowed: bool = False
     settings: tuple[str, ...] = ()
     corrupt: Callable[[Tokenising, int], Corruption] | None = None
@@ -94,14 +100,59 @@ def _tokens_of_words(
     )  # fmt: skip
 
 
+def _tokens_of_documents(
+    source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
+) -> Tokens:
+    tokenizer = load_tokenizer(how.directory)
+    return tokenize_documents(
+        source, rows, columns[0], tokenizer, end=special_token(tokenizer, how.directory, "eos"),
+        max_length=how.max_length, vocab_size=how.vocab_size, cache_dir=how.cache_dir,
+    )  # fmt: skip
+
+
+def _tokens_to_mask(
+    source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
+) -> Tokens:
+    return tokenize_masked(
+        source, rows, columns[0], load_tokenizer(how.directory), max_length=how.max_length,
+        vocab_size=how.vocab_size, cache_dir=how.cache_dir,
+    )  # fmt: skip
+
+
+def _masking(how: Tokenising, seed: int) -> Masking:
+    tokenizer = load_tokenizer(how.directory)
+    mask = special_token(tokenizer, how.directory, "mask")
+    if mask is None or mask >= how.vocab_size:  # as transformers adds one to a BERT without it
+        raise ValueError(
+            f"{how.directory} has no mask token that its model knows, so nothing can be masked; for a "
+            "model of the next token: config.task='causal_lm'"
+        )
+    share, whole_words = (how.settings[name] for name in _MASKING)
+    vocabulary = min(tokenizer.get_vocab_size(), how.vocab_size)
+    return Masking(share, mask, vocabulary, whole_words, seed)
+
+
 def _every_word(source: Source, columns: Sequence[str]) -> Unlabelled:
     return unlabelled_words(Column(source, columns[0], np.arange(len(source)), words_of))
 
 
+_MASKING = ("data.mask_share", "data.mask_whole_words")
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("text", find_text_columns, text_fault, tokens=_tokens_of_texts),
+        Kind("text", find_text_columns, text_fault, tokens=_tokens_of_texts, pairs=True),
+        Kind(
+            "document", find_document_column, text_fault, tokens=_tokens_of_documents, windowed=True
+        ),
+        Kind(
+            "masked text",
+            find_document_column,
+            text_fault,
+            tokens=_tokens_to_mask,
+            windowed=True,
+            settings=_MASKING,
+            corrupt=_masking,
+        ),
         Kind(
             "words",
             lambda source, given, label: find_words_column(source, given),

@@ -138,8 +138,11 @@ def check_vocabulary(largest: int, tokenizer: tokenizers.Tokenizer, vocab_size: 
         )
 
 
-def _texts(source: Source, rows: np.ndarray, columns: Sequence[str]) -> Iterator[list[list[str]]]:
-    """Of some rows after the other one list of texts a column."""
+def texts_of(source: Source, rows: np.ndarray, columns: Sequence[str]) -> Iterator[list[list[str]]]:
+    """Of some rows after the other one list of texts a column.
+
+    Raises ValueError for a row without text, naming it.
+    """
     for part, values in source.chunks(columns, rows):
         yield [_column(source, part, *pair) for pair in zip(columns, values, strict=True)]
 
@@ -184,22 +187,33 @@ def lone_surrogate(text: str) -> str:
 def _known_key(
     source: Source, rows: np.ndarray, columns: Sequence[str], tokenizer: tokenizers.Tokenizer
 ) -> str:
-    """`_key`, of which texts of a large file are hashed once: they are what the file's own hash is of."""
+    """`texts_key`; texts of a large file are hashed once, since the hash of the file is of them too."""
     if source.facts is None:
-        return _key(source, rows, columns, tokenizer)
+        return texts_key(source, rows, columns, tokenizer)
     made_by = hashlib.blake2b(tokenizer.to_str().encode(), digest_size=16).hexdigest()
     what = ("tokens", str(token_cache.VERSION), made_by, *columns, digest_of(rows))
-    kept = source.facts.known(what, lambda: {"key": packed(_key(source, rows, columns, tokenizer))})
+    kept = source.facts.known(
+        what, lambda: {"key": packed(texts_key(source, rows, columns, tokenizer))}
+    )
     return str(unpacked(kept["key"]))
 
 
-def _key(
-    source: Source, rows: np.ndarray, columns: Sequence[str], tokenizer: tokenizers.Tokenizer
+def texts_key(
+    source: Source,
+    rows: np.ndarray,
+    columns: Sequence[str],
+    tokenizer: tokenizers.Tokenizer,
+    how: str = "",
 ) -> str:
-    """Of the texts themselves, so that no clue by file times, which may be wrong, is needed."""
-    digest = hashlib.blake2b(f"{token_cache.VERSION} {len(rows)} ".encode(), digest_size=16)
+    """Under which what is made of these texts is kept: 32 hexadecimal digits.
+
+    Of the texts themselves, so that no clue by file times, which may be wrong, is needed.
+
+    how: what else it follows from; '' for their tokens as the tokenizer makes them.
+    """
+    digest = hashlib.blake2b(f"{how}{token_cache.VERSION} {len(rows)} ".encode(), digest_size=16)
     digest.update(tokenizer.to_str().encode())  # holds max_length as well: truncation is set
-    for chunk in _texts(source, rows, columns):
+    for chunk in texts_of(source, rows, columns):
         for texts in chunk:
             # With the lengths, or "ab", "c" would equal "a", "bc".
             digest.update(np.fromiter(map(len, texts), np.int64, len(texts)).data)
@@ -212,8 +226,8 @@ def _encoded(
     vocab_size: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:  # fmt: skip
     """(lengths, second, ids) of some rows after the other, int32."""
-    for texts in _texts(source, rows, columns):
-        for chunk in _chunks(texts):
+    for texts in texts_of(source, rows, columns):
+        for chunk in chunked(texts):
             encodings = attempt(
                 functools.partial(tokenizer.encode_batch_fast, chunk),
                 f"the checkpoint's tokenizer fails on the texts of {source.name}",
@@ -225,8 +239,8 @@ def _encoded(
             yield np.array(list(map(len, own)), np.int32), np.array(second, np.int32), ids
 
 
-def _chunks(texts: list[list[str]]) -> Iterator[list[Any]]:
-    """Of single texts, or of pairs."""
+def chunked(texts: list[list[str]]) -> Iterator[list[Any]]:
+    """What is tokenised at a time, of `texts_of`: single texts, or pairs."""
     start = characters = 0
     sizes = [sum(map(len, parts)) for parts in zip(*texts, strict=True)]
     for position, size in enumerate(sizes, start=1):

@@ -22,6 +22,8 @@ _PIPELINES = {
     "text_regression": "text-classification",
     "token_classification": "token-classification",
     "image_classification": "image-classification",
+    "causal_lm": "text-generation",
+    "masked_lm": "fill-mask",
 }
 _VERSIONS = ("jaxft", "jax", "flax", "optax", "transformers")
 

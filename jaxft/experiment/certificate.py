@@ -21,7 +21,7 @@ from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.inference import load_run
 from jaxft.experiment.measure import own_rows
 from jaxft.experiment.provenance import versions
-from jaxft.models import Architecture, hf
+from jaxft.models import Architecture, hf, vocabulary
 from jaxft.models.checkpoint import companions, tensors
 
 FORMAT = 1
@@ -53,7 +53,7 @@ def certify(
     batches = model.encoder.evaluation(split, config, Slicing())
     architecture = model.architecture
     again, _ = hf.read_params(output, architecture, key=jax.random.key(0))
-    run = jax.jit(lambda whole, batch: architecture.apply(whole, batch)["logits"])
+    run = jax.jit(lambda whole, batch: _logits(architecture.apply(whole, batch)))
     pairs = {"exported": lambda batch: np.asarray(run(again, batch))}
     theirs, missing = _pytorch(architecture, output)
     if theirs is not None:
@@ -115,6 +115,11 @@ def _compared(batches: Any, run: Logits, others: Mapping[str, Logits]) -> dict[s
     return {"largest logit": largest, **pairs}
 
 
+def _logits(outputs: Mapping[str, Any]) -> jax.Array:
+    """Also of a head that predicts tokens, for a batch as small as these."""
+    return outputs["logits"] if "logits" in outputs else vocabulary.logits(dict(outputs))
+
+
 def _real(batch: Mapping[str, np.ndarray]) -> np.ndarray:
     """Which rows of a batch hold an example."""
     return batch["index"].reshape(len(batch["index"]), -1).max(1) >= 0
@@ -146,7 +151,8 @@ def _pytorch(architecture: Architecture, output: str) -> tuple[Logits | None, st
     transformers.utils.logging.disable_progress_bar()
     model = cls.from_pretrained(output, dtype=torch.float32).eval()
     kinds = "token_type_ids" in inspect.signature(model.forward).parameters
-    kinds = kinds and getattr(model.config, "type_vocab_size", 2) > 1
+    # (GPT-2 takes them without having any: it adds the embeddings of the tokens of that number.)
+    kinds = kinds and getattr(model.config, "type_vocab_size", 0) > 1
 
     def logits(batch: Mapping[str, np.ndarray]) -> np.ndarray:
         if "pixel_values" in batch:

@@ -278,7 +278,7 @@ def make_encoder(
                 f"config.data.max_length={length} is above the {limits.positions} positions of the "
                 "checkpoint"
             )
-        if len(splits.columns) == 2 and not limits.pairs:
+        if KINDS[inputs].pairs and len(splits.columns) == 2 and not limits.pairs:
             raise ValueError(
                 f"{directory} has no token type for a second text, so it cannot tell two texts apart; "
                 f"give one text column in config.data.text, not {', '.join(splits.columns)}"

@@ -105,7 +105,7 @@ def _warnings(config: ConfigDict, architecture: Architecture, frozen: set[str]) 
     head = {path for path, depth in depths.items() if depth == architecture.num_blocks + 1}
     if len(frozen) == len(depths):
         yield "every parameter is frozen: there is nothing to train"
-    elif head <= frozen:
+    elif head and head <= frozen:  # a tied unembedding is a table of the stem
         yield "the head is frozen: a newly initialised one will stay random"
     if architecture.statistics and config.model.scratch and config.model.batch_stats == "frozen":
         yield (

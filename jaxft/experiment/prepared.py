@@ -108,13 +108,13 @@ def settle(
     """The rest of `prepare`, which reads no row but to count windows that are not counted yet: else only
     names and numbers of `splits` count."""
     task, kind = TASKS[config.task], KINDS[TASKS[config.task].inputs]
-    names = class_names(directory)
+    names, labels = class_names(directory), len(task.id2label(splits.names))
     architecture = load_architecture(
         directory,
-        num_labels=len(task.id2label(splits.names)),
+        num_labels=labels,
         head=task.head,
         dropout=config.model.dropout,
-        new_head=bool(names) and tuple(names) != splits.names,
+        new_head=bool(labels and names) and tuple(names) != splits.names,
         implementation=config.model.implementation,
         depths=tuple((pattern, depth) for pattern, depth in config.model.depths),
     )

@@ -159,7 +159,9 @@ class Classification:
     def recognises(self, hf_config: Mapping[str, Any]) -> bool:
         problem = hf_config.get("problem_type") or self.problem_type
         heads = [str(name) for name in hf_config.get("architectures") or ()]
-        return problem == self.problem_type and not any("ForToken" in name for name in heads)
+        others = ("ForToken", "ForCausalLM", "LMHeadModel", "ForMaskedLM")
+        other = any(kind in name for name in heads for kind in others)
+        return problem == self.problem_type and not other
 
     def names_in(self, hf_config: Mapping[str, Any]) -> tuple[str, ...]:
         return class_names(hf_config)

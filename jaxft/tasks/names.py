@@ -14,6 +14,11 @@ _CLASSIFICATION: Mapping[str, Direction] = {
     "mcc": "max",
     "loss": "min",
 }
+_LANGUAGE: Mapping[str, Direction] = {
+    "loss": "min",
+    "perplexity": "min",
+    "accuracy": "max",
+}
 # task -> the metrics that may choose its best checkpoint, and whether more or less of each is better
 METRICS: Mapping[str, Mapping[str, Direction]] = {
     "text_classification": _CLASSIFICATION,
@@ -34,6 +39,8 @@ METRICS: Mapping[str, Mapping[str, Direction]] = {
         "accuracy": "max",
         "loss": "min",
     },
+    "causal_lm": _LANGUAGE,
+    "masked_lm": _LANGUAGE,
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxft.tasks.classification import Classification
 from jaxft.tasks.contract import Task
+from jaxft.tasks.language_modelling import LanguageModelling, MaskedLanguageModelling
 from jaxft.tasks.regression import Regression
 from jaxft.tasks.token_classification import TokenClassification
 
@@ -15,4 +16,6 @@ TASKS: Mapping[str, Task[Any]] = {
     "image_classification": Classification("image"),
     "text_regression": Regression("text"),
     "token_classification": TokenClassification(),
+    "causal_lm": LanguageModelling(),
+    "masked_lm": MaskedLanguageModelling(),
 }

@@ -118,9 +118,11 @@ def test_texts_are_hashed_once(tmp_path, monkeypatch):
             vocab_size=1000, cache_dir=cache,
         )  # fmt: skip
 
-    hashed, whole = [], text._key
+    hashed, whole = [], text.texts_key
     monkeypatch.setattr(
-        text, "_key", lambda source, rows, *more: hashed.append(rows) or whole(source, rows, *more)
+        text,
+        "texts_key",
+        lambda source, rows, *more: hashed.append(rows) or whole(source, rows, *more),
     )
     made = [tokens([0, 1]), tokens([0, 1]), tokens([1]), tokens([0, 1], max_length=8)]
     assert len(hashed) == 3 and [part.cached for part in made] == [False, True, False, False]

@@ -15,7 +15,7 @@ from jaxft.data import files, records, text, token_cache
 from jaxft.data.files import table
 from jaxft.data.loader import fill_text
 from jaxft.data.sources import open_source
-from jaxft.data.text import _chunks, find_text_columns, load_tokenizer, tokenize
+from jaxft.data.text import chunked, find_text_columns, load_tokenizer, tokenize
 from jaxft.data.tokenizer import attempt
 
 TEXTS = [
@@ -388,7 +388,7 @@ def test_long_texts_are_tokenised_a_few_at_a_time(folder, monkeypatch):
     assert split(run(folder, TEXTS * 30, OTHERS * 30)) == expected
     long = [["x" * 60, "y" * 60, "z", "", "u" * 500]]
     monkeypatch.setattr("jaxft.data.text.CHUNK_CHARACTERS", 100)
-    sizes = [len(chunk) for chunk in _chunks(long)]
+    sizes = [len(chunk) for chunk in chunked(long)]
     assert sizes == [2, 3]
 
 
