@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from jaxft.analysis.confusion import Confusion
+from jaxft.analysis.gallery import bar, gallery
 from jaxft.analysis.metrics import wilson_interval
 from jaxft.analysis.page import Html, element, figure, join, table
-from jaxft.analysis.pictures import thumbnail
 from jaxft.analysis.record import Record
 from jaxft.analysis.sections import missing
 from jaxft.analysis.view import View
@@ -90,7 +90,7 @@ def _by_label(confusion: Confusion) -> Html:
             f"{precision[c]:.3f}",
             f"{recall[c]:.3f}",
             f"{f1[c]:.3f}",
-            _bar(float(f1[c])),
+            bar(float(f1[c])),
             f"{support[c]:,}",
         )
         for c in shown.tolist()
@@ -128,7 +128,7 @@ def confident_mistakes(record: Record, _: ModuleType) -> Html:
         + (f"; the {len(shown)} most confident of them are shown" if rest else "")
         + ". Confident mistakes are often mislabelled or ambiguous examples."
     )
-    return join([element("p", note), _gallery(shown) if images else _texts(shown)])
+    return join([element("p", note), gallery(shown, _words) if images else _texts(shown)])
 
 
 def _is_prediction(row: Mapping[str, Any]) -> bool:
@@ -170,42 +170,9 @@ def _texts(rows: Sequence[Mapping[str, Any]]) -> Html:
     return table(columns, cells, kinds="nttnnw")
 
 
-def _gallery(rows: Sequence[Mapping[str, Any]]) -> Html:
-    items = []
-    for row in rows:
-        words = join(
-            [
-                element("strong", str(row["predicted"])),
-                f" {row['probability']:.3f}",
-                Html("<br>"),
-                f"label {row['label']}",
-                Html("<br>"),
-                _place(row),
-            ]
-        )
-        items.append(element("li", _picture(str(row.get("image", ""))), words))
-    return element("ul", *items, attributes={"class": "gallery"})
-
-
-def _place(row: Mapping[str, Any]) -> str:
-    """Where a reader finds the image: its file in its folder, else the row of the source."""
-    source = str(row.get("image", ""))
-    if not source or source.startswith("data:"):
-        return f"row {row['index']}"
-    return "/".join(source.split("/")[-2:])
-
-
-def _picture(source: str) -> Html:
-    found = thumbnail(source)
-    if found is None:
-        return missing(source[:200] or "no image")
-    uri, tiny = found
-    # The URI is base64 and the class ours: nothing here needs to be escaped.
-    return Html(f'<img src="{uri}" alt="" class="{"tiny" if tiny else "photo"}">')
-
-
-def _bar(value: float) -> Html:
-    return element("span", attributes={"class": "bar", "style": f"width:{4 * value:.2f}rem"})
+def _words(row: Row) -> tuple[str, ...]:
+    predicted = element("strong", str(row["predicted"]))
+    return (join([predicted, f" {row['probability']:.3f}"]), f"label {row['label']}")
 
 
 VIEW = View(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import decimal
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,16 @@ import numpy as np
 from jaxft.base.nearest import nearest
 from jaxft.data.facts import packed, unpacked
 from jaxft.data.files import Source, some
+from jaxft.data.label_names import (
+    are_numbers,
+    broken_numbers,
+    chosen_names,
+    listed,
+    name_of,
+    separator_in,
+    sorted_names,
+    whole_numbers,
+)
 from jaxft.data.targets import Batch, places
 
 # Names under which label columns are commonly found, the likeliest first.
@@ -21,11 +30,11 @@ LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "sentiment", 
 # Below so many rows (a try, one example a class) as many labels as rows are no sign of a mistake.
 _FEW_ROWS = 8
 
-_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
-_WHOLE_AS_FLOAT = re.compile(r"([+-]?[0-9]{1,18})\.0*")
-_NUMBER = re.compile(r"[+-]?([0-9]+[.,]?[0-9]*|[.,][0-9]+)([eE][+-]?[0-9]+)?")
 _NO_NUMBER = frozenset(("nan", "inf", "-inf", "+inf"))
 _ITEM = r"""('[^']*'|"[^"]*"|[+-]?[0-9.]+)"""
+_MULTI_LABEL = (
+    "for several labels an example set config.task='multi_label' (of images 'image_multi_label')"
+)
 _LIST = re.compile(rf"\[\s*({_ITEM}([,\s]\s*{_ITEM})*\s*,?)?\s*\]")
 
 
@@ -150,12 +159,12 @@ def read_labels(
     if names is None:
         whole = _check_kind(source, column, kinds)
         texts = [whole.get(text, text) for text in texts]
-        names = source.class_names.get(column) or _sorted_names({text for text in texts if text})
+        names = source.class_names.get(column) or sorted_names({text for text in texts if text})
         present = np.flatnonzero(~missing)
         _check_classes(source, column, names, len(present), chosen=bool(classes))
-    names = _chosen(source, names, classes)
+    names = chosen_names(source, names, classes)
     number = {name: i for i, name in enumerate(names)}
-    whole = {text: match[1] for text in kinds if (match := _WHOLE_AS_FLOAT.fullmatch(text))}
+    whole = whole_numbers(kinds)
     of_text = [number.get(text, number.get(whole.get(text, text), -1)) for text in texts]
     ids = np.array(of_text, np.int32)[codes]
     if not classes:
@@ -164,7 +173,7 @@ def read_labels(
         )
     rows = np.flatnonzero(ids >= 0)
     if not len(rows):
-        raise ValueError(f"{source.name} has no row of the classes {_list(names)}")
+        raise ValueError(f"{source.name} has no row of the classes {listed(names)}")
     return Labels(tuple(names), rows, ids[rows], np.flatnonzero(missing))
 
 
@@ -192,7 +201,7 @@ def _plain(source: Source, column: str, rows: np.ndarray, values: Sequence[Any])
 def _several(where: str, column: str, value: Any) -> str:
     return (
         f"{where}: column {column!r} holds lists ({value!r:.60}), but each example has one class; "
-        "with several labels an example (multi-label) keep one of them in a column of its own"
+        f"{_MULTI_LABEL}"
     )
 
 
@@ -232,26 +241,13 @@ def _names(source: Source, column: str, distinct: list[Any], codes: np.ndarray) 
     names = []
     for code, value in enumerate(distinct):
         try:
-            names.append(_name(value, class_names))
+            names.append(name_of(value, class_names))
             names[-1].encode("utf-8")
         except ValueError as error:
             reason = "not UTF-8" if isinstance(error, UnicodeError) else str(error)
             where = source.where(int(np.argmax(codes == code)))
             raise ValueError(f"{where}: column {column!r}, label {value!a:.60}: {reason}") from None
     return names
-
-
-def _name(value: Any, class_names: Sequence[str] | None) -> str:
-    """'' for a missing label: None, NaN, blank, or the -1 of unlabelled test splits."""
-    if value is None or value != value:
-        return ""
-    if class_names is not None and isinstance(value, int):
-        return class_names[value] if 0 <= value < len(class_names) else ""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8")
-    if isinstance(value, float | decimal.Decimal) and value == value // 1:
-        value = int(value)  # integers with gaps are read as floats
-    return str(value).strip()
 
 
 def _no_label(source: Source, column: str, rows: np.ndarray, value: Any) -> str:
@@ -273,23 +269,15 @@ def _check_kind(source: Source, column: str, kinds: Iterable[str]) -> dict[str, 
         return {}
     if all(map(_LIST.fullmatch, kinds)):
         raise ValueError(_several(source.name, column, next(iter(kinds))))
-    if not all(map(_NUMBER.fullmatch, kinds)):
+    if not are_numbers(kinds):
         return {}
-    whole = {text: match[1] for text in kinds if (match := _WHOLE_AS_FLOAT.fullmatch(text))}
-    broken = [text for text in kinds if not float(text.replace(",", ".")).is_integer()]
-    if broken:
+    if broken := broken_numbers(kinds):
         raise ValueError(
             f"{source.name}: column {column!r} holds numbers that are not whole "
-            f"({_list(broken, 3)}): to learn numbers of texts set config.task='text_regression'; for "
+            f"({listed(broken, 3)}): to learn numbers of texts set config.task='text_regression'; for "
             "classes, bin them, or write their names in words"
         )
-    return whole
-
-
-def _sorted_names(values: set[str]) -> list[str]:
-    if all(_WHOLE.fullmatch(value) for value in values):
-        return sorted(values, key=lambda value: (int(value), value))
-    return sorted(values)
+    return whole_numbers(kinds)
 
 
 def _check_classes(
@@ -297,11 +285,18 @@ def _check_classes(
 ) -> None:
     if len(names) < 2:
         raise ValueError(
-            f"{source.name}: column {column!r} holds one label only ({_list(names)}); "
+            f"{source.name}: column {column!r} holds one label only ({listed(names)}); "
             "classification needs two"
         )
-    # A free text or an identifier taken for the label would become a head of thousands of classes.
     named = column in source.class_names or chosen
+    if not named and (separator := separator_in(names)):
+        joined = next(name for name in names if separator in name)
+        raise ValueError(
+            f"{source.name}: column {column!r} holds several labels joined by {separator!r} "
+            f"({joined!r:.60}); {_MULTI_LABEL}, or, if they are single classes, list them in "
+            "config.data.classes"
+        )
+    # A free text or an identifier taken for the label would become a head of thousands of classes.
     if not named and rows >= _FEW_ROWS and len(names) > rows / 2:
         shown = [name if len(name) < 40 else name[:40] + "…" for name in names[:3]]
         raise ValueError(
@@ -309,23 +304,6 @@ def _check_classes(
             f"({', '.join(shown)}, …): not class labels; name the label column by "
             "config.data.label, or, if they are classes, list them in config.data.classes"
         )
-
-
-def _chosen(source: Source, names: Sequence[str], classes: Sequence[str]) -> Sequence[str]:
-    """The names that are among the classes to keep, if any are named."""
-    if not classes:
-        return names
-    known = set(names)
-    unknown = [name for name in classes if name not in known]
-    if unknown:
-        raise ValueError(
-            f"{source.name} has no class {unknown[0]!r}; its classes are {_list(names)}"
-            f"{nearest(unknown[0], names)}"
-        )
-    kept = [name for name in names if name in set(classes)]
-    if len(kept) < 2:
-        raise ValueError(f"config.data.classes keeps {_list(kept)} only; classification needs two")
-    return kept
 
 
 def _check_known(
@@ -339,10 +317,5 @@ def _check_known(
     all_of_them = f" (with {some(unknown[1:])}: {len(strangers)} rows)" if len(unknown) > 1 else ""
     raise ValueError(
         f"{source.where(int(strangers[0]))}: the label {unknown[0]!r} is unknown{all_of_them}; the "
-        f"model's labels are {_list(names)}{nearest(unknown[0], names)}"
+        f"model's labels are {listed(names)}{nearest(unknown[0], names)}"
     )
-
-
-def _list(names: Sequence[str], limit: int = 20) -> str:
-    more = f", … ({len(names)} in all)" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -20,6 +20,8 @@ from jaxft.models.checkpoint import companions
 _PIPELINES = {
     "text_classification": "text-classification",
     "text_regression": "text-classification",
+    "multi_label": "text-classification",
+    "image_multi_label": "image-classification",
     "token_classification": "token-classification",
     "image_classification": "image-classification",
     "causal_lm": "text-generation",

@@ -14,6 +14,7 @@ from jaxft.data.batching import plan_evaluation, plan_training
 from jaxft.data.corruption import Corruption
 from jaxft.data.images import Augment, Images, Preprocess
 from jaxft.data.inputs import KINDS, Kind, Tokenising
+from jaxft.data.label_cells import columns_of
 from jaxft.data.loader import ImageBatches, TextBatches
 from jaxft.data.subsets import few_per_class
 from jaxft.data.targets import Targets
@@ -92,7 +93,7 @@ def open_splits(
     source = opened(c.train)
     label = task.find_column(source, c.label)
     columns = KINDS[task.inputs].find_columns(source, c.text, label)
-    if label in columns:
+    if set(columns_of(source, label)) & set(columns):
         raise ValueError(
             f"{source.name}: column {label!r} is the input and the label; name the one by "
             "config.data.text, the other by config.data.label"

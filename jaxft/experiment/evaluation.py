@@ -18,7 +18,7 @@ from jaxft.data.loader import TextBatches, iterate
 from jaxft.data.targets import Targets
 from jaxft.experiment.data import Batches, Encoder
 from jaxft.experiment.split import Split
-from jaxft.tasks.contract import Join, Predicted, Task
+from jaxft.tasks.contract import Join, Predicted, Task, fitted
 from jaxft.training.parallel import Parallel
 from jaxft.training.programs import Programs
 
@@ -132,6 +132,7 @@ class Predictions:
     def rows(self, result: Evaluation) -> Iterator[dict[str, Any]]:
         """One an example (see `Task.rows`), in the order of the split's."""
         targets = self._split.targets
+        task = fitted(self._task, result.metrics, targets.names)
         offsets, count = targets.offsets, len(targets)
         for start in range(0, count, _ROWS):
             some = slice(start, min(start + _ROWS, count))
@@ -139,7 +140,7 @@ class Predictions:
             predicted = {name: array[own] for name, array in result.predicted.items()}
             inputs = self._inputs[some] if count <= KEPT else self._read(targets.rows[some])
             part = targets.take(np.arange(some.start, some.stop))
-            yield from self._task.rows(predicted, part, inputs)
+            yield from task.rows(predicted, part, inputs)
 
     @functools.cached_property
     def _inputs(self) -> Sequence[str]:

@@ -23,6 +23,7 @@ from jaxft.experiment.session import Memory, Session
 from jaxft.experiment.table import parameter_rows
 from jaxft.experiment.weights import best_weights, weights_of
 from jaxft.models import hf
+from jaxft.tasks.contract import fits, fitted
 from jaxft.tasks.table import TASKS
 from jaxft.training.step import TrainState
 
@@ -56,7 +57,7 @@ def finish(session: Session, whole: Any, memory: Memory, last_step: int) -> None
     tested = None
     if run.shared.test_batches is not None:
         with clock.time("eval"):
-            tested = _test(session, whole, run.shared.test_batches, best)
+            tested = _test(session, whole, run.shared.test_batches, memory)
     if not logs.enabled:
         return
     rows = parameter_rows(prepared, never_trained)
@@ -94,7 +95,7 @@ def export(
       output: directory; replaced as a whole.
       unchanged: paths that never trained.
       lead: whether this process writes; all must call (sharded parameters are gathered).
-      metrics: of these weights on the evaluation data, for the model card.
+      metrics: of these weights on the evaluation data: for the card, and what was fitted on it.
       dtype, max_shard_bytes: see `hf.write_checkpoint`.
     """
     whole = jax.tree.map(_gathered, whole)
@@ -110,6 +111,7 @@ def export(
             max_shard_bytes=max_shard_bytes,
             dtype=dtype,
             card=model_card(prepared, unchanged, metrics),
+            fitted=fits(prepared.task, metrics),
         )
 
 
@@ -131,10 +133,12 @@ def write_predictions(
         directory.write_json(f"predictions/{name}.{detail}.json", value)
 
 
-def _test(session: Session, whole: Any, batches: Batches, step: int) -> Evaluation:
-    run, task = session.run, session.run.prepared.task
-    split = run.prepared.splits.test
-    assert split is not None
+def _test(session: Session, whole: Any, batches: Batches, memory: Memory) -> Evaluation:
+    run, prepared = session.run, session.run.prepared
+    # What was fitted on the evaluation data is used here as on any other data.
+    task = fitted(prepared.task, memory.best_metrics or {}, prepared.splits.names)
+    split = prepared.splits.test
+    assert split is not None and memory.best_step is not None
     started = time.perf_counter()
     result = evaluate(
         task, run.shared.eval_step, whole, batches, run.parallel, split,
@@ -145,7 +149,9 @@ def _test(session: Session, whole: Any, batches: Batches, step: int) -> Evaluati
             session.directory, "test", Predictions(task, split, run.shared.encoder), result
         )
         seconds = time.perf_counter() - started
-        session.logs.evaluation(step, "test", result.metrics, best=False, seconds=seconds)
+        session.logs.evaluation(
+            memory.best_step, "test", result.metrics, best=False, seconds=seconds
+        )
     return result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from jaxft.experiment.split import Split
 from jaxft.experiment.steps import evaluation_step, slicing
 from jaxft.models import Architecture, TextLimits, hf, load_architecture
 from jaxft.models.checkpoint import timm_config
-from jaxft.tasks.contract import Predicted, Task
+from jaxft.models.checkpoint.exported_config import FITTED
+from jaxft.tasks.contract import Predicted, Task, fitted
 from jaxft.tasks.table import TASKS
 from jaxft.training.parallel import Parallel, make_parallel
 from jaxft.training.programs import Programs
@@ -39,6 +40,7 @@ class Inference:
       names: of its outputs, by number; () where they are numbers.
       params: placed, replicated under pmap.
       encoder: reads rows; a checkpoint's has no columns before `reading`.
+      fitted: numbers that the task takes besides the parameters (see `tasks.contract.Fits`).
     """
 
     directory: RunDirectory | None
@@ -49,11 +51,12 @@ class Inference:
     program: Programs
     parallel: Parallel
     encoder: Encoder
+    fitted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def task(self) -> Task[Any]:
         """What it was trained for."""
-        return TASKS[self.config.task]
+        return fitted(TASKS[self.config.task], self.fitted, self.names)
 
     def reading(self, source: Source, columns: Sequence[str] = (), label: str = "") -> Inference:
         """The same model, reading these columns of `source`.
@@ -220,7 +223,11 @@ def _ready(
         task.inputs, str(path), limits, columns, config.data.max_length or positions, None,
         settings_of(config, task.inputs),
     )  # fmt: skip
-    return Inference(directory, config, architecture, names, params, program, parallel, encoder)
+    found = architecture.hf_config.get(FITTED)
+    return Inference(
+        directory, config, architecture, names, params, program, parallel, encoder,
+        found if isinstance(found, Mapping) else {},
+    )  # fmt: skip
 
 
 def _are_texts(value: Any, least: int) -> bool:

@@ -105,9 +105,7 @@ def select(
     """
     task = TASKS[config.task]
     if task.head is not None:
-        raise ValueError(
-            f"config.task={config.task!r}: select probes what has one target for each whole example"
-        )
+        raise ValueError(_not_probed(config.task))
     if config.model.scratch:
         raise ValueError("config.model.scratch=True: select compares pretrained weights")
     if not models:
@@ -116,7 +114,7 @@ def select(
         raise ValueError(f"--rows={rows} is too few to probe; give at least {_FEWEST}")
     splits = open_splits(config, task, ())
     split = _sample(splits.train, rows, config.train.seed)
-    probes = _probes(task, split.targets, config.train.seed)
+    probes = _probes(config.task, split.targets, config.train.seed)
     opened = [open_frozen(name, config, task, splits, split) for name in models]
     files = _files(Path(output), {"--config.data.train": config.data.train})
     lower = config.eval.metric in minimised(config.task)
@@ -139,13 +137,19 @@ def _sample(split: Split, rows: int, seed: int) -> Split:
     return split
 
 
-def _probes(task: Task[Any], targets: Targets, seed: int) -> Probes:
+def _not_probed(task: str) -> str:
+    return f"config.task={task!r}: select probes what has one target for each whole example"
+
+
+def _probes(name: str, targets: Targets, seed: int) -> Probes:
     if len(targets) < _FEWEST:
         raise ValueError(
             f"{len(targets)} training rows are too few to probe; at least {_FEWEST} are needed"
         )
     # What the loss is fed, in the order of the rows: class numbers, or numbers.
-    values = targets.fill(np.arange(len(targets)), {})["labels"]
+    task, values = TASKS[name], targets.fill(np.arange(len(targets)), {})["labels"]
+    if values.ndim > 1:
+        raise ValueError(_not_probed(name))
     folds = probing.folds(targets.strata(), FOLDS, seed)
     if not targets.names:
         return Probes(task, targets, values[:, None].astype(np.float64), None, folds)

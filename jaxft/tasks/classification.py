@@ -141,8 +141,7 @@ class Classification:
         return {"predicted": "text", **{f"probability_{name}": "number" for name in names}}
 
     def is_output(self, row: Mapping[str, Any]) -> bool:
-        prefixes = [name.removesuffix("predicted") for name in row if name.endswith("predicted")]
-        return any(name.startswith(f"{p}probability_") for p in prefixes for name in row)
+        return has_probabilities(row)
 
     def answers(
         self, predicted: Predicted, given: Unlabelled, names: Sequence[str]
@@ -165,6 +164,12 @@ class Classification:
 
     def names_in(self, hf_config: Mapping[str, Any]) -> tuple[str, ...]:
         return class_names(hf_config)
+
+
+def has_probabilities(row: Mapping[str, Any]) -> bool:
+    """Whether there is a column 'predicted', and one 'probability_NAME' with the same prefix."""
+    prefixes = [name.removesuffix("predicted") for name in row if name.endswith("predicted")]
+    return any(name.startswith(f"{p}probability_") for p in prefixes for name in row)
 
 
 def class_names(hf_config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -194,3 +194,29 @@ class Task(Protocol[Own]):
     def names_in(self, hf_config: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of its outputs. ValueError: they are not usable."""
         ...
+
+
+@runtime_checkable
+class Fits(Protocol):
+    """A task of which some numbers are fitted on the evaluation data and then used on other data."""
+
+    def fits(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """These numbers, of the metrics of the evaluation data, as plain JSON: what an export keeps."""
+        ...
+
+    def fitted(self, found: Mapping[str, Any], names: Sequence[str]) -> Any:
+        """The task that uses them; `found` may be anything that a JSON object can be.
+
+        names: of the outputs.
+        """
+        ...
+
+
+def fitted(task: Task[Any], found: Mapping[str, Any], names: Sequence[str]) -> Task[Any]:
+    """The task with what was fitted for it, if anything is; see `Fits.fitted`."""
+    return task.fitted(found, names) if isinstance(task, Fits) else task
+
+
+def fits(task: Task[Any], metrics: Mapping[str, Any] | None) -> dict[str, Any]:
+    """See `Fits.fits`; {} where nothing is fitted."""
+    return task.fits(metrics or {}) if isinstance(task, Fits) else {}

@@ -19,10 +19,25 @@ _LANGUAGE: Mapping[str, Direction] = {
     "perplexity": "min",
     "accuracy": "max",
 }
+_MULTI_LABEL: Mapping[str, Direction] = {
+    "average_precision_macro": "max",
+    "average_precision_micro": "max",
+    "label_ranking_average_precision": "max",
+    "f1_micro": "max",
+    "f1_macro": "max",
+    "f1_micro_tuned": "max",
+    "f1_macro_tuned": "max",
+    "subset_accuracy": "max",
+    "subset_accuracy_tuned": "max",
+    "hamming_loss": "min",
+    "loss": "min",
+}
 # task -> the metrics that may choose its best checkpoint, and whether more or less of each is better
 METRICS: Mapping[str, Mapping[str, Direction]] = {
     "text_classification": _CLASSIFICATION,
     "image_classification": _CLASSIFICATION,
+    "multi_label": _MULTI_LABEL,
+    "image_multi_label": _MULTI_LABEL,
     "text_regression": {
         "loss": "min",
         "rmse": "min",

@@ -118,7 +118,9 @@ def test_what_cannot_be_probed_is_one_line(trained, tmp_path, capsys):
     assert "no tokenizer" in refused(argv(trained, f"{bert},{bare}", out), capsys)
     assert "--rows=5" in refused(argv(trained, bert, out, "--rows=5"), capsys)
     words = argv(trained, bert, out, "--config.task=token_classification")
-    assert "one target an example" in refused([*words, "--config.eval.metric=f1"], capsys)
+    assert "one target for each whole example" in refused(
+        [*words, "--config.eval.metric=f1"], capsys
+    )
     assert not out.exists()
     out.mkdir()
     (out / "select.json").write_text("{}")

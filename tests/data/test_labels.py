@@ -74,12 +74,16 @@ def test_the_unlabelled_rows_of_a_test_split_are_named():
 
 
 NO_CLASSES = {
-    "several labels": ([["a", "b"], ["a"]] * 9, "row 1: .* holds lists .*'a', 'b'.*multi-label"),
-    "one list among texts": (["a", "b", ("a",)], "row 3: .* holds lists .*multi-label"),
+    "several labels": (
+        [["a", "b"], ["a"]] * 9,
+        "row 1: .* holds lists .*'a', 'b'.*task=.multi_label",
+    ),
+    "one list among texts": (["a", "b", ("a",)], "row 3: .* holds lists .*task=.multi_label"),
     "objects": ([{"name": "a"}, {"name": "b"}], "row 1: .* holds lists"),
-    "vectors": ([np.array([0, 1]), np.array([1, 0])], "row 1: .* holds lists .*multi-label"),
-    "lists as text": (['["a", "b"]', '["a"]', "[]"] * 9, "holds lists .*multi-label"),
-    "vectors as text": (["[0 1 0]", "[1 0 0]"] * 9, "holds lists .*multi-label"),
+    "vectors": ([np.array([0, 1]), np.array([1, 0])], "row 1: .* holds lists .*task=.multi_label"),
+    "lists as text": (['["a", "b"]', '["a"]', "[]"] * 9, "holds lists .*task=.multi_label"),
+    "vectors as text": (["[0 1 0]", "[1 0 0]"] * 9, "holds lists .*task=.multi_label"),
+    "joined labels": (["a", "b|a", "b", "a|b"] * 9, "labels joined by '|' .'b.a'.*multi_label"),
     "numbers": ([0.5, 3.7, 1.0] * 9, "numbers that are not whole .0.5, 3.7.*regression"),
     "numbers as text": (["0.5", "3.7", "nan", "1"] * 9, "not whole .0.5, 3.7.*regression"),
     "numbers with a comma": (["0,5", "3,7", "1"] * 9, "not whole .0,5, 3,7.*regression"),
@@ -105,6 +109,7 @@ def test_what_is_no_class_label_is_refused(kind):
 
 def test_many_classes_are_allowed_where_they_are_meant():
     names = [f"class {i}" for i in range(12)]
+    assert read_labels(source(["a|b", "a", "b", "a|c", "c, d"] * 2), "label").names[1] == "a|b"
     assert len(read_labels(source(names), "label", classes=names).names) == 12
     assert len(read_labels(source([0, 1] * 4, class_names=names), "label").names) == 12
     assert read_labels(source(["a", "b", "a", "b"]), "label").names == ("a", "b")

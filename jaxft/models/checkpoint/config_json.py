@@ -23,7 +23,7 @@ _NO_EFFECT = frozenset(
     """
     _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path _num_labels
     architectures attn_implementation bos_token_id cls_token_id decoder_start_token_id dtype
-    eos_token_id eos_token_ids finetuning_task gradient_checkpointing id2label
+    eos_token_id eos_token_ids finetuning_task fitted_on_evaluation gradient_checkpointing id2label
     keys_to_ignore_at_inference label2id mask_token_id model_type name_or_path num_labels
     output_attentions output_hidden_states output_past pad_token_id prefix problem_type return_dict
     sep_token_id task_specific_params tf_legacy_loss tie_last_hidden_states tie_word_embeddings

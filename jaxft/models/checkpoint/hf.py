@@ -9,14 +9,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.models.checkpoint import companions, tensors, timm_config
+from jaxft.models.checkpoint import companions, tensors
 from jaxft.models.checkpoint.checkpoint_files import (
     COMPANIONS,
     PREPROCESSOR,
@@ -24,6 +24,7 @@ from jaxft.models.checkpoint.checkpoint_files import (
     digest,
     replacing,
 )
+from jaxft.models.checkpoint.exported_config import exported_config
 from jaxft.models.checkpoint.names import Match, ReadReport, match
 from jaxft.models.contract import Architecture
 from jaxft.models.family import Stored
@@ -122,6 +123,7 @@ def write_checkpoint(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     dtype: str = "",
     card: str = "",
+    fitted: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a directory that transformers loads: config.json, safetensors, tokenizer files.
 
@@ -140,6 +142,7 @@ def write_checkpoint(
         card: text of README.md; '' for none.
         problem_type: of an HF config.json, by which sequence classifiers choose their loss; None
             leaves it out.
+        fitted: see `exported_config`.
 
     Raises:
         ValueError: as `check_output`.
@@ -149,7 +152,7 @@ def write_checkpoint(
     check_output(output, source)
     pending = _pending(architecture, params, source, frozenset(unchanged), dtype)
     dtypes = {tensor.dtype for tensor in pending.values()}
-    config = _exported_config(architecture, id2label, problem_type, dtypes)
+    config = exported_config(architecture, id2label, problem_type, dtypes, fitted or {})
     if dtype and "dtype" in config:
         config["dtype"] = np.dtype(tensors.DTYPES[dtype]).name
     with replacing(output, check_output) as directory:
@@ -322,29 +325,3 @@ def _stored_array(path: str, leaf: Any, axes: tuple[int, ...], dtype: np.dtype) 
         largest = float(np.abs(given).max())
         raise ValueError(f"{path} has values up to {largest:.3g}, which {dtype.name} cannot hold")
     return array.transpose(np.argsort(axes).astype(int))
-
-
-def _exported_config(
-    architecture: Architecture,
-    id2label: dict[int, str],
-    problem_type: str | None,
-    dtypes: Collection[str],
-) -> dict[str, Any]:
-    config = dict(architecture.hf_config)
-    if timm_config.is_timm(architecture.hf_config):
-        return timm_config.exported(config, id2label)
-    source_dtype = config.pop("torch_dtype", None)  # the old name of `dtype`
-    source_dtype = config.pop("dtype", None) or source_dtype
-    labels = ("num_labels", "_num_labels", "id2label", "label2id", "problem_type")
-    for stale in (*labels, "finetuning_task"):
-        config.pop(stale, None)
-    config["architectures"] = [architecture.exports]
-    # transformers casts everything to this dtype: fp32 as soon as one tensor needs it.
-    config["dtype"] = "float32" if "F32" in dtypes else source_dtype
-    if id2label:
-        config["id2label"] = {str(index): id2label[index] for index in sorted(id2label)}
-        config["label2id"] = {id2label[index]: index for index in sorted(id2label)}
-    if problem_type is not None:
-        config["problem_type"] = problem_type
-    # The labels inside stay in the order of their numbers: sorted as text, "10" precedes "2".
-    return dict(sorted(config.items()))

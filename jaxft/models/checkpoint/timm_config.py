@@ -96,8 +96,13 @@ def settings(raw: Mapping[str, Any], family: Family[Any]) -> dict[str, Any]:
     return {"model_type": name, **family.timm[name], **channels, **rest}
 
 
-def exported(raw: Mapping[str, Any], id2label: Mapping[int, str]) -> dict[str, Any]:
-    """The config.json of a model that was fine-tuned: the same with these classes."""
+def exported(
+    raw: Mapping[str, Any], id2label: Mapping[int, str], problem_type: str | None = None
+) -> dict[str, Any]:
+    """The config.json of a model that was fine-tuned: the same with these classes.
+
+    timm's models have one class an image and no `problem_type`, which is written where it is another.
+    """
     config = {
         key: value
         for key, value in raw.items()
@@ -106,6 +111,8 @@ def exported(raw: Mapping[str, Any], id2label: Mapping[int, str]) -> dict[str, A
     }
     config["num_classes"] = len(id2label)
     config["label_names"] = [id2label[index] for index in sorted(id2label)]
+    if problem_type not in (None, "single_label_classification"):
+        config["problem_type"] = problem_type
     for part in ("pretrained_cfg", "model_args"):
         if part in config:
             config[part] = _classes_of(config[part], len(id2label))
