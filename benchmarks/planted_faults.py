@@ -74,7 +74,7 @@ def _checked(folder: Path, train: Rows, held: Rows, columns: list[str], values) 
             "data.max_length": 128 if values.model else None,
         },
     )  # fmt: skip
-    check_data(config, rows=20_000, probed=values.probed, output=str(folder / "out"))
+    check_data(config, rows=50_000, probed=values.probed, output=str(folder / "out"))
     return json.loads((folder / "out" / "data_report.json").read_text())["findings"]
 
 

@@ -20,7 +20,7 @@ from jaxft.terminal.flags import Flag, parse
 from jaxft.terminal.tables import show_findings
 
 FLAGS = (
-    Flag("rows", "rows of each split whose contents are compared, at most", default=20_000),
+    Flag("rows", "rows of each split whose contents are compared, at most", default=50_000),
     Flag("probed", "training rows whose labels are doubted, at most", default=5_000),
     Flag("output", "folder for data_report.json and .html; default: runs/data-TASK"),
     Flag("strict", "exit with status 3 when something serious is found", default=False),
