@@ -134,6 +134,8 @@ def timing(record: Record) -> Html:
         facts.append(f"{summary['examples_per_second']:,.1f} examples a second while training")
     if summary.get("padding_efficiency"):
         facts.append(f"{summary['padding_efficiency']:.1%} of the computed tokens were not padding")
+    if summary.get("waiting_share") is not None:
+        facts.append(f"{summary['waiting_share']:.1%} of the training time waited for data")
     if summary.get("shapes"):
         shapes = summary["shapes"]
         facts.append(f"{len(shapes)} compiled batch shapes: {', '.join(map(_plain, shapes))}")

@@ -199,6 +199,12 @@ def fill_text(tokens: Tokens, slots: np.ndarray, length: int) -> Batch:
     return inputs
 
 
+def filled(batch: Batch) -> tuple[int, int]:
+    """(places of a batch that hold a token or an image, places that are computed), of this process."""
+    held = batch["segment_ids"] > 0 if "segment_ids" in batch else batch["index"] >= 0
+    return int(held.sum()), held.size
+
+
 def iterate(
     batches: Batches,
     start: int = 0,

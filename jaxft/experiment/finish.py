@@ -180,6 +180,7 @@ def _summary(
         "test": tested.metrics if tested else None,
         "seconds": {k: round(v, 3) for k, v in {"total": clock.total, **clock.seconds}.items()},
         "examples_per_second": examples / max(session.logs.seconds, 1e-9),
+        "waiting_share": session.logs.waited / max(session.logs.seconds, 1e-9),
         "parameters": dict(prepared.decisions.totals),
         "versions": {"python": platform.python_version(), **versions(_VERSIONS)},
         "device": run.parallel.summary,

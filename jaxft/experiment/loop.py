@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import signal
 
-from jaxft.data.loader import iterate
+from jaxft.data.loader import filled, iterate
 from jaxft.experiment.evaluation import evaluate
 from jaxft.experiment.finish import write_predictions
 from jaxft.experiment.session import Memory, Session, judge
 from jaxft.experiment.signals import saved_first
 from jaxft.experiment.weights import weights_of
 from jaxft.training.step import TrainState
+from jaxft.training.waiting import Waiting
+from jaxft.training.window import Fed
 
 
 def run_loop(session: Session, state: TrainState, memory: Memory) -> tuple[TrainState, Memory, int]:
@@ -21,18 +23,22 @@ def run_loop(session: Session, state: TrainState, memory: Memory) -> tuple[Train
     start = run.steps_done(state)
     stage = run.stages.index(start)
     batches = iterate(
-        run.train_batches, start, num_steps, put=run.parallel.put, threads=config.data.workers
-    )
-    with saved_first() as stop:
+        run.train_batches, start, num_steps, threads=config.data.workers,
+        put=lambda batch: (run.parallel.put(batch), filled(batch)),
+    )  # fmt: skip
+    with saved_first() as stop, Waiting() as waiting:
         for step in range(start + 1, num_steps + 1):
             if memory.stopped_early:
                 break
             if run.stages.index(step - 1) > stage:
                 stage, state = run.stages.index(step - 1), _next_stage(session, state, step - 1)
             # Dispatch only: nothing below waits for the device, except where something is due.
-            state, metrics = run.stages.at(step - 1).program(state, next(batches))
+            batch, room = waiting.next(batches)
+            state, metrics = run.stages.at(step - 1).program(state, batch)
+            metrics = run.parallel.unreplicate(metrics)
+            waiting.handed_in(metrics["loss"])
             rate = float(run.prepared.learning_rates[step - 1])
-            logs.train(step, run.parallel.unreplicate(metrics), rate)
+            logs.train(step, metrics, rate, Fed(*room, waiting.seconds))
             stopping = stop.requested(step)
             evaluating = step % run.eval_every == 0 or step == num_steps
             if evaluating:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,9 +42,20 @@ def opened(
              steps_per_epoch=prepared.length.epoch, log_every=config.train.log_every,
              tensorboard=config.log.tensorboard, enabled=lead,
              epoch_examples=len(prepared.splits.train.targets), shown=prepared.task.shown,
-             minimised=minimised(config.task)) as logs,
+             minimised=minimised(config.task), when_waiting=_when_waiting(config)) as logs,
     ):  # fmt: skip
         yield Session(run, directory, saves, logs, clock)
+
+
+def _when_waiting(config: ConfigDict) -> str:
+    """What to do where the devices wait for data."""
+    workers, cores = config.data.workers, os.cpu_count() or 1
+    if workers < cores:
+        return f"raise data.workers, now {workers} (this machine has {cores} cores)"
+    return (
+        f"data.workers is {workers}, as many as this machine has cores; less data.augment, or images stored "
+        "near the model's size, cost less"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ this is where losses first reach the host.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -20,44 +19,13 @@ import numpy as np
 from jaxft.terminal.progress import Progress
 from jaxft.training.rows import Row, RowFile, check_is_file
 from jaxft.training.tensorboard import EventFile, check_is_folder
+from jaxft.training.window import Fed, Step, Window
 
 # Steps handed in and not yet fetched, at most. With these the device has work queued while the host
 # does something else; each of them keeps a batch alive, so more would cost memory.
 _IN_FLIGHT = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class _Step:
-    """A step whose metrics may still be computed on the device."""
-
-    number: int
-    metrics: Mapping[str, jax.Array]
-    learning_rate: float
-    handed_in: float
-
-    def is_ready(self) -> bool:
-        # jax.Array documents no is_ready, its implementation has it.
-        return all(v.is_ready() for v in self.metrics.values())  # type: ignore[attr-defined]
-
-
-@dataclasses.dataclass
-class _Window:
-    """Sums over the fetched steps since the last row."""
-
-    steps: int = 0
-    last: _Step | None = None
-    weight: float = 0.0
-    loss: float = 0.0
-    grad_norm: float = 0.0
-    tokens: float = 0.0
-
-    def add(self, step: _Step, values: Mapping[str, float]) -> None:
-        self.steps += 1
-        self.last = step
-        self.weight += values["weight"]
-        self.loss += values["loss"] * values["weight"]
-        self.grad_norm += values["grad_norm"]
-        self.tokens += values.get("tokens", 0.0)
+# Seconds of training after which, and the share of them from which, waiting for data is worth a word.
+_LONG_ENOUGH, _WAITS = 10.0, 0.1
 
 
 class Logs:
@@ -74,6 +42,7 @@ class Logs:
       epoch_examples: of an epoch, to tell examples a second; None: the weights of the loss are examples.
       shown: the metrics that an evaluation shows on the terminal, in this order; None: all.
       minimised: the metrics of which less is better; of all others more is.
+      when_waiting: what to do where the devices wait for data, said once.
       enabled: False on all processes but the first. They still raise on a non-finite loss, so that
         all processes end at the same step instead of waiting for each other.
 
@@ -94,6 +63,7 @@ class Logs:
         epoch_examples: int | None = None,
         shown: Sequence[str] | None = None,
         minimised: Collection[str] = ("loss",),
+        when_waiting: str = "",
     ):
         self.enabled = enabled
         self._shown, self._minimised = shown, minimised
@@ -105,11 +75,16 @@ class Logs:
         self._progress = Progress(total_steps) if enabled else None
         self._rows: RowFile | None = None
         self._events: EventFile | None = None
-        self._pending: collections.deque[_Step] = collections.deque()
-        self._window = _Window()
+        self._pending: collections.deque[Step] = collections.deque()
+        self._window = Window()
         self._clock: float | None = None  # when the window began; None: no step since a pause
         self._flushed = time.perf_counter()
         self._seconds = 0.0  # of training, in all processes of this run so far
+        self._waited, self._waited_before = (
+            0.0,
+            0.0,
+        )  # of these for data; what earlier processes did
+        self._when_waiting = when_waiting
         self._best: dict[tuple[str, str], float] = {}  # by split and metric
         if enabled:  # before any compute is spent; the files are opened at the first row
             check_is_file(self._directory / "metrics.jsonl")
@@ -132,11 +107,15 @@ class Logs:
         for row in self._open(after=step):
             if row["kind"] == "train":
                 self._seconds = row["seconds"]
+                self._waited = self._waited_before = row.get("waiting_seconds", 0.0)
             elif row["kind"] == "eval":
                 self._note_best(row["split"], _scalars(row))
         self.event(step, "resume", f"continued from the checkpoint of step {step}")
 
-    def train(self, step: int, metrics: Mapping[str, jax.Array], learning_rate: float) -> None:
+    def train(
+        self, step: int, metrics: Mapping[str, jax.Array], learning_rate: float,
+        fed: Fed | None = None,
+    ) -> None:  # fmt: skip
         """Take the metrics of `step` without waiting for the device.
 
         A row is written every `log_every` steps and at each flush. Its loss is the mean over the
@@ -146,13 +125,14 @@ class Logs:
           step: updates done.
           metrics: scalars 'loss' (mean), 'weight' (examples), 'grad_norm', and 'tokens' if known.
           learning_rate: of this update, before any scale per parameter.
+          fed: how full its batch was, and how long batches were waited for.
 
         Raises:
           FloatingPointError: loss or gradient of an earlier step is not finite.
         """
         for value in metrics.values():
             value.copy_to_host_async()
-        self._pending.append(_Step(step, metrics, learning_rate, time.perf_counter()))
+        self._pending.append(Step(step, metrics, learning_rate, time.perf_counter(), fed))
         while self._pending and (len(self._pending) > _IN_FLIGHT or self._pending[0].is_ready()):
             self._fetch(self._pending.popleft())
 
@@ -204,6 +184,11 @@ class Logs:
         """Of training up to the last row, in all processes of this run so far, without pauses."""
         return self._seconds
 
+    @property
+    def waited(self) -> float:
+        """Of these seconds those for which the devices waited for data."""
+        return self._waited
+
     def event(self, step: int, name: str, message: str) -> None:
         """Write and show that something happened: a resume, an early stop, SIGTERM."""
         if self.enabled:
@@ -222,7 +207,7 @@ class Logs:
             if part is not None:
                 part.close()
 
-    def _fetch(self, step: _Step) -> None:
+    def _fetch(self, step: Step) -> None:
         values = {name: float(np.asarray(value)) for name, value in step.metrics.items()}
         self._check_finite(step.number, values)
         if self._progress is None:
@@ -257,7 +242,7 @@ class Logs:
             return
         now = time.perf_counter()
         elapsed = max(now - self._clock, 1e-9)
-        self._window, self._clock, self._seconds = _Window(), now, self._seconds + elapsed
+        self._window, self._clock, self._seconds = Window(), now, self._seconds + elapsed
         examples = window.weight
         if self._epoch_examples is not None:
             examples = window.steps * self._epoch_examples / self._steps_per_epoch
@@ -270,10 +255,23 @@ class Logs:
         }
         if window.tokens:
             values["tokens_per_second"] = round(window.tokens / elapsed, 1)
+        if window.places:
+            values["padding"] = round(1 - window.filled / window.places, 4)
         row = {"kind": "train", "step": last.number, **values, "seconds": round(self._seconds, 6)}
+        if last.fed is not None:
+            self._waited = self._waited_before + last.fed.waited
+            row["waiting_seconds"] = round(self._waited, 6)
         self._write(row)
         self._write_scalars(last.number, "train", values)
         self._progress.log(last.number, values)
+        self._advise()
+
+    def _advise(self) -> None:
+        """Once: that the devices wait for data, and what to do."""
+        share = self._waited / self._seconds
+        if self._when_waiting and self._seconds >= _LONG_ENOUGH and share >= _WAITS:
+            self.say(f"the devices wait for data {share:.0%} of the time: {self._when_waiting}")
+            self._when_waiting = ""
 
     def _epoch(self, step: int) -> float:
         return round(step / self._steps_per_epoch, 4)

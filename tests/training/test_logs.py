@@ -14,6 +14,7 @@ from tensorboardX.proto import event_pb2
 
 from jaxft.training.logs import Logs
 from jaxft.training.rows import read_rows, truncate_after
+from jaxft.training.window import Fed
 
 METRICS = {
     "loss": 0.5,
@@ -61,6 +62,20 @@ def without_times(rows):
 
 def rows_of(directory):
     return read_rows(directory / "metrics.jsonl")
+
+
+def test_rows_say_what_was_padding_and_what_was_waited_for(tmp_path, capsys):
+    with make(tmp_path, log_every=2, when_waiting="raise it") as logs:
+        logs.train(1, step_metrics(1.0), 1e-3, Fed(50, 100, 0.0))
+        logs.train(2, step_metrics(1.0), 1e-3, Fed(100, 100, 1e6))
+    with make(tmp_path, log_every=2, when_waiting="raise it") as logs:
+        logs.resume(2)
+        logs.train(3, step_metrics(1.0), 1e-3, Fed(10, 100, 5.0))
+        assert logs.waited == 1e6
+    first, _, second = rows_of(tmp_path)
+    assert (first["padding"], first["waiting_seconds"]) == (0.25, 1e6)
+    assert (second["padding"], second["waiting_seconds"]) == (0.9, 1e6 + 5)
+    assert "raise it" not in capsys.readouterr().out  # of so short a run
 
 
 def test_rows_hold_the_weighted_mean_since_the_row_before(tmp_path):

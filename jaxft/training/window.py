@@ -1,0 +1,62 @@
+"""Steps whose metrics are still to be fetched, and sums over those fetched since the last row of a log."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Fed:
+    """What the data pipeline gave the steps.
+
+    Attributes:
+      filled, places: of this batch, how many places hold something and how many are computed.
+      waited: seconds for which the devices waited for batches, in this process so far.
+    """
+
+    filled: int
+    places: int
+    waited: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step whose metrics may still be computed on the device."""
+
+    number: int
+    metrics: Mapping[str, jax.Array]
+    learning_rate: float
+    handed_in: float
+    fed: Fed | None
+
+    def is_ready(self) -> bool:
+        # jax.Array documents no is_ready, its implementation has it.
+        return all(v.is_ready() for v in self.metrics.values())  # type: ignore[attr-defined]
+
+
+@dataclasses.dataclass
+class Window:
+    """Sums over the fetched steps since the last row."""
+
+    steps: int = 0
+    last: Step | None = None
+    weight: float = 0.0
+    loss: float = 0.0
+    grad_norm: float = 0.0
+    tokens: float = 0.0
+    filled: int = 0
+    places: int = 0
+
+    def add(self, step: Step, values: Mapping[str, float]) -> None:
+        self.steps += 1
+        self.last = step
+        self.weight += values["weight"]
+        self.loss += values["loss"] * values["weight"]
+        self.grad_norm += values["grad_norm"]
+        self.tokens += values.get("tokens", 0.0)
+        if step.fed is not None:
+            self.filled += step.fed.filled
+            self.places += step.fed.places
