@@ -1,13 +1,16 @@
-"""Words tagged and numbers given: jaxft beside `transformers.Trainer`, on one checkpoint, seed by seed.
+"""Tags, numbers, several labels: jaxft beside `transformers.Trainer`, on one checkpoint, seed by seed.
 
     python benchmarks/other_tasks.py --task token_classification --model DIR \
         --train train.conll --test test.conll --seeds 3
     python benchmarks/other_tasks.py --task text_regression --model DIR --train train.csv --test test.csv
+    python benchmarks/other_tasks.py --task multi_label --model DIR --train train.csv --test test.csv
 
 The Trainer is set up as in the examples of transformers for these tasks: the first token of a word has its
-tag, the others none; one output and the mean squared error for numbers. Batch size, rates, warm-up, decay
+tag, the others none; one output and the mean squared error for numbers; `problem_type`
+'multi_label_classification' for several labels. Batch size, rates, warm-up, decay
 and clipping are those of jaxft. Both results are Hugging Face checkpoints of their last step, and one
-PyTorch function measures both: entity F1 by seqeval, or Pearson and the root of the mean squared error.
+PyTorch function measures both: entity F1 by seqeval; Pearson and the root of the mean squared error; average
+precision and the highest micro F1 that any one threshold gives, by scikit-learn.
 Needs the extra `test`.
 """
 
@@ -30,6 +33,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import numpy as np
 import torch
 from seqeval.metrics import f1_score
+from sklearn.metrics import average_precision_score, precision_recall_curve
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -110,7 +114,39 @@ class Numbers(torch.utils.data.Dataset):
         }
 
 
+class Sets(torch.utils.data.Dataset):
+    """Texts and labels, joined by '|', of a CSV file with the columns text and label."""
+
+    def __init__(self, path: str, tokenizer, names: list[str]):
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        self.encoded = tokenizer([row["text"] for row in rows], truncation=True)
+        sets = [set(filter(None, row["label"].split("|"))) for row in rows]
+        self.names = names or sorted(set().union(*sets))
+        self.labels = [[float(name in own) for name in self.names] for own in sets]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return {**{k: v[i] for k, v in self.encoded.items()}, "labels": self.labels[i]}
+
+    def score(self, logits: list[np.ndarray], names: dict[int, str]) -> dict[str, float]:
+        """Of logits [C] a text."""
+        truth, scores = np.array(self.labels), np.stack(logits)
+        scores = scores[:, [list(names.values()).index(name) for name in self.names]]
+        precision, recall, _ = precision_recall_curve(truth.ravel(), scores.ravel())
+        return {
+            "average_precision_macro": float(average_precision_score(truth, scores)),
+            "average_precision_micro": float(
+                average_precision_score(truth, scores, average="micro")
+            ),
+            "f1_micro": float(np.max(2 * precision * recall / (precision + recall + 1e-12))),
+        }
+
+
 KINDS = {
+    "multi_label": (Sets, AutoModelForSequenceClassification, DataCollatorWithPadding),
     "token_classification": (
         Words,
         AutoModelForTokenClassification,
@@ -166,7 +202,8 @@ def _jaxft(args, seed: int, folder: str, train, model_class, collator) -> None:
 
 def _trainer(args, seed: int, folder: str, train, model_class, collator) -> None:
     torch.manual_seed(seed)
-    own = {} if args.task == "token_classification" else {"problem_type": "regression"}
+    problems = {"text_regression": "regression", "multi_label": "multi_label_classification"}
+    own = {"problem_type": problems[args.task]} if args.task in problems else {}
     id2label = dict(enumerate(train.names))
     model = model_class.from_pretrained(args.model, id2label=id2label, **own)
     options = TrainingArguments(

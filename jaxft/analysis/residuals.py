@@ -5,12 +5,13 @@ from __future__ import annotations
 import heapq
 import math
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from jaxft.analysis.gallery import gallery
 from jaxft.analysis.page import Html, element, figure, join, table
 from jaxft.analysis.record import Record
 from jaxft.analysis.sections import missing
@@ -55,19 +56,29 @@ def worst(record: Record, _: ModuleType) -> Html:
     rows = heapq.nsmallest(
         _WORST, _rows(record), key=lambda row: (-abs(row["error"]), row["index"])
     )
+    images = any("image" in row for row in rows)
     if not rows:
         return missing(f"No predictions/{record.split}.jsonl.")
+    note = (
+        "The largest errors. An example whose neighbours in this list are of one kind tells what the "
+        "model lacks; a single one is often a wrong number in the data."
+    )
+    return join([element("p", note), gallery(rows, _words) if images else _texts(rows)])
+
+
+def _words(row: Row) -> tuple[str, ...]:
+    predicted = element("strong", f"{row['predicted']:.4g}")
+    return (predicted, f"true {row['label']:.4g}", f"error {row['error']:.4g}")
+
+
+def _texts(rows: Sequence[Row]) -> Html:
     cells = [
         [str(row["index"]), *(f"{row[key]:.4g}" for key in ("label", "predicted", "error")),
          str(row.get("text", ""))]
         for row in rows
     ]  # fmt: skip
-    note = (
-        "The largest errors. An example whose neighbours in this list are of one kind tells what the "
-        "model lacks; a single one is often a wrong number in the data."
-    )
     heads = ["row", "true", "predicted", "error", "text"]
-    return join([element("p", note), table(heads, cells, kinds="nnnnw")])
+    return table(heads, cells, kinds="nnnnw")
 
 
 def _rows(record: Record) -> Iterator[Row]:

@@ -274,8 +274,8 @@ def _check_kind(source: Source, column: str, kinds: Iterable[str]) -> dict[str, 
     if broken := broken_numbers(kinds):
         raise ValueError(
             f"{source.name}: column {column!r} holds numbers that are not whole "
-            f"({listed(broken, 3)}): to learn numbers of texts set config.task='text_regression'; for "
-            "classes, bin them, or write their names in words"
+            f"({listed(broken, 3)}): to learn numbers set config.task='text_regression' (of images "
+            "'image_regression'); for classes, bin them, or write their names in words"
         )
     return whole_numbers(kinds)
 

@@ -15,6 +15,9 @@ from jaxft.data.targets import Batch, places
 
 # Names under which columns of scores are commonly found, the likeliest first.
 NUMBER_COLUMNS = ("score", "label", "labels", "target", "value", "rating", "similarity", "y")
+_CLASSES = (
+    "to learn classes set config.task='text_classification' (of images 'image_classification')"
+)
 _BINS, _LEAST_IN_BIN = 10, 10
 _MOST = 1e18  # the square of which, an error, is still a float32
 
@@ -79,7 +82,7 @@ def read_numbers(
     if names := source.class_names.get(column):
         raise ValueError(
             f"{source.name}: the numbers in column {column!r} stand for classes "
-            f"({', '.join(names[:3])}, …); to learn classes set config.task='text_classification'"
+            f"({', '.join(names[:3])}, …); {_CLASSES}"
         )
     values = np.empty(len(source), np.float64)
     for part, (given,) in source.chunks((column,)):
@@ -89,7 +92,7 @@ def read_numbers(
     if len(bad) == len(values):
         raise ValueError(
             f"{source.name}: column {column!r} has a usable number in no row ({source[0][column]!r:.40} in "
-            "the first); to learn classes set config.task='text_classification'"
+            f"the first); {_CLASSES}"
         )
     if len(bad) and not drop_bad:
         first = int(bad[0])

@@ -22,6 +22,7 @@ _PIPELINES = {
     "text_regression": "text-classification",
     "multi_label": "text-classification",
     "image_multi_label": "image-classification",
+    "image_regression": "image-classification",
     "token_classification": "token-classification",
     "image_classification": "image-classification",
     "causal_lm": "text-generation",

@@ -32,20 +32,22 @@ _MULTI_LABEL: Mapping[str, Direction] = {
     "hamming_loss": "min",
     "loss": "min",
 }
+_REGRESSION: Mapping[str, Direction] = {
+    "loss": "min",
+    "rmse": "min",
+    "mae": "min",
+    "pearson": "max",
+    "spearman": "max",
+    "r2": "max",
+}
 # task -> the metrics that may choose its best checkpoint, and whether more or less of each is better
 METRICS: Mapping[str, Mapping[str, Direction]] = {
     "text_classification": _CLASSIFICATION,
     "image_classification": _CLASSIFICATION,
     "multi_label": _MULTI_LABEL,
     "image_multi_label": _MULTI_LABEL,
-    "text_regression": {
-        "loss": "min",
-        "rmse": "min",
-        "mae": "min",
-        "pearson": "max",
-        "spearman": "max",
-        "r2": "max",
-    },
+    "text_regression": _REGRESSION,
+    "image_regression": _REGRESSION,
     "token_classification": {
         "f1": "max",
         "f1_macro": "max",

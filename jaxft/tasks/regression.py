@@ -1,4 +1,4 @@
-"""Regression of one number on a text or a pair of texts: mean squared error, in the unit of the data.
+"""Regression of one number on a text, a pair or an image: mean squared error, in the unit of the data.
 
 As in transformers, numbers are not standardised, so an exported model predicts in the unit of the data.
 """
@@ -99,7 +99,7 @@ class Regression:
         values = predicted["logits"][:, 0].astype(float)
         return [
             {"index": int(row), "label": label, "predicted": value, "error": value - label,
-             self.inputs: shorten(text)}
+             self.inputs: shorten(text) if self.inputs == "text" else text}
             for row, label, value, text in zip(
                 targets.rows, targets.values.tolist(), values.tolist(), inputs, strict=True
             )

@@ -18,6 +18,7 @@ TASKS: Mapping[str, Task[Any]] = {
     "multi_label": MultiLabel("text"),
     "image_multi_label": MultiLabel("image"),
     "text_regression": Regression("text"),
+    "image_regression": Regression("image"),
     "token_classification": TokenClassification(),
     "causal_lm": LanguageModelling(),
     "masked_lm": MaskedLanguageModelling(),

@@ -218,3 +218,33 @@ def test_a_column_of_one_number_is_refused_for_training_alone():
     with pytest.raises(ValueError, match="'score' holds 1 in every row"):
         task.read(source, "score", ("text",), Reading())
     assert len(task.read(source, "score", ("text",), Reading(names=()))) == 2
+
+
+def test_images_have_numbers_too(tmp_path):
+    """How bright an image is; paths in the table are relative to it."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    lines = ["image,score"]
+    for i, level in enumerate(rng.integers(20, 236, 48)):
+        pixels = np.clip(rng.normal(level, 15, (8, 8, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{level / 100}")
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    result = train(
+        ROOT / "configs/image_regression.py", tmp_path / "run",
+        {"model.path": tiny.vit(tmp_path / "vit", blocks=1), "data.train": str(tmp_path / "train.csv"),
+         "data.eval_fraction": 0.25, "train.steps": 40, "train.batch_size": 12, "optim.lr": 5e-3,
+         "eval.every": "100%", "train.compile_cache": "", "log.tensorboard": False,
+         "parallel.mode": "jit"},
+    )  # fmt: skip
+    assert result.eval["pearson"] > 0.8
+    model = transformers.AutoModelForImageClassification.from_pretrained(result.best)
+    assert model.config.problem_type == "regression" and model.config.num_labels == 1
+    files = [str(tmp_path / f"{i}.png") for i in range(3)]
+    found = [answer.value for answer in load(result.best).predict(files)]
+    assert [round(x, 4) for x in found] == [
+        round(answer.value, 4) for answer in load(tmp_path / "run").predict(files)
+    ]
+    page = (tmp_path / "run/report.html").read_text()
+    assert page.count("<img") >= 12 and "something unexpected" not in page
