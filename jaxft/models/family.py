@@ -31,9 +31,26 @@ class Kept(TypedDict, total=False):
 
     Attributes:
         moments: of each of its batch norms that were given a sample, by the norm's path.
+        entries: keys and values [B, T, G, C] of the batch's tokens, where it was given a cache.
     """
 
     moments: dict[str, Moments]
+    entries: tuple[jax.Array, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """What the attention of one block has of the tokens before those of a batch.
+
+    Attributes:
+        keys, values: [B, G, S, C] in slots, the tokens in any order; None: there are none before.
+        positions: [B, S] int32, of each in its text; -1 in a slot that is empty.
+    """
+
+    keys: jax.Array | None = None
+    values: jax.Array | None = None
+    positions: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -46,11 +63,13 @@ class Context:
         reads: positions [B, K] of the tokens of which alone 'hidden' is asked, as [B, K, D], though
             all are looked at; None: of every token.
         sample: the examples over which batch norms take their statistics; None: the kept ones.
+        cache: of a decoder's block that is to leave its entries; None: as in training.
     """
 
     seed: ops.Seed = None
     reads: jax.Array | None = None
     sample: Sample | None = None
+    cache: Cache | None = None
 
 
 class Config(Protocol):

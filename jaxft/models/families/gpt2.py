@@ -29,7 +29,7 @@ from jaxft.models.family import (
     stored_by_leaf,
 )
 from jaxft.models.heads import every_token, last_token
-from jaxft.models.layers import modules, ops
+from jaxft.models.layers import cached, modules, ops
 
 # GPT2DoubleHeadsModel's further head, the old name of n_positions, and in which dtype the softmax
 # is: here always fp32.
@@ -99,12 +99,12 @@ class Attention(nnx.Module):
         self.heads, self.rate = config.n_head, config.attn_pdrop
 
     def __call__(
-        self, tokens: jax.Array, reads: jax.Array | None, mask: jax.Array, seed: ops.Seed
-    ) -> jax.Array:
-        """[R, L, D] -> [R, K, D] of the tokens at `reads`, [R, L, D] of all where it is None."""
-        query, key, value = modules.fused_heads(self.c_attn, tokens, reads, self.heads)
-        attended = ops.attention(query, key, value, mask, rate=self.rate, seed=seed)
-        return self.c_proj(attended.reshape(*attended.shape[:2], -1))
+        self, tokens: jax.Array, carry: Carry, context: Context, seed: ops.Seed
+    ) -> tuple[jax.Array, Kept]:
+        """[R, L, D] -> [R, K, D] of the tokens at `context.reads`, or of all [R, L, D]."""
+        query, key, value = modules.fused_heads(self.c_attn, tokens, context.reads, self.heads)
+        attended, kept = cached.attend(query, key, value, carry, context, rate=self.rate, seed=seed)
+        return self.c_proj(attended.reshape(*attended.shape[:2], -1)), kept
 
 
 class FeedForward(nnx.Module):
@@ -134,12 +134,11 @@ class Block(nnx.Module):
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
         reads, hidden = context.reads, carry["hidden"]
         weights_seed, attention_seed, output_seed = ops.split(context.seed, 3)
-        mask = ops.causal_mask(carry["segment_ids"], carry["positions"], reads)
-        update = self.attn(self.ln_1(hidden), reads, mask, weights_seed)
+        update, kept = self.attn(self.ln_1(hidden), carry, context, weights_seed)
         hidden = ops.take(hidden, reads) + ops.dropout(update, self.rate, attention_seed)
         update = self.mlp(self.ln_2(hidden))
         hidden = hidden + ops.dropout(update, self.rate, output_seed)
-        return {**carry, "hidden": hidden}, {}
+        return {**carry, "hidden": hidden}, kept
 
 
 class GPT2(nnx.Module):

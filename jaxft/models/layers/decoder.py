@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 
 from jaxft.models.family import Batch, Carry, Context, Kept
-from jaxft.models.layers import modules, ops, rotary
+from jaxft.models.layers import cached, modules, ops, rotary
 
 # The rotary tables of blocks that look at everything, and of those with a window that have their own.
 GLOBAL, LOCAL = "global", "local"
@@ -118,21 +118,28 @@ class Attention(nnx.Module):
         self.k_norm = layer.norm(layer.head_dim) if layer.head_norms else None
         self.layer = layer
 
-    def __call__(
-        self, tokens: jax.Array, carry: Carry, reads: jax.Array | None, seed: ops.Seed
-    ) -> jax.Array:
-        """Normalised tokens [R, L, D] -> [R, K, D] at `reads`, or [R, L, D] where it is None."""
+    def __call__(self, tokens: jax.Array, carry: Carry, context: Context) -> tuple[jax.Array, Kept]:
+        """Normalised tokens [R, L, D] -> [R, K, D] at `context.reads`, or all [R, L, D]."""
         layer, turn = self.layer, carry["rotary"][self.layer.rotary]
+        reads = context.reads
         cosines, sines = turn
         query = self._heads(self.q_proj(ops.take(tokens, reads)), self.q_norm)
         query = rotary.rotate(query, (ops.take(cosines, reads), ops.take(sines, reads)))
         key = rotary.rotate(self._heads(self.k_proj(tokens), self.k_norm), turn)
         value = self._heads(self.v_proj(tokens), None)
-        mask = ops.causal_mask(carry["segment_ids"], carry["positions"], reads, layer.window)
-        attended = ops.attention(
-            query, key, value, mask, rate=layer.rate, seed=seed, scale=layer.scale, cap=layer.cap
+        attended, kept = cached.attend(
+            query,
+            key,
+            value,
+            carry,
+            context,
+            rate=layer.rate,
+            seed=context.seed,
+            window=layer.window,
+            scale=layer.scale,
+            cap=layer.cap,
         )
-        return self.o_proj(attended.reshape(*attended.shape[:2], -1))
+        return self.o_proj(attended.reshape(*attended.shape[:2], -1)), kept
 
     def _heads(self, x: jax.Array, norm: modules.RMSNorm | None) -> jax.Array:
         """[R, L, H * C] -> [R, L, H, C], each head normalised."""
@@ -167,11 +174,11 @@ class Block(nnx.Module):
         self.input_layernorm, self.post_attention_layernorm = layer.norm(), layer.norm()
 
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
-        hidden, reads = carry["hidden"], context.reads
-        update = self.self_attn(self.input_layernorm(hidden), carry, reads, context.seed)
-        hidden = ops.take(hidden, reads) + update
+        hidden = carry["hidden"]
+        update, kept = self.self_attn(self.input_layernorm(hidden), carry, context)
+        hidden = ops.take(hidden, context.reads) + update
         hidden = hidden + self.mlp(self.post_attention_layernorm(hidden))
-        return {**carry, "hidden": hidden}, {}
+        return {**carry, "hidden": hidden}, kept
 
 
 class SandwichBlock(nnx.Module):
@@ -184,11 +191,11 @@ class SandwichBlock(nnx.Module):
         self.pre_feedforward_layernorm, self.post_feedforward_layernorm = layer.norm(), layer.norm()
 
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
-        hidden, reads = carry["hidden"], context.reads
-        update = self.self_attn(self.input_layernorm(hidden), carry, reads, context.seed)
-        hidden = ops.take(hidden, reads) + self.post_attention_layernorm(update)
+        hidden = carry["hidden"]
+        update, kept = self.self_attn(self.input_layernorm(hidden), carry, context)
+        hidden = ops.take(hidden, context.reads) + self.post_attention_layernorm(update)
         update = self.mlp(self.pre_feedforward_layernorm(hidden))
-        return {**carry, "hidden": hidden + self.post_feedforward_layernorm(update)}, {}
+        return {**carry, "hidden": hidden + self.post_feedforward_layernorm(update)}, kept
 
 
 class Decoder(nnx.Module):
