@@ -24,6 +24,7 @@ import numpy as np
 from jaxft.config import ConfigDict, override
 from jaxft.config_check import validate
 from jaxft.data import files
+from jaxft.data.choices import choice_fault
 from jaxft.data.targets import Unlabelled
 from jaxft.data.words import words_fault, words_of
 from jaxft.experiment import processes
@@ -43,7 +44,7 @@ class Model:
 
     Attributes:
       labels: names of its outputs, by number; () where they are numbers.
-      inputs: 'text', 'words' or 'image'.
+      inputs: 'text', 'words', 'question', 'choices' or 'image'.
     """
 
     def __init__(self, inference: Inference):
@@ -61,9 +62,9 @@ class Model:
         """What the model's head gives for each input: of classes, the scores before the softmax.
 
         Args:
-          inputs: texts; pairs of texts (tuples or lists of two); words (a list of them each, or a text
-            that is cut at white space); or images: paths, Pillow images, or
-            uint8 arrays [H, W] or [H, W, C].
+          inputs: texts; pairs of texts (tuples or lists of two; of a question and its context, or of a
+            text and a list of choices); words (a list of them each, or a text that is cut at white space);
+            or images: paths, Pillow images, or uint8 arrays [H, W] or [H, W, C].
 
         Returns:
           [N, C] float32, in the order of the inputs and of `labels`.
@@ -96,7 +97,7 @@ class Model:
     def _predicted(self, given: Sequence[Any]) -> tuple[Predicted, Unlabelled]:
         columns = _columns(self.inputs, given)
         expected = len(self._inference.encoder.columns)
-        if expected and len(columns) != expected:
+        if expected and len(columns) != expected and self.inputs != "choices":
             what = "pairs of texts" if expected == 2 else "single texts"
             raise ValueError(f"the model was trained on {what}")
         # The names of the run's own columns mean nothing here: the order counts.
@@ -252,6 +253,13 @@ def _columns(inputs: str, given: Sequence[Any]) -> Mapping[str, list[Any]]:
         if len(columns) > 1:
             raise ValueError("the model reads single texts, not pairs")
         return columns
+    if inputs == "choices":
+        return _choice_columns(given)
+    if inputs == "question":
+        pairs = list(_text_columns(given).values())
+        if len(pairs) != 2:
+            raise ValueError("give pairs of texts: a question and its context")
+        return {"question": pairs[0], "context": pairs[1]}
     if inputs == "image":
         return {"image": _images(given)}
     for number, entry in enumerate(given, start=1):
@@ -276,6 +284,20 @@ def _text_columns(given: Sequence[Any]) -> dict[str, list[str]]:
                 raise ValueError(f"input {number} holds half of a surrogate pair: {text!a:.40}")
             column.append(text)
     return dict(zip(("first", "second"), columns, strict=False))
+
+
+def _choice_columns(given: Sequence[Any]) -> dict[str, list[Any]]:
+    """The one or two texts that choices are for, and the lists of choices."""
+    for number, entry in enumerate(given, start=1):
+        whole = (
+            isinstance(entry, tuple | list) and len(entry) == len(given[0]) and len(entry) in (2, 3)
+        )
+        if not whole or not isinstance(entry[-1], tuple | list):
+            raise ValueError(f"input {number} is no (text, list of choices): {entry!r:.60}")
+        if fault := next(filter(None, map(choice_fault, entry)), ""):
+            raise ValueError(f"input {number} {fault}")
+    names = ("first", "second")[: len(given[0]) - 1]
+    return {name: [entry[i] for entry in given] for i, name in enumerate((*names, "choices"))}
 
 
 def _images(given: Sequence[Any]) -> list[Any]:

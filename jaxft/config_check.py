@@ -17,7 +17,7 @@ from jaxft.base.nearest import nearest
 from jaxft.base.nested import as_tuples
 from jaxft.config_fields import BY_NAME, FIELDS, MANY, MOST_STEPS, SECTIONS, Field, Need
 from jaxft.config_names import no_such_field
-from jaxft.tasks.names import METRICS
+from jaxft.tasks.names import MANY_COLUMNS, METRICS
 
 _DURATION = re.compile(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*(%|steps?|epochs?)?\s*")
 _GROUP_SETTINGS = ("lr", "weight_decay", "schedule", "optimizer")
@@ -235,7 +235,7 @@ def _check_together(flat: Mapping[str, Any]) -> None:
             f"config.eval.metric={shown(metric)} is no metric of config.task={flat['task']!r}, which "
             f"has {', '.join(metrics)}{nearest(metric, metrics)}"
         )
-    if len(flat["data.text"]) > 2:
+    if len(flat["data.text"]) > 2 and flat["task"] not in MANY_COLUMNS:
         raise ValueError(f"config.data.text={shown(flat['data.text'])} names more than two columns")
     for field in FIELDS:
         for need in field.needs:

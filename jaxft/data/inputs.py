@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from jaxft.data.checks import path_fault, text_fault
+from jaxft.data.choices import choice_fault, find_choice_columns, tokenize_choices
+from jaxft.data.choices import shown as shown_choices
 from jaxft.data.corruption import Corruption
 from jaxft.data.documents import find_document_column, tokenize_documents
 from jaxft.data.files import Column, Source
 from jaxft.data.images import find_image_column
 from jaxft.data.masked_texts import tokenize_masked
 from jaxft.data.masking import Masking
+from jaxft.data.questions import find_question_columns, text_of, tokenize_questions
 from jaxft.data.special_tokens import special_token
 from jaxft.data.targets import Unlabelled, unlabelled, unlabelled_words
 from jaxft.data.text import find_text_columns, tokenize
@@ -119,6 +122,24 @@ def _tokens_to_mask(
     )  # fmt: skip
 
 
+def _tokens_of_questions(
+    source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
+) -> Tokens:
+    return tokenize_questions(
+        source, rows, columns, load_tokenizer(how.directory), max_length=how.max_length,
+        stride=how.settings["data.stride"], vocab_size=how.vocab_size, cache_dir=how.cache_dir,
+    )  # fmt: skip
+
+
+def _tokens_of_choices(
+    source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
+) -> Tokens:
+    return tokenize_choices(
+        source, rows, columns, load_tokenizer(how.directory), max_length=how.max_length,
+        vocab_size=how.vocab_size, cache_dir=how.cache_dir,
+    )  # fmt: skip
+
+
 def _masking(how: Tokenising, seed: int) -> Masking:
     tokenizer = load_tokenizer(how.directory)
     mask = special_token(tokenizer, how.directory, "mask")
@@ -130,6 +151,11 @@ def _masking(how: Tokenising, seed: int) -> Masking:
     share, whole_words = (how.settings[name] for name in _MASKING)
     vocabulary = min(tokenizer.get_vocab_size(), how.vocab_size)
     return Masking(share, mask, vocabulary, whole_words, seed)
+
+
+def _with_contexts(source: Source, columns: Sequence[str]) -> Unlabelled:
+    contexts = Column(source, columns[1], np.arange(len(source)), text_of)
+    return dataclasses.replace(unlabelled(len(source)), contexts=contexts)
 
 
 def _every_word(source: Source, columns: Sequence[str]) -> Unlabelled:
@@ -160,6 +186,23 @@ KINDS: Mapping[str, Kind] = {
             tokens=_tokens_of_words,
             shown=lambda values: " ".join(words_of(values[0])),
             unlabelled=_every_word,
+        ),
+        Kind(
+            "question",
+            lambda source, given, label: find_question_columns(source, given),
+            text_fault,
+            tokens=_tokens_of_questions,
+            shown=lambda values: text_of(values[0]),
+            unlabelled=_with_contexts,
+            windowed=True,
+            settings=("data.stride",),
+        ),
+        Kind(
+            "choices",
+            find_choice_columns,
+            choice_fault,
+            tokens=_tokens_of_choices,
+            shown=shown_choices,
         ),
         Kind(
             "image",

@@ -67,6 +67,7 @@ class Unlabelled:
     """Rows without targets, to be predicted. See `Targets`.
 
     words: of each example (lists of texts), where the inputs are words.
+    contexts: of each example, where answers are looked for in one.
     """
 
     rows: np.ndarray
@@ -74,14 +75,18 @@ class Unlabelled:
     names: tuple[str, ...] = ()
     dropped: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     words: Column | None = None
+    contexts: Column | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, positions: np.ndarray) -> Unlabelled:
         counts = np.diff(self.offsets)[positions]
-        words = None if self.words is None else self.words.take(positions)
-        return Unlabelled(self.rows[positions], offsets_of(counts), words=words)
+        words, contexts = (
+            None if column is None else column.take(positions)
+            for column in (self.words, self.contexts)
+        )
+        return Unlabelled(self.rows[positions], offsets_of(counts), words=words, contexts=contexts)
 
     def strata(self) -> np.ndarray:
         return np.zeros(len(self), np.int64)

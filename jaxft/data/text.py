@@ -235,7 +235,7 @@ def _encoded(
             own = [encoding.ids for encoding in encodings]
             ids = np.fromiter(itertools.chain.from_iterable(own), np.int32)
             check_vocabulary(int(ids.max(initial=-1)), tokenizer, vocab_size)
-            second = [_second_start(encoding.type_ids) for encoding in encodings]
+            second = [second_start(encoding.type_ids) for encoding in encodings]
             yield np.array(list(map(len, own)), np.int32), np.array(second, np.int32), ids
 
 
@@ -252,7 +252,7 @@ def chunked(texts: list[list[str]]) -> Iterator[list[Any]]:
             start, characters = position, 0
 
 
-def _second_start(types: list[int]) -> int:
+def second_start(types: list[int]) -> int:
     """[0, 0, 0, 1, 1] -> 3; [0, 0] -> 2."""
     ones = sum(types)
     if ones and types != [0] * (len(types) - ones) + [1] * ones:

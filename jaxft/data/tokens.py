@@ -141,17 +141,19 @@ def windowed(tokens: Tokens, begins: str) -> Tokens:
     """Each example's entries, which lie in it one after the other, as entries of their own.
 
     begins: name in `extra` of what is 0 at the first token of each, and -1 at the others. Every example
-      has one entry at least.
+      has one entry at least. `second` of an example is where type 1 begins in each of its entries.
     """
     marks = tokens.extra[begins]
     first = np.flatnonzero(marks[np.arange(len(marks))] == 0)
     offsets = np.append(first, tokens.offsets[-1])
+    windows = np.searchsorted(offsets, tokens.offsets)
     return dataclasses.replace(
         tokens,
         offsets=offsets,
-        second=np.diff(offsets).astype(np.int32),
+        # Where the example's own lies in each of them; it may lie behind all tokens of a short one.
+        second=np.minimum(np.repeat(tokens.second, np.diff(windows)), np.diff(offsets)),
         extra={name: array for name, array in tokens.extra.items() if name != begins},
-        windows=np.searchsorted(offsets, tokens.offsets),
+        windows=windows,
     )
 
 

@@ -24,6 +24,7 @@ _PIPELINES = {
     "image_multi_label": "image-classification",
     "image_regression": "image-classification",
     "token_classification": "token-classification",
+    "question_answering": "question-answering",
     "image_classification": "image-classification",
     "causal_lm": "text-generation",
     "masked_lm": "fill-mask",

@@ -12,6 +12,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from jaxft.base.nearest import nearest
+from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict, default_config
 from jaxft.data.inputs import KINDS
 from jaxft.data.sources import Source
@@ -25,7 +26,7 @@ from jaxft.models import Architecture, TextLimits, hf, load_architecture
 from jaxft.models.checkpoint import timm_config
 from jaxft.models.checkpoint.exported_config import FITTED
 from jaxft.tasks.contract import Predicted, Task, fitted
-from jaxft.tasks.table import TASKS
+from jaxft.tasks.table import TASKS, task_of
 from jaxft.training.parallel import Parallel, make_parallel
 from jaxft.training.programs import Programs
 
@@ -56,7 +57,8 @@ class Inference:
     @property
     def task(self) -> Task[Any]:
         """What it was trained for."""
-        return fitted(TASKS[self.config.task], self.fitted, self.names)
+        task = task_of(self.config.task, flatten(self.config))
+        return fitted(task, self.fitted, self.names)
 
     def reading(self, source: Source, columns: Sequence[str] = (), label: str = "") -> Inference:
         """The same model, reading these columns of `source`.
@@ -151,7 +153,7 @@ def load_run(directory: RunDirectory, model: Path | None = None) -> Inference:
         )
     source, task, place = directory.source(), TASKS[config.task], model or directory.best
     names, columns = source["label names"], source["columns"]
-    if not _are_texts(names, task.fewest_names) or not _are_texts(columns, 1) or len(columns) > 2:
+    if not _are_texts(names, task.fewest_names) or not _are_texts(columns, 1):
         raise ValueError(f"{directory.path / 'source.json'} is not what jaxft wrote; restore it")
     architecture = load_architecture(
         str(place), num_labels=len(task.id2label(names)), head=task.head,
@@ -215,7 +217,7 @@ def _ready(
             f"{path} has no classifier for {architecture.num_labels} labels (it lacks "
             f"{', '.join(report.initialised)}); fine-tune it first"
         )
-    task = TASKS[config.task]
+    task = task_of(config.task, flatten(config))
     program = evaluation_step(architecture, task, config.model.dtype, parallel)
     limits = architecture.limits
     positions = limits.positions if isinstance(limits, TextLimits) else 0

@@ -20,7 +20,7 @@ from jaxft.experiment.optimizer import OptimizerOf, learning_rates, numbers
 from jaxft.models import Architecture, class_names, hf, load_architecture
 from jaxft.optim import Finding, lint, path_map
 from jaxft.tasks.contract import Task
-from jaxft.tasks.table import TASKS
+from jaxft.tasks.table import TASKS, task_of
 from jaxft.training.parallel import Parallel
 from jaxft.training.step import hyperparameters
 
@@ -53,7 +53,7 @@ class Prepared:
     @property
     def task(self) -> Task[Any]:
         """What is learned."""
-        return TASKS[self.config.task]
+        return task_of(self.config.task, flatten(self.config))
 
     def inputs(self) -> dict[str, Any]:
         """`TrainState.hparams`, on the host."""

@@ -20,6 +20,12 @@ from jaxft.data.labels import LABEL_COLUMNS, Labels, find_target_column, read_la
 from jaxft.data.targets import Unlabelled
 from jaxft.tasks.contract import Arrays, Predicted, Reading
 
+# In the names of transformers' classes whose config.json says nothing else of what they are for.
+_OTHER_HEADS = (
+    "ForToken", "ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForQuestionAnswering",
+    "ForMultipleChoice",
+)  # fmt: skip
+
 
 def loss(
     outputs: dict[str, jax.Array], batch: dict[str, jax.Array], label_smoothing: float = 0.0
@@ -158,9 +164,8 @@ class Classification:
     def recognises(self, hf_config: Mapping[str, Any]) -> bool:
         problem = hf_config.get("problem_type") or self.problem_type
         heads = [str(name) for name in hf_config.get("architectures") or ()]
-        others = ("ForToken", "ForCausalLM", "LMHeadModel", "ForMaskedLM")
-        other = any(kind in name for name in heads for kind in others)
-        return problem == self.problem_type and not other
+        others = any(kind in name for kind in _OTHER_HEADS for name in heads)
+        return problem == self.problem_type and not others
 
     def names_in(self, hf_config: Mapping[str, Any]) -> tuple[str, ...]:
         return class_names(hf_config)

@@ -55,6 +55,18 @@ class Answer(Protocol):
         ...
 
 
+@runtime_checkable
+class Configured(Protocol):
+    """A task that depends on fields of the config.
+
+    Attributes:
+      settings: field -> the attribute that has its value.
+    """
+
+    @property
+    def settings(self) -> Mapping[str, str]: ...
+
+
 class Task(Protocol[Own]):
     """One kind of task.
 

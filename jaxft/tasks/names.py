@@ -48,6 +48,15 @@ METRICS: Mapping[str, Mapping[str, Direction]] = {
     "image_multi_label": _MULTI_LABEL,
     "text_regression": _REGRESSION,
     "image_regression": _REGRESSION,
+    "multiple_choice": {"accuracy": "max", "loss": "min"},
+    "question_answering": {
+        "f1": "max",
+        "exact_match": "max",
+        "has_answer_f1": "max",
+        "has_answer_exact_match": "max",
+        "no_answer_accuracy": "max",
+        "loss": "min",
+    },
     "token_classification": {
         "f1": "max",
         "f1_macro": "max",
@@ -59,6 +68,8 @@ METRICS: Mapping[str, Mapping[str, Direction]] = {
     "causal_lm": _LANGUAGE,
     "masked_lm": _LANGUAGE,
 }
+# Tasks whose inputs may be more than two columns.
+MANY_COLUMNS = ("multiple_choice",)
 
 
 def minimised(task: str) -> tuple[str, ...]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from jaxft.tasks.classification import Classification
-from jaxft.tasks.contract import Task
+from jaxft.tasks.contract import Configured, Task
 from jaxft.tasks.language_modelling import LanguageModelling, MaskedLanguageModelling
 from jaxft.tasks.multi_label import MultiLabel
+from jaxft.tasks.multiple_choice import MultipleChoice
+from jaxft.tasks.question_answering import QuestionAnswering
 from jaxft.tasks.regression import Regression
 from jaxft.tasks.token_classification import TokenClassification
 
@@ -22,4 +25,18 @@ TASKS: Mapping[str, Task[Any]] = {
     "token_classification": TokenClassification(),
     "causal_lm": LanguageModelling(),
     "masked_lm": MaskedLanguageModelling(),
+    "multiple_choice": MultipleChoice(),
+    "question_answering": QuestionAnswering(),
 }
+
+
+def task_of(name: str, values: Mapping[str, Any]) -> Task[Any]:
+    """A task with what a config says of it.
+
+    Args:
+      values: of the config's fields, by dotted name.
+    """
+    task: Any = TASKS[name]
+    settings = task.settings if isinstance(task, Configured) else {}
+    own = {attribute: values[field] for field, attribute in settings.items()}
+    return dataclasses.replace(task, **own) if own else task

@@ -30,7 +30,10 @@ def test_a_task_says_only_what_there_is(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_an_exported_config_is_recognised_by_its_own_kind_of_task_alone(name):
     names = ("a", "b") if TASKS[name].fewest_names else ()
-    heads = {"token": "TokenClassification", "causal": "CausalLM", "masked": "MaskedLM"}
+    heads = {
+        "token": "TokenClassification", "causal": "CausalLM", "masked": "MaskedLM",
+        "question": "QuestionAnswering", "choice": "MultipleChoice",
+    }  # fmt: skip
     head = f"BertFor{heads.get(TASKS[name].head or '', 'X')}"
     exported = {
         "architectures": [head],
