@@ -1,166 +1,195 @@
-"""Try every model type of transformers that classifies texts, tokens or images through the bridge.
+"""Try every model type of transformers that has a head which the bridge knows, and write docs/models.md.
 
-    python benchmarks/every_model.py > docs/models.md
-    python benchmarks/every_model.py distilbert convnext
+    python benchmarks/every_model.py --results models.jsonl > docs/models.md
+    python benchmarks/every_model.py --results models.jsonl distilbert convnext:image > docs/models.md
 
 Each class is made tiny from the defaults of its config, by PyTorch, with random weights; then the bridge
 computes logits and the gradient of every parameter, takes a step, writes a checkpoint, and transformers
-loads it again. Each in a process of its own, of at most LIMIT seconds. Hours for all of them on two cores.
+loads it again. A row is a process of its own, forked where the libraries are imported already, of at most
+SECONDS of CPU and BYTES of memory. What is in the file of results is not tried again unless it is named.
 """
 
 from __future__ import annotations
 
+import argparse
 import collections
+import copy
+import json
+import os
+import resource
+import select
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
 from typing import Any
 
-LIMIT = 300
+# As in the tests: compiling is most of the work here, and no program runs more than twice.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1"
+)
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch  # noqa: E402
+import torchax  # noqa: E402, F401
+import transformers  # noqa: E402
+from tiny_configs import VOCABULARY, tiny_configs  # noqa: E402
+from transformers.models.auto import modeling_auto  # noqa: E402
+
+from jaxft import optim  # noqa: E402
+from jaxft.models import by_path, hf, load_architecture  # noqa: E402
+
+SECONDS, BYTES, LONGEST = 60, 6 * 2**30, 1800.0
+MOST = 10**8  # parameters of a model that is tried
 LABELS = 3
-KINDS = ("sequence", "token", "image")
-# Fields of configs that say how large a model is, and a small value for each.
-SMALL: dict[str, int] = {
-    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embed_dim", "embedding_size", "emb_dim",
-                     "num_features", "hidden_dim_size", "d_embed", "rnn_hidden_size"), 32),
-    **dict.fromkeys(("intermediate_size", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "ffn_dim",
-                     "hidden_dim", "n_inner", "moe_intermediate_size", "d_inner",
-                     "shared_expert_intermediate_size"), 48),
-    **dict.fromkeys(("num_hidden_layers", "encoder_layers", "decoder_layers", "n_layer", "n_layers",
-                     "num_layers", "num_decoder_layers", "num_encoder_layers"), 2),
-    **dict.fromkeys(("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads",
-                     "n_head", "n_heads", "num_heads", "num_experts", "num_local_experts",
-                     "n_routed_experts"), 4),
-    **dict.fromkeys(("num_key_value_heads", "num_experts_per_tok"), 2),
-    **dict.fromkeys(("head_dim", "d_kv", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim",
-                     "qk_rope_head_dim", "v_head_dim", "patch_size"), 8),
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_2d_position_embeddings",
-                     "image_size"), 64),
-    "window_size": 2, "vocab_size": 96, "vocab_size_per_layer_input": 96,
-}  # fmt: skip
-WIDTHS = (8, 16, 24, 32, 40, 48)
-
-
-def tiny(config: Any) -> Any:
-    """The same config with every size that it has made small; special tokens inside the vocabulary."""
-    for name, value in list(vars(config).items()):
-        if hasattr(value, "to_dict"):
-            tiny(value)
-        elif name in SMALL and type(value) is int:
-            setattr(config, name, min(value, SMALL[name]))
-        elif isinstance(value, list | tuple) and value and all(type(n) is int for n in value):
-            if name in ("hidden_sizes", "embed_dims", "encoder_hidden_sizes"):
-                setattr(config, name, list(WIDTHS[: len(value)]))
-            elif name in ("depths", "layers_per_stage"):
-                setattr(config, name, [1] * len(value))
-            elif name == "num_heads":
-                setattr(config, name, [2] * len(value))
-    if isinstance(kinds := getattr(config, "layer_types", None), list):
-        config.layer_types = kinds[: SMALL["num_hidden_layers"]]
-    for number, name in enumerate(("pad_token_id", "bos_token_id", "eos_token_id"), 1):
-        if isinstance(getattr(config, name, None), int) and getattr(config, name) >= 96:
-            setattr(config, name, number)
-    if getattr(config, "is_encoder_decoder", False):
-        if getattr(config, "decoder_start_token_id", None) is None:
-            config.decoder_start_token_id = 0
-    return config
+# The kinds in the order in which they are tried: every model type has its first before any its second.
+KINDS: dict[str, tuple[Any, Any]] = {
+    "sequence": (
+        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        transformers.AutoModelForSequenceClassification,
+    ),
+    "image": (
+        modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+        transformers.AutoModelForImageClassification,
+    ),
+    "token": (
+        modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+        transformers.AutoModelForTokenClassification,
+    ),
+    "causal": (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, transformers.AutoModelForCausalLM),
+    "seq2seq": (
+        modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        transformers.AutoModelForSeq2SeqLM,
+    ),
+    "masked": (modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, transformers.AutoModelForMaskedLM),
+}
+LABELLED = ("sequence", "image", "token")
+PYTORCH = "not by PyTorch"
 
 
 def inputs_of(kind: str, config: Any) -> dict[str, Any]:
     """As transformers takes them, as torch tensors."""
-    import torch
-
     torch.manual_seed(1)
     if kind == "image":
         size = getattr(config, "image_size", 64)
         height, width = size if isinstance(size, list | tuple) else (size, size)
         return {"pixel_values": torch.randn(2, getattr(config, "num_channels", 3), height, width)}
-    ids = torch.randint(6, 90, (2, 16))
+    ids = torch.randint(6, VOCABULARY - 6, (2, 16))
     if isinstance(end := getattr(config, "eos_token_id", None), int):
         ids[:, -1] = end
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if kind == "seq2seq":
+        inputs["decoder_input_ids"] = torch.randint(6, VOCABULARY - 6, (2, 10))
+    return inputs
 
 
 def attempt(model_type: str, kind: str) -> str:
     """What happened, in a few words: 'works', 'refused: …', or why PyTorch itself cannot."""
-    import torch
-    import transformers
-
-    autos = {
-        "sequence": transformers.AutoModelForSequenceClassification,
-        "token": transformers.AutoModelForTokenClassification,
-        "image": transformers.AutoModelForImageClassification,
-    }
-    torch.manual_seed(0)
+    folder, reasons = tempfile.mkdtemp(), []
     try:
-        config = tiny(transformers.AutoConfig.for_model(model_type, num_labels=LABELS))
-        if kind != "image" and getattr(config, "pad_token_id", None) is None:
-            config.pad_token_id = 0
-        model = autos[kind].from_config(config, attn_implementation="eager").eval()
-        inputs = inputs_of(kind, config)
-        logits = model(**inputs).logits
-        logits.square().sum().backward()
-        model.save_pretrained(folder := tempfile.mkdtemp())
-    except Exception as error:
-        return f"not by PyTorch at this size: {type(error).__name__}: {one_line(error)}"
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    try:
-        return bridged(folder, kind, inputs, logits.detach(), gradients, autos[kind])
+        for make in tiny_configs(transformers.CONFIG_MAPPING[model_type]):
+            try:
+                reference = by_pytorch(kind, make, folder)
+                break
+            except Exception as error:
+                traceback.print_exc()
+                reasons.append(f"{type(error).__name__}: {one_line(error)}")
+        else:
+            return f"{PYTORCH}: {reasons[0]}"
+        return bridged(folder, kind, *reference)
     except ValueError as error:
+        traceback.print_exc()
         return f"refused: {one_line(str(error).replace(folder, ''))}"
     finally:
         shutil.rmtree(folder)
 
 
-def bridged(
-    folder: str, kind: str, inputs: dict[str, Any], logits: Any, gradients: Any, auto: Any
-) -> str:
+def by_pytorch(kind: str, make: Callable[[], Any], folder: str) -> tuple[Any, Any, Any]:
+    """Saves a model in `folder`; returns inputs, logits and the gradient of each parameter by name."""
+    torch.manual_seed(0)
+    auto, config = KINDS[kind][1], make()
+    config.architectures, config.use_cache = [], False
+    text = config.get_text_config()
+    if kind in LABELLED:
+        config.num_labels = LABELS
+    if kind == "causal" and getattr(config, "is_decoder", None) is False:
+        config.is_decoder = True
+    if getattr(config, "is_encoder_decoder", False):
+        config.decoder_start_token_id = 0
+    if kind != "image" and getattr(text, "pad_token_id", None) is None:
+        config.pad_token_id = text.pad_token_id = 0
+    with torch.device("meta"):
+        size = sum(x.numel() for x in auto.from_config(copy.deepcopy(config)).parameters())
+    if size > MOST:
+        raise ValueError(f"it has {size:,} parameters")
+    model = auto.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():  # so that nothing is 0, and no two experts score the same
+        for x in model.parameters():
+            x.add_(0.02 * torch.randn_like(x)) if x.requires_grad else None
+    inputs = inputs_of(kind, config)
+    logits = model(**inputs).logits
+    logits.square().sum().backward()
+    model.save_pretrained(folder)
+    again = auto.from_pretrained(folder, attn_implementation="eager").eval()(**inputs).logits
+    if not torch.allclose(again, logits, rtol=1e-4, atol=1e-5):
+        raise ValueError("it does not load what it saved")
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return inputs, logits.detach(), gradients
+
+
+def bridged(folder: str, kind: str, inputs: dict[str, Any], logits: Any, gradients: Any) -> str:
     """The same through the bridge."""
     import jax
     import jax.numpy as jnp
     import numpy as np
-    import torch
 
-    from jaxft import optim
-    from jaxft.models import by_path, hf, load_architecture
-
-    architecture = load_architecture(folder, num_labels=LABELS, head=kind, implementation="bridge")
+    labels = LABELS if kind in LABELLED else 0
+    architecture = load_architecture(folder, num_labels=labels, head=kind, implementation="bridge")
     params, _ = hf.read_params(folder, architecture, key=jax.random.key(0))
-    labels = optim.path_map(lambda path, _: path in architecture.depths, params)
-    split = optim.split(params, labels, names=(True, False))
+    trains = optim.path_map(lambda path, _: path in architecture.depths, params)
+    split = optim.split(params, trains, names=(True, False))
     if kind == "image":
         batch = {"pixel_values": jnp.asarray(inputs["pixel_values"].numpy()).transpose(0, 2, 3, 1)}
     else:
         ids = jnp.asarray(inputs["input_ids"].numpy(), jnp.int32)
         batch = {"input_ids": ids, "segment_ids": ids * 0 + 1, "token_type_ids": ids * 0}
+    if kind == "seq2seq":
+        ids = jnp.asarray(inputs["decoder_input_ids"].numpy(), jnp.int32)
+        batch |= {"decoder_input_ids": ids, "decoder_segment_ids": ids * 0 + 1}
 
     def value(trained: Any) -> tuple[jax.Array, jax.Array]:
         found = architecture.apply(optim.merge(trained, split[False]), batch)["logits"]
         return (found**2).sum(), found
 
-    (_, found), ours = jax.jit(jax.value_and_grad(value, has_aux=True))(split[True])
+    step = jax.jit(jax.value_and_grad(value, has_aux=True))
+    (_, found), ours = step(split[True])
     worst = relative(np.asarray(found).reshape(logits.shape), logits.numpy())
     steepest = max(
         relative(np.asarray(x), gradients[path.replace("/", ".")].numpy())
         for path, x in by_path(ours).items()
         if path.replace("/", ".") in gradients
     )
-    stepped = jax.tree.map(lambda p, g: p - 1e-3 * g, split[True], ours)
+    stepped = jax.tree.map(lambda p, g: np.asarray(p - 1e-3 * g), split[True], ours)
+    (_, again), _ = step(stepped)
+    names = {index: f"class {index}" for index in range(labels)}
     whole = optim.merge(stepped, split[False])
-    names = {index: f"class {index}" for index in range(LABELS)}
     hf.write_checkpoint(
         f"{folder}/out", architecture, whole, id2label=names, source=folder, unchanged=()
     )
-    after, report = auto.from_pretrained(f"{folder}/out", output_loading_info=True)
+    after, report = KINDS[kind][1].from_pretrained(f"{folder}/out", output_loading_info=True)
     with torch.no_grad():
         theirs = after.eval()(**inputs).logits.numpy()
-    again = np.asarray(architecture.apply(whole, batch)["logits"]).reshape(theirs.shape)
-    back = relative(again, theirs)
-    lost = len(report["missing_keys"]) + len(report["unexpected_keys"])
+    back = relative(np.asarray(again).reshape(theirs.shape), theirs)
+    lost = sorted((*report["missing_keys"], *report["unexpected_keys"]))
     close = worst < 1e-4 and steepest < 1e-3 and back < 1e-4 and not lost
     said = f"logits {worst:.0e}, gradients {steepest:.0e}, reloaded {back:.0e}"
-    return f"works ({said})" if close else f"differs: {said}, {lost} keys"
+    return f"works ({said})" if close else f"differs: {said}, keys {lost[:2]}"
 
 
 def relative(ours: Any, theirs: Any) -> float:
@@ -169,49 +198,144 @@ def relative(ours: Any, theirs: Any) -> float:
 
 
 def one_line(error: object) -> str:
-    """Its first 160 characters, for a cell of a table."""
-    return " ".join(str(error).split()).replace("|", "/")[:160]
+    """Its first 200 characters, for a cell of a table."""
+    return " ".join(str(error).split()).replace("|", "/")[:200]
 
 
 def rows() -> list[tuple[str, str]]:
-    """(model type, kind of head) of every class there is."""
-    from transformers.models.auto import modeling_auto
+    """(model type, kind of head) of every class there is, the first kind of each type before others."""
+    kinds = collections.defaultdict(list)
+    for kind, (names, _) in KINDS.items():
+        for model_type in names:
+            kinds[model_type].append(kind)
+    numbered = [
+        (order, name, kind)
+        for name, found in kinds.items()
+        for order, kind in enumerate(found)
+        if name in transformers.CONFIG_MAPPING
+    ]
+    return [
+        (name, kind) for _, name, kind in sorted(numbered, key=lambda row: (row[0] > 0, row[1]))
+    ]
 
-    tables: tuple[Any, ...] = (
-        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
-    )
-    return sorted((name, kind) for kind, table in zip(KINDS, tables, strict=True) for name in table)
 
-
-def main(wanted: list[str]) -> None:
-    """Print the table, a row as soon as it is known, and the sums."""
-    import transformers
-
-    print(f"# Model types of transformers {transformers.__version__} through the bridge\n")
-    print(
-        "Written by `python benchmarks/every_model.py`; differences are relative to the largest value.\n"
-    )
-    print("| model type | head | result |\n|---|---|---|")
-    sums: collections.Counter[str] = collections.Counter()
-    for model_type, kind in rows():
-        if wanted and model_type not in wanted:
-            continue
-        command = [sys.executable, "-W", "ignore", __file__, "--one", model_type, kind]
+def limited(model_type: str, kind: str, log: str, limit: int) -> tuple[str, float]:
+    """`attempt` in a process forked for it, and its seconds of CPU; what it prints goes to `log`."""
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    if not (child := os.fork()):
+        os.close(reading)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
+        resource.setrlimit(resource.RLIMIT_DATA, (BYTES, BYTES))
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
-            lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-            result = lines[-1][7:] if lines else f"crashed: {one_line(done.stderr[-300:])}"
-        except subprocess.TimeoutExpired:
-            result = f"not within {LIMIT} s"
-        sums[result.split()[0].rstrip(":")] += 1
-        print(f"| {model_type} | {kind} | {result} |", flush=True)
-    print("\n" + ", ".join(f"{count} {word}" for word, count in sums.most_common()) + ".")
+            result = attempt(model_type, kind)
+        except BaseException as error:
+            traceback.print_exc()
+            result = f"fails: {type(error).__name__}: {one_line(error)}"
+        os.write(writing, result.encode())
+        os._exit(0)
+    os.close(writing)
+    given_up = not select.select([reading], [], [], LONGEST)[0]
+    if given_up:
+        os.kill(child, signal.SIGKILL)
+    result = os.read(reading, 2**16).decode()
+    os.close(reading)
+    _, status, usage = os.wait4(child, 0)
+    if not result:
+        ended = signal.Signals(os.WTERMSIG(status)) if os.WIFSIGNALED(status) else status
+        known: dict[int, str] = {signal.SIGXCPU: f"not within {limit} s of CPU", signal.SIGKILL: "was killed"}
+        result = f"fails: {known.get(int(ended), ended)}"
+    return result, usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    """Try what is not known yet, then print the page."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--results", required=True, help="JSON lines, read and appended to")
+    parser.add_argument("--seconds", type=float, default=0, help="begin no row after these")
+    parser.add_argument("--limit", type=int, default=SECONDS, help="seconds of CPU for a row")
+    parser.add_argument("--logs", help="a folder for what each row printed")
+    parser.add_argument("again", nargs="*", help="model types, or TYPE:KIND, to try again")
+    options = parser.parse_args()
+    found: dict[tuple[str, str], str] = {}
+    if os.path.exists(options.results):
+        with open(options.results) as file:
+            for row in map(json.loads, file):
+                found[row["model_type"], row["kind"]] = row["result"]
+    started = time.monotonic()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    with open(options.results, "a") as file:
+        for name, kind in rows():
+            named = not {name, f"{name}:{kind}"}.isdisjoint(options.again)
+            late = options.seconds and time.monotonic() - started > options.seconds
+            if late or not (named or (not options.again and (name, kind) not in found)):
+                continue
+            log = os.path.join(options.logs, f"{name}-{kind}.txt") if options.logs else os.devnull
+            result, seconds = limited(name, kind, log, options.limit)
+            found[name, kind] = result
+            row = {"model_type": name, "kind": kind, "result": result, "cpu": round(seconds, 1)}
+            print(json.dumps(row), file=file, flush=True)
+            print(f"{seconds:5.0f} s  {name}:{kind}  {result}", file=sys.stderr, flush=True)
+    print(page(found))
+
+
+def page(found: dict[tuple[str, str], str]) -> str:
+    """docs/models.md: what works, by type and kind; why not; and what PyTorch itself cannot do here."""
+    known = {row: found[row] for row in rows() if row in found}
+    tried = {row: result for row, result in known.items() if not result.startswith(PYTORCH)}
+    works = {row for row, result in tried.items() if result.startswith("works")}
+    types = sorted({name for name, _ in tried})
+    whole = sum(
+        all((name, kind) in works for kind in KINDS if (name, kind) in tried) for name in types
+    )
+    lines = [
+        f"# Model types of transformers {transformers.__version__} through the bridge",
+        "",
+        "Written by `python benchmarks/every_model.py`: each class is made tiny from its default config with"
+        " random weights; its logits and the gradient of every parameter through the bridge are held to"
+        " PyTorch's (1e-4 and 1e-3 of the largest value), a step is taken, and transformers loads what is"
+        " exported and gives the same logits again.",
+        "",
+        f"**Of the {len(tried)} classes that PyTorch builds tiny and runs on a CPU, {len(works)} work"
+        f" ({len(works) / max(len(tried), 1):.1%}); of their {len(types)} model types {whole} do so with"
+        f" every head that was tried ({whole / max(len(types), 1):.1%}).**"
+        f" {len(known) - len(tried)} other classes are at the end;"
+        f" {len(rows()) - len(known)} were not tried.",
+        "",
+        "`+` works, `-` does not; nothing: no such class, not tried, or at the end.",
+        "",
+        f"| model type | {' | '.join(KINDS)} |",
+        f"|---|{'---|' * len(KINDS)}",
+    ]
+    for name in types:
+        cells = [
+            "+" if (name, kind) in works else "-" if (name, kind) in tried else " "
+            for kind in KINDS
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", "## What does not work, and why", "", *listed(tried, works)]
+    lines += ["", "## What PyTorch itself does not do with these configs and inputs", ""]
+    lines += [
+        "No default config, or none that is tiny and valid was found; a package that is not installed; inputs"
+        " besides tokens or pixels; or more than 100 M parameters at any of the sizes tried.",
+        "",
+    ]
+    others = {row: result for row, result in known.items() if row not in tried}
+    return "\n".join([*lines, *listed(others, set())])
+
+
+def listed(found: dict[tuple[str, str], str], left_out: set[tuple[str, str]]) -> list[str]:
+    """A line for each row, those of one model type together."""
+    reasons = collections.defaultdict(list)
+    for (name, kind), result in sorted(found.items()):
+        if (name, kind) not in left_out:
+            reasons[name, result.removeprefix(f"{PYTORCH}: ")].append(kind)
+    return [f"- {name} ({', '.join(kinds)}): {why}" for (name, why), kinds in reasons.items()]
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        print("RESULT", attempt(sys.argv[2], sys.argv[3]))
-    else:
-        main(sys.argv[1:])
+    main()

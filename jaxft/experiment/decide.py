@@ -10,7 +10,7 @@ from jaxft.config import ConfigDict
 from jaxft.experiment.decisions import Decision, Decisions
 from jaxft.experiment.ideas import groups, unfreezing
 from jaxft.experiment.length import Length
-from jaxft.models import Architecture
+from jaxft.models import Architecture, has_batch_norms
 from jaxft.optim.hints import widened
 from jaxft.training.parallel import param_specs
 
@@ -107,7 +107,11 @@ def _warnings(config: ConfigDict, architecture: Architecture, frozen: set[str]) 
         yield "every parameter is frozen: there is nothing to train"
     elif head and head <= frozen:  # a tied unembedding is a table of the stem
         yield "the head is frozen: a newly initialised one will stay random"
-    if architecture.statistics and config.model.scratch and config.model.batch_stats == "frozen":
+    if (
+        has_batch_norms(architecture)
+        and config.model.scratch
+        and config.model.batch_stats == "frozen"
+    ):
         yield (
             "model.scratch with model.batch_stats='frozen': batch norms keep the mean 0 and the "
             "variance 1 that they are initialised with; give 'train'"

@@ -17,7 +17,7 @@ from jaxft.experiment.decide import decide
 from jaxft.experiment.decisions import Decisions
 from jaxft.experiment.length import Length, run_length
 from jaxft.experiment.optimizer import OptimizerOf, learning_rates, numbers
-from jaxft.models import Architecture, class_names, hf, load_architecture
+from jaxft.models import Architecture, class_names, has_batch_norms, hf, load_architecture
 from jaxft.optim import Finding, lint, path_map
 from jaxft.tasks.contract import Task
 from jaxft.tasks.table import TASKS, task_of
@@ -132,7 +132,7 @@ def settle(
 def _settled(
     config: ConfigDict, directory: str, architecture: Architecture, splits: Splits
 ) -> Prepared:
-    if config.model.batch_stats == "train" and not architecture.statistics:
+    if config.model.batch_stats == "train" and not has_batch_norms(architecture):
         raise ValueError(
             f"config.model.batch_stats='train', but {config.model.path} is "
             f"{architecture.model_type!r}, which has no batch statistics; leave it 'frozen'"

@@ -9,7 +9,7 @@ says, and load.py chooses.
 from jaxft.models.checkpoint import hf
 from jaxft.models.checkpoint.config_json import class_names
 from jaxft.models.checkpoint.names import ReadReport
-from jaxft.models.contract import Architecture, Pass
+from jaxft.models.contract import Architecture, Pass, has_batch_norms
 from jaxft.models.families import FAMILIES
 from jaxft.models.family import ImageLimits, TextLimits
 from jaxft.models.layers.batch_norm import move_statistics
@@ -26,6 +26,7 @@ __all__ = [
     "TextLimits",
     "class_names",
     "by_path",
+    "has_batch_norms",
     "hf",
     "load_architecture",
     "move_statistics",

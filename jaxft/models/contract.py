@@ -78,7 +78,7 @@ class Architecture(Protocol):
         whole: the parameters and, where there are such, batch statistics beside them.
         stored: path in `whole` -> how it lies in a checkpoint.
         depths: parameter path -> depth.
-        statistics: path of a batch statistic -> the same.
+        statistics: path of a batch statistic, or of what else never trains -> the same.
         tensor_rules: (path pattern, spec over 'tensor'), in order.
         naming: which tensors of a checkpoint are its own.
         from_scratch: `init` gives every leaf a value to train from.
@@ -134,3 +134,8 @@ class Architecture(Protocol):
             params: in the structure of `whole`.
             key: drives dropout; None turns it off.
         """
+
+
+def has_batch_norms(architecture: Architecture) -> bool:
+    """It keeps statistics that can move, and not only what never trains, as tables of sines."""
+    return any(path.endswith("running_mean") for path in architecture.statistics)

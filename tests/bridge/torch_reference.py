@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,15 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "vocab_size": 60, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
         "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48,
         "decoder_ffn_dim": 48, "max_position_embeddings": 40}),
+    "gpt2": ("gpt2", "causal", {
+        "vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40}),
+    "mixtral": ("mixtral", "causal", {
+        **_BASE, "num_key_value_heads": 2, "num_local_experts": 4, "pad_token_id": 0}),
+    "albert": ("albert", "masked", {**_BASE, "embedding_size": 16, "pad_token_id": 0}),
+    "pegasus": ("pegasus", "seq2seq", {
+        "vocab_size": 60, "d_model": 32, "encoder_layers": 2, "decoder_layers": 1,
+        "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48, "max_position_embeddings": 40}),
     "timm-resnet": ("timm", "image", {"architecture": "resnet10t", "model_args": {}}),
     "timm-swin": ("timm", "image", {
         "architecture": "swin_tiny_patch4_window7_224", "model_args": {
@@ -66,7 +76,13 @@ def inputs_of(kind: str, pad: int, end: int | None = None) -> dict[str, np.ndarr
     ids = rng.integers(6, 60, mask.shape)
     if end is not None:
         ids[np.arange(3), mask.sum(1) - 1] = end
-    return {"input_ids": np.where(mask, ids, pad), "attention_mask": mask}
+    inputs = {"input_ids": np.where(mask, ids, pad), "attention_mask": mask}
+    if kind == "seq2seq":
+        inputs["decoder_attention_mask"] = (np.arange(8) < np.array([[5], [8], [2]])).astype(
+            np.int64
+        )
+        inputs["decoder_input_ids"] = rng.integers(6, 60, (3, 8))
+    return inputs
 
 
 def make(folder: Path, name: str) -> None:
@@ -91,6 +107,9 @@ def make(folder: Path, name: str) -> None:
         "sequence": transformers.AutoModelForSequenceClassification,
         "token": transformers.AutoModelForTokenClassification,
         "image": transformers.AutoModelForImageClassification,
+        "causal": transformers.AutoModelForCausalLM,
+        "masked": transformers.AutoModelForMaskedLM,
+        "seq2seq": transformers.AutoModelForSeq2SeqLM,
     }
     model = autos[kind].from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
@@ -103,7 +122,8 @@ def make(folder: Path, name: str) -> None:
                 x.uniform_(0.5, 1.5)
     model.save_pretrained(folder / name)
     pad = getattr(config, "pad_token_id", None)
-    end = config.eos_token_id if getattr(config, "is_encoder_decoder", False) else None
+    ends = getattr(config, "is_encoder_decoder", False) and kind == "sequence"
+    end = config.eos_token_id if ends else None
     inputs = inputs_of(kind, 0 if pad is None else pad, end)
     tensors = {key: torch.from_numpy(x) for key, x in inputs.items()}
     if pad is None and kind == "sequence":  # one at a time, without padding
@@ -116,14 +136,21 @@ def make(folder: Path, name: str) -> None:
     else:
         logits = model(**tensors).logits
     weights = torch.from_numpy(cotangent(tuple(logits.shape)))
-    present = tensors["attention_mask"][..., None] if kind == "token" else 1
-    (logits * weights * present).sum().backward()
+    (logits * weights * torch.from_numpy(present(kind, inputs))).sum().backward()
     gradients = {
         f"gradient {key}": x.grad.numpy()
         for key, x in model.named_parameters()
         if x.grad is not None
     }
     np.savez(folder / f"{name}.npz", logits=logits.detach().numpy(), **inputs, **gradients)
+
+
+def present(kind: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What the logits of tokens are multiplied with, so that padding does not count; else 1."""
+    if kind not in ("token", "causal", "masked", "seq2seq"):
+        return np.ones((), np.float32)
+    mask = arrays["decoder_attention_mask" if kind == "seq2seq" else "attention_mask"]
+    return mask[..., None].astype(np.float32)
 
 
 def of_timm(directory: Path, settings: dict[str, Any]) -> Any:

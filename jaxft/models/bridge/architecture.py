@@ -72,15 +72,14 @@ class BridgedArchitecture:
     def init(self, key: jax.Array) -> Params:
         """All of `whole` as the module's own library initialises it, with draws from `key`."""
         built = self.built
-        start = {name: jnp.zeros(x.shape) for name, x in built.parameters.items()}
         leaves = by_path(self.whole)
-        stats = {
-            name: jnp.zeros(x.shape, leaves[path_of(name)].dtype)
-            for name, x in built.statistics.items()
+        start = {
+            name: jnp.zeros(x.shape, jnp.float32 if x.is_floating_point() else jnp.int32)
+            for name, x in (*built.module.named_parameters(), *built.module.named_buffers())
         }
         constants = {name: jnp.asarray(x) for name, x in built.constants.items()}
         found = trace.initialise(
-            built.module, {**start, **stats, **constants}, built.initialise, key
+            built.module, {**start, **constants}, built.initialise, key, built.split
         )
         named = {path_of(name): x for name, x in found.items() if name not in constants}
         treedef = jax.tree.structure(self.whole)
@@ -94,7 +93,10 @@ class BridgedArchitecture:
         """The forward pass of the module, one example a row.
 
         Returns fp32 'logits': [R, 1, C] for the example of each text row, [R, L, C] for its tokens
-        (head 'token'), [B, C] for images. With `batch_stats` also 'moments', for `move_statistics`.
+        (head 'token'), [B, C] for images, and for each token of a row those of the vocabulary, [R, L, V]
+        ('masked'; 'causal': of the token after it; 'seq2seq': of the decoder's row, [R, M, V], which
+        is 'decoder_input_ids' and 'decoder_segment_ids'). With `batch_stats` also 'moments', for
+        `move_statistics`.
 
         Args:
             params: in the structure of `whole`.
@@ -124,6 +126,7 @@ class BridgedArchitecture:
             built.forward,
             inputs,
             key=key,
+            join=built.join,
             training=lambda name: depth_of.get(name, 0) > how.frozen_blocks,
             norms=norms,
         ).astype(jnp.float32)
@@ -142,17 +145,24 @@ class BridgedArchitecture:
         return BatchNorms(sample, moving)
 
     def _text(self, batch: Batch) -> dict[str, jax.Array]:
-        present = batch["segment_ids"] > 0
-        # Softmax over nothing is no number: a row without an example reads one token of padding.
-        read = present | (~present.any(1, keepdims=True) & (jnp.arange(present.shape[1]) == 0))
-        inputs = {
-            "input_ids": jnp.where(present, batch["input_ids"], self.built.pad),
-            "attention_mask": read.astype(jnp.int32),
-            "token_type_ids": batch["token_type_ids"],
-        }
+        inputs = self._tokens(batch, "")
+        if "token_type_ids" in batch:
+            inputs["token_type_ids"] = batch["token_type_ids"]
+        if self.head == "seq2seq":
+            inputs |= self._tokens(batch, "decoder_")
         assert isinstance(self.limits, TextLimits)
         wanted = self.built.takes - ({"token_type_ids"} if not self.types_differ else set())
         return {name: x for name, x in inputs.items() if name in wanted}
+
+    def _tokens(self, batch: Batch, side: str) -> dict[str, jax.Array]:
+        """Ids and mask of the encoder's row, or with side 'decoder_' of the decoder's."""
+        present = batch[f"{side}segment_ids"] > 0
+        # Softmax over nothing is no number: a row without an example reads one token of padding.
+        read = present | (~present.any(1, keepdims=True) & (jnp.arange(present.shape[1]) == 0))
+        return {
+            f"{side}input_ids": jnp.where(present, batch[f"{side}input_ids"], self.built.pad),
+            f"{side}attention_mask": read.astype(jnp.int32),
+        }
 
     @property
     def types_differ(self) -> bool:

@@ -4,10 +4,9 @@ import contextlib
 import difflib
 import functools
 import inspect
-import logging
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,14 +17,15 @@ from jaxft.models.bridge import structure
 from jaxft.models.bridge.module import (
     Built,
     computed_buffers,
-    path_of,
     persistent_names,
+    quiet,
     replace_dropout,
-    tied_names,
 )
+from jaxft.models.bridge.naming import naming
+from jaxft.models.bridge.pieces import Pieces
 from jaxft.models.bridge.selection import LastMarked
 from jaxft.models.families import FAMILIES
-from jaxft.models.family import ImageLimits, Naming, TextLimits
+from jaxft.models.family import ImageLimits, TextLimits
 
 # kind of head -> (its classes by config, how one is made)
 HEADS = {
@@ -41,7 +41,15 @@ HEADS = {
         transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
         transformers.AutoModelForImageClassification,
     ),
+    "causal": (transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.AutoModelForCausalLM),
+    "masked": (transformers.MODEL_FOR_MASKED_LM_MAPPING, transformers.AutoModelForMaskedLM),
+    "seq2seq": (
+        transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+        transformers.AutoModelForSeq2SeqLM,
+    ),
 }
+# Those whose outputs are tokens of the vocabulary and no labels.
+LANGUAGE = ("causal", "masked", "seq2seq")
 # Keys of a config.json that say what a head was trained for, and not what the model is.
 _OF_LABELS = ("id2label", "label2id", "num_labels", "_num_labels", "problem_type", "dtype",
               "torch_dtype", "quantization_config", "architectures")  # fmt: skip
@@ -49,6 +57,7 @@ _OF_LABELS = ("id2label", "label2id", "num_labels", "_num_labels", "problem_type
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length",
               "max_source_positions")  # fmt: skip
 _MOST_POSITIONS = 8192  # rows are no longer
+_MOST_TOKENS = 2**31 - 1
 # How often a config has something built; ten times what any published model has, so that a mistyped or
 # hostile number is refused at once and not after hours of making modules.
 _COUNTS = re.compile(
@@ -73,10 +82,17 @@ def build(
     config_class = _config_class(where, raw)
     _check_counts(where, raw)
     kind, auto = _class_for(where, raw, head, config_class)
-    module = _module(where, raw, auto, config_class, num_labels, dropout)
-    other = _module(where, raw, auto, config_class, num_labels + 1, dropout)
-    shapes = {name: x.shape for name, x in other.named_parameters()}
-    labelled = [name for name, x in module.named_parameters() if shapes[name] != x.shape]
+    labels = None if kind in LANGUAGE else num_labels
+    module = _module(where, raw, auto, config_class, labels, dropout)
+    fixed = frozenset(name for name, x in module.named_parameters() if not x.requires_grad)
+    module.requires_grad_(False)
+    labelled = []
+    if labels is not None:
+        other = _module(where, raw, auto, config_class, labels + 1, dropout)
+        shapes = {name: x.shape for name, x in other.named_parameters()}
+        labelled = [name for name, x in module.named_parameters() if shapes[name] != x.shape]
+    elif kind == "causal":
+        _require_causal(where, config_class, module.config)
     config, base = module.config, module.base_model_prefix
     takes = frozenset(inspect.signature(module.forward).parameters)
     if kind != "image" and "input_ids" not in takes:
@@ -84,6 +100,10 @@ def build(
     if kind == "image" and "pixel_values" not in takes:
         raise ValueError(f"{where}: {type(module).__name__} takes no pixel_values, so no images")
     pad = _settle_padding(config)
+    pieces = Pieces(module)
+    depths = structure.depths(module, base)
+    for piece, whole in pieces.origins.items():
+        depths[piece] = max(depths[name] for name in whole)
     return Built(
         head=kind,
         library=f"transformers {transformers.__version__}",
@@ -98,8 +118,11 @@ def build(
         limits=_image_limits(module, config)
         if kind == "image"
         else _text_limits(module, config, takes),
-        naming=_naming(module, base, labelled),
-        depths=structure.depths(module, base),
+        naming=naming(module, base, labelled, pieces),
+        depths=depths,
+        fixed=fixed,
+        join=pieces.join,
+        split=pieces.split,
     )
 
 
@@ -140,43 +163,51 @@ def _class_for(
         kind = chosen[0] if chosen else "sequence or image"
         raise ValueError(
             f"{where}: transformers has no class of model_type {raw['model_type']!r} with a head of "
-            f"kind {kind!r}; it has {', '.join(has) or 'none'} of sequence, token, image"
+            f"kind {kind!r}; it has {', '.join(has) or 'none'} of {', '.join(HEADS)}"
         )
     return chosen[0], HEADS[chosen[0]][1]
 
 
+def _require_causal(where: str, config_class: Any, config: Any) -> None:
+    """Raises ValueError for an encoder: its class for causal models lets tokens see those that follow."""
+    if config_class in HEADS["masked"][0] and getattr(config, "is_decoder", None) is False:
+        raise ValueError(
+            f"{where}: {config.model_type!r} is an encoder, whose tokens see those after them; for a "
+            'causal model of this type set "is_decoder": true in config.json'
+        )
+
+
 def _module(
-    where: str, raw: Mapping[str, Any], auto: Any, config_class: Any, num_labels: int,
+    where: str, raw: Mapping[str, Any], auto: Any, config_class: Any, num_labels: int | None,
     dropout: float | None,
 ) -> Any:  # fmt: skip
-    kept = {key: value for key, value in raw.items() if key not in _OF_LABELS}
+    kept = {key: _plain(value) for key, value in raw.items() if key not in _OF_LABELS}
     try:
         # Rates at the library's defaults are written out first, so that they, too, are replaced.
         whole = config_class.from_dict(kept).to_dict()
         whole = {key: value for key, value in whole.items() if key not in _OF_LABELS}
         config = config_class.from_dict(replace_dropout(whole, dropout))
-        config.num_labels = num_labels
-        with _quiet(), torch.device("meta"):
+        # Which of a type's classes, where it has several.
+        config.architectures = [x for x in raw.get("architectures") or () if isinstance(x, str)]
+        if num_labels is not None:
+            config.num_labels = num_labels
+        with quiet(), torch.device("meta"):
             # Of the attentions in plain operations the eager one is the fastest once compiled.
             module = auto.from_config(config, attn_implementation="eager")
     except Exception as error:  # whatever a library makes of a config that it does not like
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{where}: transformers cannot make the model: {reason}") from error
     module.config.use_cache = False
-    module.requires_grad_(False)
     return module
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' notes on what it would do at another time."""
-    logger = logging.getLogger("transformers")
-    level, before = logging.ERROR, logger.level
-    logger.setLevel(level)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+def _plain(value: Any) -> Any:
+    """JSON with the numbers that it has no way to write, as transformers writes them, made numbers."""
+    if isinstance(value, Mapping):
+        if value.keys() == {"__float__"}:
+            return float(value["__float__"])
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list) else value
 
 
 def _constants(module: Any) -> dict[str, Any]:
@@ -233,12 +264,14 @@ def _text_limits(module: Any, config: Any, takes: Collection[str]) -> TextLimits
     for name, part in module.named_modules():
         if name.endswith("position_embeddings") and getattr(part, "padding_idx", None) is not None:
             # As in RoBERTa: positions are counted from the id of padding on.
-            longest = min(longest, part.num_embeddings - part.padding_idx - 1)
+            longest = min(longest, len(part.weight) - part.padding_idx - 1)
     # By token types or, as DistilBERT, by the separators that tokenizers of masked models write.
     types = getattr(text, "type_vocab_size", None)
     typed = "token_type_ids" in takes and isinstance(types, int) and types > 1
     pairs = typed or type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
-    return TextLimits(int(text.vocab_size), min(longest, _MOST_POSITIONS), pairs, alone=True)
+    # One without a vocabulary, as CANINE, takes any character.
+    vocabulary = int(getattr(text, "vocab_size", _MOST_TOKENS))
+    return TextLimits(vocabulary, min(longest, _MOST_POSITIONS), pairs, alone=True)
 
 
 def _image_limits(module: Any, config: Any) -> ImageLimits:
@@ -247,56 +280,3 @@ def _image_limits(module: Any, config: Any) -> ImageLimits:
     height, width = size if isinstance(size, list | tuple) else (size, size)
     channels = int(getattr(config, "num_channels", 3))
     return ImageLimits(height, width, channels) if placed else ImageLimits(None, None, channels)
-
-
-def _naming(module: Any, base: str, labelled: Collection[str]) -> Naming:
-    computed = {full for _, _, full in computed_buffers(module)}
-    tied = tied_names(module)
-    patterns = [str(p) for p in getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()]
-    renamed = _renaming(module)
-
-    def current(name: str) -> str:
-        known = renamed(name)
-        return tied.get(known, tied.get(f"{base}.{known}", known))
-
-    def unused(names: Collection[str], among: Collection[str]) -> list[str]:
-        whole = bool(base) and any(name.startswith(f"{base}.") for name in among)
-        headless = _base_names(module)
-
-        def is_unused(name: str) -> bool:
-            full = renamed(name)
-            short = full.removeprefix(f"{base}.")
-            return (
-                (whole and not full.startswith(f"{base}."))  # of another head
-                or short in headless  # of the model without a head, as its pooler
-                or full in tied.values()  # a second copy of a tied tensor
-                or not computed.isdisjoint((full, f"{base}.{full}"))
-                or any(re.search(pattern, name) for pattern in patterns)
-            )
-
-        return [name for name in names if is_unused(name)]
-
-    modules = {path_of(name.rpartition(".")[0]) for name in labelled}
-    return Naming(base, tuple(sorted(modules)), current, unused)
-
-
-def _base_names(module: Any) -> set[str]:
-    """Tensors of the model without a head, some of which a model with one may leave out."""
-    with _quiet(), torch.device("meta"):
-        model = transformers.AutoModel.from_config(module.config, attn_implementation="eager")
-    return set(model.state_dict())
-
-
-def _renaming(module: Any) -> Callable[[str], str]:
-    """transformers' own renaming of tensors of older files."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming
-
-    rules = [one for one in get_model_conversion_mapping(module) if isinstance(one, WeightRenaming)]
-
-    def current(name: str) -> str:
-        for rule in rules:
-            name, _ = rule.rename_source_key(name)
-        return name
-
-    return current

@@ -1,7 +1,10 @@
 """A module of PyTorch without its numbers, and what its library says of it."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ from jaxft.models.family import ImageLimits, Naming, TextLimits
 
 # Tensors of torch, by the names that the module's forward pass has for them -> its logits.
 Forward = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -18,7 +22,7 @@ class Built:
     """A module on torch's meta device.
 
     Attributes:
-        head: 'sequence', 'token' or 'image'.
+        head: 'sequence', 'token', 'image', 'causal', 'masked' or 'seq2seq'.
         library: what it is of, for the terminal.
         module: its parameters and persistent buffers have shapes and no numbers.
         constants: its other buffers, which follow from the config, by name.
@@ -29,6 +33,8 @@ class Built:
         pad: the token id that stands where there is no token.
         exports, limits, naming: see `contract.Architecture`.
         depths: depth of every parameter and persistent buffer, by name; the last is the head's.
+        fixed: names of parameters that the module itself never trains, as tables of sines.
+        join, split: the module's tensors of those that files hold, and these of those.
     """
 
     head: str
@@ -44,17 +50,23 @@ class Built:
     limits: TextLimits | ImageLimits
     naming: Naming
     depths: dict[str, int]
+    fixed: frozenset[str] = frozenset()
+    join: Callable[[Tensors], Tensors] = dict
+    split: Callable[[Tensors], Tensors] = dict
 
-    @property
+    @functools.cached_property
     def parameters(self) -> dict[str, torch.Tensor]:
-        """By name; tied ones once."""
-        return dict(self.module.named_parameters())
+        """By the name in files; tied ones once."""
+        whole = self.split(dict(self.module.named_parameters()))
+        return {name: x for name, x in whole.items() if name not in self.fixed}
 
-    @property
+    @functools.cached_property
     def statistics(self) -> dict[str, torch.Tensor]:
-        """Persistent buffers by name."""
+        """What is in files and never trained, by name: persistent buffers and fixed parameters."""
         persistent = persistent_names(self.module)
-        return {name: x for name, x in self.module.named_buffers() if name in persistent}
+        buffers = {name: x for name, x in self.module.named_buffers() if name in persistent}
+        parameters = dict(self.module.named_parameters())
+        return buffers | {name: parameters[name] for name in sorted(self.fixed)}
 
 
 def persistent_names(module: torch.nn.Module) -> set[str]:
@@ -98,9 +110,23 @@ def replace_dropout(config: dict[str, Any], rate: float | None) -> dict[str, Any
     for key, value in config.items():
         if isinstance(value, dict):
             changed[key] = replace_dropout(value, rate)
+        elif not isinstance(key, str):  # labels
+            continue
         elif "layerdrop" in key or "layer_drop" in key:
             changed[key] = 0.0
         elif rate is not None and ("dropout" in key or "pdrop" in key):
             if value is None or isinstance(value, float | int) and not isinstance(value, bool):
                 changed[key] = rate
     return changed
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' notes on what it would do at another time."""
+    logger = logging.getLogger("transformers")
+    level, before = logging.ERROR, logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -16,11 +16,13 @@ import torchax
 from torch.nn.utils.stateless import _reparametrize_module as reparametrised
 from torchax.tensor import OperatorNotFound
 
+from jaxft.models.bridge import operators
 from jaxft.models.bridge.norms import BatchNorms
 
 _LOCK = threading.RLock()
 _BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
 Arrays = Mapping[str, jax.Array]
+Tensors = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 
 def run(
@@ -29,6 +31,7 @@ def run(
     forward: Callable[[dict[str, torch.Tensor]], torch.Tensor],
     inputs: Arrays,
     *,
+    join: Tensors = dict,
     key: jax.Array | None,
     training: Callable[[str], bool],
     norms: BatchNorms,
@@ -37,6 +40,7 @@ def run(
 
     Args:
         arrays: every parameter and buffer by name; of tied ones any.
+        join: makes the module's tensors of them.
         key: drives dropout; None: all of the module is in evaluation mode.
         training: whether the submodule of this name is in training mode, where there is a key.
         norms: answers batch norms; new for each trace.
@@ -53,7 +57,7 @@ def run(
             part.training = key is not None and training(name) and not fixed
         try:
             with torch.no_grad(), env, norms:
-                tensors = env.j2t_iso(dict(arrays))
+                tensors = join(env.j2t_iso(dict(arrays)))
                 norms.tensors = tensors
                 with reparametrised(module, tensors, tie_weights=True):
                     return env.t2j_iso(forward(env.j2t_iso(dict(inputs))))
@@ -62,9 +66,11 @@ def run(
 
 
 def initialise(
-    module: torch.nn.Module, start: Arrays, fill: Callable[[], None], key: jax.Array
-) -> Any:
-    """What `fill` leaves in the module's parameters and buffers, which begin as `start`, traced."""
+    module: torch.nn.Module, start: Arrays, fill: Callable[[], None], key: jax.Array,
+    split: Tensors = dict,
+) -> Any:  # fmt: skip
+    """What `fill` leaves in the module's parameters and buffers, which begin as `start`, traced; `split`
+    makes what is returned of them."""
     env = torchax.default_env()
     with _LOCK, _quiet(), env.override_property(prng=key):
         try:
@@ -72,34 +78,12 @@ def initialise(
                 tensors = env.j2t_iso(dict(start))
                 with reparametrised(module, tensors, tie_weights=True):
                     fill()
-                return {name: env.t2j_iso(x) for name, x in tensors.items()}
+                return {name: env.t2j_iso(x) for name, x in split(tensors).items()}
         except Exception as error:
             raise refusal(module, error) from error
 
 
-def _normal(x: Any, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Any:
-    draws = jax.random.normal(torchax.default_env().get_and_rotate_prng_key(), tuple(x.shape))
-    return x.copy_(torchax.default_env().j2t_iso(mean + std * draws))
-
-
-def _uniform(x: Any, low: float = 0.0, high: float = 1.0, *, generator: Any = None) -> Any:
-    key = torchax.default_env().get_and_rotate_prng_key()
-    draws = jax.random.uniform(key, tuple(x.shape), minval=low, maxval=high)
-    return x.copy_(torchax.default_env().j2t_iso(draws))
-
-
-# torchax's own in-place draws fail on a tensor that is traced.
-for _op, _draw in ((torch.ops.aten.normal_, _normal), (torch.ops.aten.uniform_, _uniform)):
-    torchax.default_env().override_op_definition(_op.default, _draw, is_view_op=True)
-
-
-def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
-    product = torch.matmul(input, weight.t())
-    return product if bias is None else product + bias
-
-
-# torchax's own knows the weight by another name than torch, and some models give it by name.
-torchax.default_env().override_op_definition(torch.nn.functional.linear, _linear)
+operators.install()
 
 
 def refusal(module: torch.nn.Module, error: Exception) -> ValueError:
