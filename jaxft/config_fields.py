@@ -156,6 +156,8 @@ FIELDS: tuple[Field, ...] = (
     Field("data.max_shapes", 4, "distinct padded batch shapes, each one compilation", 1, 64),
     Field("data.augment", "none", "of images: flip left-right; crop_flip: random resized crop too",
           choices=("none", "flip", "crop_flip")),
+    Field("data.loss_on", "completions", "of instruction: which tokens are learned; all: prompts too",
+          choices=("completions", "all")),
     Field("data.mask_share", 0.15, "of masked_lm: share of the tokens that are to be guessed", 1e-3, 0.9),
     Field("data.mask_whole_words", False, "of masked_lm: choose words, with all of their tokens"),
     Field("data.cache", "", "where tokenised text is kept; empty: WORKDIR/cache", form="path"),

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxft.data.chat import find_chat_columns, shown_chat
+from jaxft.data.chat_template import FILE, load_template
 from jaxft.data.checks import path_fault, text_fault
 from jaxft.data.choices import choice_fault, find_choice_columns, tokenize_choices
 from jaxft.data.choices import shown as shown_choices
+from jaxft.data.conversations import tokenize_conversations
 from jaxft.data.corruption import Corruption
 from jaxft.data.documents import find_document_column, tokenize_documents
 from jaxft.data.files import Column, Source
@@ -57,7 +60,8 @@ class Kind:
       name: for messages, and the key under which rows of predictions show it.
       find_columns: `(source, given, label) ->` the columns that are read: as given, or found by usual
         names. label: the column of the targets, '' where there is none.
-      fault: what keeps a value of such a column from being used, or ''.
+      fault: what keeps a value of such a column from being used, or ''; None: that is found when the
+        targets are read, of all of a row's values together.
       model: 'text' or 'image': which models take it.
       tokens: `(source, rows, columns, how)`; None: images.
       shown: `values ->` what a reader sees of a row of texts, of the values of its columns.
@@ -68,11 +72,14 @@ class Kind:
       settings: config fields that its tokens depend on, beyond data.max_length.
       corrupt: `(how, seed)`: what happens to the tokens of a batch, also where they are evaluated (there
         with seed 0); None: nothing.
+      says: `(directory of the checkpoint) ->` what is to be known of how its inputs are read, or ''.
+      companions: `(directory of the checkpoint) ->` files, name -> text, that an export has beside those
+        that it copies, so that its inputs become the same tokens.
     """
 
     name: str
     find_columns: Callable[[Source, Sequence[str], str], tuple[str, ...]]
-    fault: Callable[[Any], str]
+    fault: Callable[[Any], str] | None
     model: str = "text"
     tokens: Callable[[Source, np.ndarray, Sequence[str], Tokenising], Tokens] | None = None
     shown: Callable[[Sequence[Any]], str] = lambda values: " | ".join(map(str, values))
@@ -83,6 +90,8 @@ class Kind:
     windowed: bool = False
     settings: tuple[str, ...] = ()
     corrupt: Callable[[Tokenising, int], Corruption] | None = None
+    says: Callable[[str], str] = lambda directory: ""
+    companions: Callable[[str], Mapping[str, str]] = lambda directory: {}
 
 
 def _tokens_of_texts(
@@ -158,6 +167,29 @@ def _with_contexts(source: Source, columns: Sequence[str]) -> Unlabelled:
     return dataclasses.replace(unlabelled(len(source)), contexts=contexts)
 
 
+def _tokens_of_conversations(
+    source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
+) -> Tokens:
+    tokenizer = load_tokenizer(how.directory)
+    return tokenize_conversations(
+        source, rows, columns, tokenizer, load_template(how.directory, tokenizer),
+        completions_only=how.settings["data.loss_on"] == "completions", max_length=how.max_length,
+        vocab_size=how.vocab_size, cache_dir=how.cache_dir,
+    )  # fmt: skip
+
+
+def _chat_template(directory: str) -> dict[str, str]:
+    """A file with the template by which conversations were written, where the checkpoint has none."""
+    template = load_template(directory, load_tokenizer(directory))
+    return {} if template.own else {FILE: template.source}
+
+
+def _said_of_template(directory: str) -> str:
+    own = load_template(directory, load_tokenizer(directory)).own
+    plain = "a plain one is used ('User: …', 'Assistant: …'), and exported"
+    return "" if own else f"the checkpoint has no chat template: {plain}"
+
+
 def _every_word(source: Source, columns: Sequence[str]) -> Unlabelled:
     return unlabelled_words(Column(source, columns[0], np.arange(len(source)), words_of))
 
@@ -178,6 +210,16 @@ KINDS: Mapping[str, Kind] = {
             windowed=True,
             settings=_MASKING,
             corrupt=_masking,
+        ),
+        Kind(
+            "conversation",
+            find_chat_columns,
+            None,
+            tokens=_tokens_of_conversations,
+            shown=shown_chat,
+            settings=("data.loss_on",),
+            companions=_chat_template,
+            says=_said_of_template,
         ),
         Kind(
             "words",

@@ -69,8 +69,8 @@ class TextBatches:
         """What of the texts is not read, for the terminal."""
         if not self.tokens.cut:
             return ()
-        longest = int(self.tokens.lengths.max())
-        return (f"{self.tokens.cut} words beyond {longest} tokens of their text are not read",)
+        longest, what = int(self.tokens.lengths.max()), self.tokens.cut_things
+        return (f"{self.tokens.cut} {what} beyond {longest} tokens of their text are not read",)
 
     def __getitem__(self, step: int) -> Batch:
         return self._fill(self.plan.layout(step))

@@ -48,7 +48,8 @@ class Tokens:
     largest: the largest id, -1 of no tokens.
     extra: by name, what else is known of each token: [total] int32, at least -1. 'words' is the number
       in its example of the word that a token begins, -1 for one that begins none (words.py).
-    cut: words that were left out because their example is too long.
+    cut: words, or other things, that were left out because their example is too long.
+    cut_things: what they are.
     parts [n, G] int32: lengths of the G texts that an entry is made of, which do not see each other;
       None: it is one text.
     windows [e + 1] int64: the entries of example i are windows[i]..windows[i + 1]; None: one each.
@@ -62,6 +63,7 @@ class Tokens:
     largest: int = -1
     extra: Mapping[str, np.ndarray | Joined] = dataclasses.field(default_factory=dict)
     cut: int = 0
+    cut_things: str = "words"
     parts: np.ndarray | None = None
     windows: np.ndarray | None = None
 
@@ -124,6 +126,7 @@ def joined(parts: Sequence[Tokens]) -> Tokens:
             for name in parts[0].extra
         },
         cut=sum(part.cut for part in parts),
+        cut_things=parts[0].cut_things,
     )
 
 

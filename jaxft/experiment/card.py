@@ -27,6 +27,7 @@ _PIPELINES = {
     "question_answering": "question-answering",
     "image_classification": "image-classification",
     "causal_lm": "text-generation",
+    "instruction": "text-generation",
     "masked_lm": "fill-mask",
 }
 _VERSIONS = ("jaxft", "jax", "flax", "optax", "transformers")

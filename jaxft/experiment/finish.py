@@ -12,6 +12,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from jaxft.config import default_config, to_json
+from jaxft.data.inputs import KINDS
 from jaxft.experiment.card import model_card
 from jaxft.experiment.compilation import release_free_memory
 from jaxft.experiment.data import Batches
@@ -112,6 +113,7 @@ def export(
             dtype=dtype,
             card=model_card(prepared, unchanged, metrics),
             fitted=fits(prepared.task, metrics),
+            files=KINDS[prepared.task.inputs].companions(prepared.directory),
         )
 
 

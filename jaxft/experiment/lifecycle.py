@@ -147,6 +147,8 @@ def _introduce(run: Run, logs: Logs) -> None:
     for name, of_split in batches.items():
         for note in () if of_split is None else of_split.notes:
             logs.say(f"{name}: {note}")
+    if said := shared.encoder.kind.says(prepared.directory):
+        logs.say(said)
     if counts := what_counts(prepared.config):
         logs.say(counts)
     if run.initialised:

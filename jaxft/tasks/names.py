@@ -66,10 +66,11 @@ METRICS: Mapping[str, Mapping[str, Direction]] = {
         "loss": "min",
     },
     "causal_lm": _LANGUAGE,
+    "instruction": _LANGUAGE,
     "masked_lm": _LANGUAGE,
 }
 # Tasks whose inputs may be more than two columns.
-MANY_COLUMNS = ("multiple_choice",)
+MANY_COLUMNS = ("instruction", "multiple_choice")
 
 
 def minimised(task: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxft.tasks.classification import Classification
 from jaxft.tasks.contract import Configured, Task
+from jaxft.tasks.instruction import Instruction
 from jaxft.tasks.language_modelling import LanguageModelling, MaskedLanguageModelling
 from jaxft.tasks.multi_label import MultiLabel
 from jaxft.tasks.multiple_choice import MultipleChoice
@@ -27,6 +28,7 @@ TASKS: Mapping[str, Task[Any]] = {
     "masked_lm": MaskedLanguageModelling(),
     "multiple_choice": MultipleChoice(),
     "question_answering": QuestionAnswering(),
+    "instruction": Instruction(),
 }
 
 

@@ -56,12 +56,12 @@ def next_tokens(batch: Arrays) -> tuple[jax.Array, jax.Array]:
     """(labels [R, L] int32, weight [R, L] float32): of each token the one that follows it in its text.
 
     The last of a text has weight 0 and, where there is 'counted' [R, L], so have those before a token
-    of which it is not 1.
+    of which it is 0.
     """
     ids, segments = batch["input_ids"], batch["segment_ids"]
     follows = (segments == _next(segments)) & (segments > 0)
     if "counted" in batch:
-        follows &= _next(batch["counted"]) == 1
+        follows &= _next(batch["counted"]) > 0
     return jnp.where(follows, _next(ids), 0), follows.astype(jnp.float32)
 
 

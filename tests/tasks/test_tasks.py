@@ -41,6 +41,8 @@ def test_an_exported_config_is_recognised_by_its_own_kind_of_task_alone(name):
         "problem_type": TASKS[name].problem_type,
     }
     found = {other for other, task in TASKS.items() if task.recognises(exported)}
+    # What it was that the next token was learned of, a checkpoint does not say.
+    name = "causal_lm" if TASKS[name].head == "causal" else name
     assert found == {other for other in TASKS if type(TASKS[other]) is type(TASKS[name])}
     assert TASKS[name].names_in(exported) == names
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Mapping
 
 from jaxft.base.json_file import read_json
 from jaxft.models.checkpoint.checkpoint_files import COMPANIONS, require_plain
@@ -15,6 +16,16 @@ _SIGNED = re.compile(r"(.*)\n<!-- jaxft ([0-9a-f]{16}) -->\n", re.DOTALL)
 _LICENCE = re.compile(
     r"---\r?\n.*?^license:[ \t]*([\w.+-]{1,80})[ \t]*\r?$.*?^---", re.DOTALL | re.M
 )
+
+
+def place(source: str | None, directory: str, files: Mapping[str, str]) -> None:
+    """What of COMPANIONS `source` has (None: nothing), and these texts by their names among them."""
+    if source is not None:
+        copy(source, directory)
+    for name, text in files.items():
+        assert name in COMPANIONS, name
+        with open(os.path.join(directory, name), "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
 
 
 def copy(source: str, directory: str) -> None:

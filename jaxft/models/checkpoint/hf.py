@@ -124,6 +124,7 @@ def write_checkpoint(
     dtype: str = "",
     card: str = "",
     fitted: Mapping[str, Any] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a directory that transformers loads: config.json, safetensors, tokenizer files.
 
@@ -139,7 +140,7 @@ def write_checkpoint(
         max_shard_bytes: of a file of weights; a larger tensor has one of its own.
         dtype: 'F32', 'F16' or 'BF16' for every tensor but counts, the unchanged ones included; '':
             as said.
-        card: text of README.md; '' for none.
+        card, files: text of README.md, '' for none; and of COMPANIONS in place of those of `source`.
         problem_type: of an HF config.json, by which sequence classifiers choose their loss; None
             leaves it out.
         fitted: see `exported_config`.
@@ -159,8 +160,7 @@ def write_checkpoint(
         tensors.write_sharded(directory, pending, max_bytes=max_shard_bytes)
         with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as file:
             json.dump(config, file, indent=2, ensure_ascii=False)
-        if source is not None:
-            companions.copy(source, directory)
+        companions.place(source, directory, files or {})
         if card:
             companions.write_card(directory, card)
 
