@@ -246,7 +246,10 @@ def limited(model_type: str, kind: str, log: str, limit: int) -> tuple[str, floa
     _, status, usage = os.wait4(child, 0)
     if not result:
         ended = signal.Signals(os.WTERMSIG(status)) if os.WIFSIGNALED(status) else status
-        known: dict[int, str] = {signal.SIGXCPU: f"not within {limit} s of CPU", signal.SIGKILL: "was killed"}
+        known: dict[int, str] = {
+            signal.SIGXCPU: f"not within {limit} s of CPU",
+            signal.SIGKILL: "was killed",
+        }
         result = f"fails: {known.get(int(ended), ended)}"
     return result, usage.ru_utime + usage.ru_stime
 
