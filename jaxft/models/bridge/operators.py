@@ -59,5 +59,4 @@ def install() -> None:
         env.override_op_definition(operator, definition, is_view_op=True)
     # torchax's own knows the weight by another name than torch, and some models give it by name.
     env.override_op_definition(linear, _linear)
-    for name, definition in (("_grouped_mm", _grouped_mm),):
-        env.override_op_definition(getattr(torch.ops.aten, name).default, definition)
+    env.override_op_definition(torch.ops.aten._grouped_mm.default, _grouped_mm)
