@@ -40,6 +40,8 @@ def validate(config: Mapping[str, Any] | ConfigDict) -> None:
             raise ValueError(
                 f"config.data.rename: {shown(entry)} is not an (old, new) pair of names"
             )
+    for entry in flat["data.mixture"]:
+        _check_mixed(entry)
     for entry in flat["model.depths"]:
         _check_depth(entry)
     _check_together(flat)
@@ -208,6 +210,15 @@ def _check_stage(entry: Any) -> None:
         )
 
 
+def _check_mixed(entry: Any) -> None:
+    if not (_is_pair(entry) and isinstance(entry[0], str) and entry[0]):
+        raise ValueError(f"config.data.mixture: {shown(entry)} is not a (source, weight) pair")
+    if type(entry[1]) not in (int, float) or not 0 < entry[1] <= MANY:
+        raise ValueError(
+            f"config.data.mixture: the weight {shown(entry[1])} of {shown(entry[0])} is not a number above 0"
+        )
+
+
 def _check_depth(entry: Any) -> None:
     if not (_is_pair(entry) and isinstance(entry[0], str)):
         raise ValueError(f"config.model.depths: {shown(entry)} is not a (pattern, depth) pair")
@@ -234,6 +245,11 @@ def _check_together(flat: Mapping[str, Any]) -> None:
         raise ValueError(
             f"config.eval.metric={shown(metric)} is no metric of config.task={flat['task']!r}, which "
             f"has {', '.join(metrics)}{nearest(metric, metrics)}"
+        )
+    if flat["data.mixture"] and flat["data.train"]:
+        raise ValueError(
+            f"config.data.mixture and config.data.train={shown(flat['data.train'])} are both given; "
+            "name all training data in the mixture"
         )
     if len(flat["data.text"]) > 2 and flat["task"] not in MANY_COLUMNS:
         raise ValueError(f"config.data.text={shown(flat['data.text'])} names more than two columns")

@@ -123,6 +123,11 @@ FIELDS: tuple[Field, ...] = (
     Field("data.train", "", "file, files (a.csv,b.csv; part-*.csv), image folder, saved dataset, hf:…, "
           "tfds:…, s3://…, https://…; of any a part: a.csv[:80%]",
           form="place"),
+    Field("data.mixture", (), "((source, weight), …) in place of data.train: each has its share of every "
+          "stretch of the run; an epoch is as many examples as all have together", form="pairs"),
+    Field("data.mixture_temperature", None,
+          "shares are weight * rows^(1 / temperature): 1 by size, more the more alike; none: the weights",
+          0.1, 1000, kind=float, needs=(Need("data.mixture"),)),
     Field("data.eval", "", "the same; empty: a stratified share of the training data is held out",
           form="place"),
     Field("data.test", "", "the same; used once, at the end, with the best checkpoint", form="place"),

@@ -36,6 +36,8 @@ _CALLED: dict[str, str] = {
     "data.label": "label_column label_column_name label_col label_names target_column label_field target "
     "label_key labels",
     "data.sample_by": "keep_linebreaks line_by_line",
+    "data.mixture": "dataset_mixer interleave_datasets mixing datasets probabilities",
+    "data.mixture_temperature": "sampling_temperature temperature",
     "data.rename": "rename_columns column_mapping column_map columns rename_column",
     "data.classes": "class_names class_list keep_classes",
     "data.examples_per_class": "max_train_samples n_shot shots few_shot samples_per_class",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxft.data import packing
+from jaxft.data.mixture import MixtureSampler
 from jaxft.data.packing import Shape
 from jaxft.data.sampler import Sampler
 
@@ -57,13 +58,14 @@ class TrainPlan:
     shapes: tuple[Shape, ...]
     fallback: Shape
     efficiency: float
+    mixture: MixtureSampler | None = None
 
     def __len__(self) -> int:
         return self.steps
 
     @property
-    def sampler(self) -> Sampler:
-        return Sampler(len(self.lengths), self.batch_size, self.seed)
+    def sampler(self) -> Sampler | MixtureSampler:
+        return self.mixture or Sampler(len(self.lengths), self.batch_size, self.seed)
 
     def layout(self, step: int) -> Layout:
         """The cheapest shape into which the step's examples fit, and their places in it."""
@@ -119,6 +121,7 @@ def plan_training(
     pack: bool = True,
     max_shapes: int = 4,
     compile_batches: float = 10.0,
+    mixture: MixtureSampler | None = None,
 ) -> TrainPlan:
     """Plans a run over examples of these lengths [n] int32.
 
@@ -132,9 +135,10 @@ def plan_training(
       batch turns up that fits none of them.
     compile_batches: a compilation is worth this many average batches: a shape that saves less over
       the run is not used. 10 is a few seconds on a CPU, where a small BERT's step takes 0.3 to 1 s.
+    mixture: which examples make each batch, where they are of several sources.
     """
     _check(lengths, batch_size, shards)
-    batches = _typical_batches(lengths, batch_size)
+    batches = _typical_batches(lengths, batch_size, mixture)
     allowed = _row_lengths(lengths, pack)
     needs = _needs(batches, allowed, shards, row_multiple, pack)
     real = sum(int(batch.sum()) for batch in batches)
@@ -148,16 +152,22 @@ def plan_training(
     computed = sum(shape.length * shape.rows * shards for shape in used if shape)
     fallback = Shape(allowed[-1], most)
     return TrainPlan(
-        lengths, batch_size, steps, seed, shards, pack, tuple(shapes), fallback, real / computed
-    )
+        lengths, batch_size, steps, seed, shards, pack, tuple(shapes), fallback, real / computed,
+        mixture,
+    )  # fmt: skip
 
 
-def _typical_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+def _typical_batches(
+    lengths: np.ndarray, batch_size: int, mixture: MixtureSampler | None
+) -> list[np.ndarray]:
     """The examples' lengths in each of some random batches, the same for every run.
 
     Drawn by epochs like those of a run, so that the partial batch at the end of one is among them.
     """
     count = min(max(64, SAMPLE // batch_size), 256)
+    if mixture is not None:
+        same = dataclasses.replace(mixture, seed=0)
+        return [lengths[same(step)[0]] for step in range(count)]
     random = np.random.default_rng(0)
     batches: list[np.ndarray] = []
     while len(batches) < count:

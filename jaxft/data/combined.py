@@ -13,6 +13,7 @@ import numpy as np
 from jaxft.base.nearest import nearest
 from jaxft.data.facts import Facts
 from jaxft.data.files import Source, some
+from jaxft.data.mixture import Mixture
 
 _NOTES = 3  # of the parts of one source that are given one by one
 _SLICE = re.compile(r"(.*[^\[\]])\[\s*(-?\d+%?)?\s*:\s*(-?\d+%?)?\s*\]", re.DOTALL)
@@ -120,6 +121,32 @@ def _of_all(parts: Iterable[Facts | None]) -> Facts | None:
         keys.append(facts.key)
         folder = facts.folder
     return Facts(folder, ("joined", json.dumps(keys))) if folder is not None else None
+
+
+def mixed(
+    names: Sequence[str],
+    parts: Sequence[Source],
+    weights: Sequence[float],
+    temperature: float | None,
+) -> Source:
+    """The rows of all, of the columns that all have, with what a training set needs to mix them.
+
+    names: of the parts, for metrics; where two are the same, numbered.
+
+    Raises ValueError: no column is in all.
+    """
+    common = [c for c in parts[0].columns if all(c in part.columns for part in parts)]
+    if not common:
+        columns = "; ".join(f"{part.name}: {some(part.columns)}" for part in parts)
+        raise ValueError(f"config.data.mixture: no column is in all of its sources ({columns})")
+    left = [dataclasses.replace(part, columns=tuple(common)) for part in parts]
+    source = joined(f"a mixture of {some(names)}", left)
+    named = [
+        name if list(names).count(name) == 1 else f"{name}-{i + 1}" for i, name in enumerate(names)
+    ]
+    ends = tuple(int(end) for end in np.cumsum([len(part) for part in parts]))
+    mixture = Mixture(tuple(named), ends, tuple(map(float, weights)), temperature)
+    return dataclasses.replace(source, mixture=mixture)
 
 
 # A part

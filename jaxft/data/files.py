@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxft.base.nearest import nearest
 from jaxft.data.facts import Facts
+from jaxft.data.mixture import Mixture
 
 # The formats that Pillow reads without a plug-in and that people keep photographs in.
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm".split())
@@ -47,6 +48,7 @@ class Source:
     notes: tuple[str, ...] = ()  # what was found rather than given, one line each
     item_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     facts: Facts | None = None  # what is kept of an earlier reading of the same file
+    mixture: Mixture | None = None  # of which sources it is made, where these have shares
     place: Callable[[int], str] | None = None  # of a row, where neither lines nor paths tell it
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxft.data.batching import EvalPlan, Layout, TrainPlan
 from jaxft.data.corruption import Corruption
 from jaxft.data.images import Images
+from jaxft.data.mixture import Mixture, MixtureSampler
 from jaxft.data.sampler import Sampler
 from jaxft.data.targets import Batch, Targets
 from jaxft.data.tokens import Tokens
@@ -44,6 +45,7 @@ class TextBatches:
 
     corrupt: changes the inputs, before the targets see them; by the epoch of a training batch, and as in
       epoch 0 where every example is read once.
+    mixture: of training batches of several sources; source [R, K] is then the number of each one's.
     """
 
     def __init__(
@@ -53,12 +55,13 @@ class TextBatches:
         plan: TrainPlan | EvalPlan,
         *,
         corrupt: Corruption | None = None,
+        mixture: Mixture | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ):
         assert tokens.examples == len(targets)
         self.tokens, self.targets, self.plan = tokens, targets, plan
-        self.corrupt = corrupt
+        self.corrupt, self.mixture = corrupt, mixture
         self.process_index, self.process_count = process_index, process_count
 
     def __len__(self) -> int:
@@ -91,7 +94,7 @@ class TextBatches:
             number = slots - tokens.windows[examples]
             inputs["window"] = np.where(slots >= 0, number, 0).astype(np.int32)
             slots = examples
-        return inputs | self.targets.fill(slots, inputs)
+        return _filled(self.targets, slots, inputs, self.mixture)
 
 
 class ImageBatches:
@@ -99,6 +102,7 @@ class ImageBatches:
 
     steps: of the run; None is one pass in the source's order (evaluation). The batch is padded
     with zero images of weight 0 to a multiple of shards * row_multiple.
+    mixture: as of `TextBatches`; source [B].
     """
 
     def __init__(
@@ -111,6 +115,7 @@ class ImageBatches:
         seed: int,
         shards: int = 1,
         row_multiple: int = 1,
+        mixture: Mixture | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -120,7 +125,12 @@ class ImageBatches:
         if batch_size < 1:
             raise ValueError(f"the batch size must be at least 1, got {batch_size}")
         self.images, self.targets = images, targets
-        self.sampler = Sampler(len(targets), batch_size, None if steps is None else seed)
+        self.mixture = mixture
+        self.sampler: Sampler | MixtureSampler = (
+            Sampler(len(targets), batch_size, None if steps is None else seed)
+            if mixture is None
+            else mixture.sampler(targets.rows, batch_size=batch_size, seed=seed)
+        )
         self.steps = self.sampler.steps_per_epoch if steps is None else steps
         multiple = shards * row_multiple
         self.rows = -(-batch_size // multiple) * multiple
@@ -150,8 +160,12 @@ class ImageBatches:
         return [self._with_targets(pixels, slots)]
 
     def _with_targets(self, pixels: np.ndarray, slots: np.ndarray) -> Batch:
-        inputs = {"pixel_values": pixels}
-        return inputs | self.targets.fill(slots, inputs)
+        return _filled(self.targets, slots, {"pixel_values": pixels}, self.mixture)
+
+
+def _filled(targets: Targets, slots: np.ndarray, inputs: Batch, mixture: Mixture | None) -> Batch:
+    batch = inputs | targets.fill(slots, inputs)
+    return batch if mixture is None else batch | {"source": mixture.source_of(batch["index"])}
 
 
 def _own_rows(rows: int, process_index: int, process_count: int) -> slice:

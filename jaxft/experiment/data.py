@@ -8,6 +8,8 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict, default_config
 from jaxft.data.batching import plan_evaluation, plan_training
@@ -19,7 +21,7 @@ from jaxft.data.loader import ImageBatches, TextBatches
 from jaxft.data.subsets import few_per_class
 from jaxft.data.targets import Targets
 from jaxft.data.tokens import Tokens
-from jaxft.experiment.opening import open_named
+from jaxft.experiment.opening import open_named, open_training
 from jaxft.experiment.split import Split, hold_out, labelled_split
 from jaxft.models import ImageLimits, TextLimits
 from jaxft.tasks.contract import Reading, Task
@@ -87,10 +89,8 @@ def open_splits(
     """
     _check_unused(config, task)
     c = config.data
-    if not c.train:
-        raise ValueError("config.data.train is empty: give a file, a folder or a data set name")
     opened = functools.partial(open_named, data=c, inputs=task.inputs, cache=cache)
-    source = opened(c.train)
+    source = open_training(c, inputs=task.inputs, cache=cache)
     label = task.find_column(source, c.label)
     columns = KINDS[task.inputs].find_columns(source, c.text, label)
     if set(columns_of(source, label)) & set(columns):
@@ -127,6 +127,8 @@ def open_splits(
     if c.examples_per_class is not None:
         few = few_per_class(train.targets.strata(), c.examples_per_class, c.split_seed)
         train = train.take(few)
+    if source.mixture is not None:
+        notes.append(source.mixture.said(train.targets.rows))
     return Splits(train, held_out, test, names, tuple(columns), tuple(notes))
 
 
@@ -224,25 +226,38 @@ class Encoder:
 
     def training(self, split: Split, config: ConfigDict, steps: int, cut: Slicing) -> Batches:
         """`steps` batches of an endless shuffled stream; batch i depends on i alone."""
-        c = config.train
-        here = {"process_index": cut.process_index, "process_count": cut.process_count}
+        c, mixture = config.train, split.source.mixture
+        here: dict[str, Any] = {
+            "process_index": cut.process_index,
+            "process_count": cut.process_count,
+        }
         if self.kind.model == "image":
             images = self.images(split, _AUGMENT[config.data.augment], c.seed)
             return ImageBatches(
                 images, split.targets, batch_size=c.batch_size, steps=steps, seed=c.seed,
-                shards=cut.shards, row_multiple=cut.accumulate, **here,
+                shards=cut.shards, row_multiple=cut.accumulate, mixture=mixture, **here,
             )  # fmt: skip
         tokens = self.tokens(split)
+        sampler = None
+        if mixture is not None:
+            rows = split.targets.rows[tokens.example_of(np.arange(len(tokens)))]
+            sampler = mixture.sampler(rows, batch_size=c.batch_size, seed=c.seed)
         plan = plan_training(
             tokens.lengths, batch_size=c.batch_size, steps=steps, seed=c.seed, shards=cut.shards,
             row_multiple=cut.accumulate, pack=self.packs(config), max_shapes=config.data.max_shapes,
+            mixture=sampler,
         )  # fmt: skip
-        return TextBatches(tokens, split.targets, plan, corrupt=self.corruption(c.seed), **here)
+        return TextBatches(
+            tokens, split.targets, plan, corrupt=self.corruption(c.seed), mixture=mixture, **here
+        )
 
     def evaluation(self, split: Split, config: ConfigDict, cut: Slicing) -> Batches:
         """Every example once."""
         size = config.eval.batch_size
-        here = {"process_index": cut.process_index, "process_count": cut.process_count}
+        here: dict[str, Any] = {
+            "process_index": cut.process_index,
+            "process_count": cut.process_count,
+        }
         if self.kind.model == "image":
             images = self.images(split, None, 0)
             return ImageBatches(

@@ -115,7 +115,24 @@ def evaluate(
         program, params, batches, parallel, split.targets, keep=keep, join=task.join,
         threads=threads,
     )  # fmt: skip
-    return Evaluation(predicted, *task.scores(predicted, split.targets))
+    metrics, details = task.scores(predicted, split.targets)
+    if split.source.mixture is not None:
+        metrics = metrics | _by_source(task, predicted, split)
+    return Evaluation(predicted, metrics, details)
+
+
+def _by_source(task: Task[Any], predicted: Predicted, split: Split) -> dict[str, float]:
+    """The loss of each source of a mixture, over its own examples."""
+    mixture, targets = split.source.mixture, split.targets
+    assert mixture is not None
+    sources, found = mixture.source_of(targets.rows), {}
+    for number, name in enumerate(mixture.names):
+        of_entries = np.repeat(sources == number, np.diff(targets.offsets))
+        if of_entries.any():
+            own = {key: array[of_entries] for key, array in predicted.items()}
+            metrics, _ = task.scores(own, targets.take(np.flatnonzero(sources == number)))
+            found[f"loss/{name}"] = metrics["loss"]
+    return found
 
 
 class Predictions:

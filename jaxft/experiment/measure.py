@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxft.experiment.evaluation import Evaluation
 from jaxft.experiment.inference import Inference, named_by_flags
-from jaxft.experiment.opening import open_named
+from jaxft.experiment.opening import open_named, open_training
 from jaxft.experiment.output import Output, check_output
 from jaxft.experiment.split import Split, hold_out, labelled_split
 from jaxft.tasks.contract import Reading
@@ -79,7 +79,8 @@ def _rows(
     given = spec or c.test or c.eval
     if not given and model.directory is None:
         raise ValueError("--data is missing: a checkpoint, unlike a run, has no data of its own")
-    source = open_named(given or c.train, c, inputs=model.task.inputs)
+    inputs = model.task.inputs
+    source = open_named(given, c, inputs=inputs) if given else open_training(c, inputs=inputs)
     with named_by_flags():
         column = model.task.find_column(source, label or c.label)
     model = model.reading(source, columns, column)
@@ -87,7 +88,7 @@ def _rows(
     split, notes = labelled_split(model.task, source, column, model.encoder.columns, reading)
     if given:
         return model, given, split, notes, False
-    return model, f"held-out share of {c.train}", hold_out(split, c)[1], notes, True
+    return model, f"held-out share of {c.train or source.name}", hold_out(split, c)[1], notes, True
 
 
 def _is_metrics(path: Path) -> bool:

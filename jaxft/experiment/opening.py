@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import re
+
 from jaxft.config import ConfigDict
-from jaxft.data.combined import renamed
+from jaxft.data.combined import mixed, renamed
 from jaxft.data.inputs import KINDS
 from jaxft.data.sources import Source, open_source
+
+
+def open_training(data: ConfigDict, *, inputs: str, cache: str | None = None) -> Source:
+    """The training data that `config.data` names; arguments as of `open_named`.
+
+    Raises:
+      ValueError: it cannot be opened; one line.
+    """
+    if not data.mixture and not data.train:
+        raise ValueError("config.data.train is empty: give a file, a folder or a data set name")
+    if not data.mixture:
+        return open_named(data.train, data, inputs=inputs, cache=cache)
+    parts = [open_named(spec, data, inputs=inputs, cache=cache) for spec, _ in data.mixture]
+    names = [re.sub(r"[^\w.:-]+", "_", part.name) for part in parts]
+    weights = [weight for _, weight in data.mixture]
+    return mixed(names, parts, weights, data.mixture_temperature)
 
 
 def open_named(

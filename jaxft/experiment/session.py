@@ -36,13 +36,15 @@ def opened(
 ) -> Iterator[Session]:
     """A session with its checkpoints and logs, closed at the end. `lead`: this process writes logs."""
     prepared, config = run.prepared, run.prepared.config
+    mixture = prepared.splits.train.source.mixture
     with (
         Checkpoints(directory.checkpoints, run.parallel, keep=config.checkpoint.keep) as saves,
         Logs(directory.path, total_steps=prepared.length.steps,
              steps_per_epoch=prepared.length.epoch, log_every=config.train.log_every,
              tensorboard=config.log.tensorboard, enabled=lead,
              epoch_examples=len(prepared.splits.train.targets), shown=prepared.task.shown,
-             minimised=minimised(config.task), when_waiting=_when_waiting(config)) as logs,
+             minimised=minimised(config.task), when_waiting=_when_waiting(config),
+             sources=mixture.names if mixture else ()) as logs,
     ):  # fmt: skip
         yield Session(run, directory, saves, logs, clock)
 

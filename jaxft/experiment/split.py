@@ -73,8 +73,17 @@ def labelled_split(
 
 def hold_out(split: Split, data: ConfigDict) -> tuple[Split, Split]:
     """(what is trained on, what is held out) by `config.data`, where it names no evaluation data."""
-    kept, held = holdout(split.targets.strata(), data.eval_fraction, data.split_seed)
+    kept, held = holdout(_strata(split), data.eval_fraction, data.split_seed)
     return split.take(kept), split.take(held)
+
+
+def _strata(split: Split) -> np.ndarray:
+    """[n] int: groups of which each gives its share; of a mixture those of each source."""
+    strata, mixture = split.targets.strata(), split.source.mixture
+    if mixture is None:
+        return strata
+    sources = mixture.source_of(split.targets.rows).astype(np.int64)
+    return np.unique(strata.astype(np.int64) * len(mixture.names) + sources, return_inverse=True)[1]
 
 
 def _said_of_faults(source: Source, faults: Mapping[int, str]) -> str:

@@ -20,6 +20,7 @@ from jaxft.experiment.stages import Stage, abstract_params, split_for
 from jaxft.models import Architecture, Pass, move_statistics
 from jaxft.optim import path_map
 from jaxft.tasks.contract import Task
+from jaxft.training.by_source import losses_by_source
 from jaxft.training.gradient import MeanGradient
 from jaxft.training.parallel import Parallel, make_parallel
 from jaxft.training.programs import Programs
@@ -80,14 +81,21 @@ def _step(
             axis_name=parallel.axis_name,
         ),
     )
+    loss = functools.partial(prepared.task.loss, label_smoothing=config.train.label_smoothing)
+    mixture, by_source = prepared.splits.train.source.mixture, None
+    if mixture is not None:
+        by_source = functools.partial(
+            losses_by_source, loss=loss, count=len(mixture.names), axis_name=parallel.axis_name
+        )
     return functools.partial(
         train_step,
         forward=forward,
-        loss=functools.partial(prepared.task.loss, label_smoothing=config.train.label_smoothing),
+        loss=loss,
         optimizer=optimizer,
         gradient=MeanGradient(config.train.accumulate, parallel.axis_name),
         held=path_map(lambda path, _: path in held, state.params) if held else None,
         moved=None if state.stats is None else move_statistics,
+        by_source=by_source,
     )
 
 

@@ -25,6 +25,8 @@ Loss = Callable[[Arrays, Arrays], tuple[jax.Array, jax.Array]]
 Predictions = Callable[[Arrays, Arrays], Arrays]
 # (TrainState.stats, 'moments' of the outputs) -> the next stats
 Moved = Callable[[Any, Any], Any]
+# (outputs, batch) -> [sources, 2]
+BySource = Callable[[Arrays, Arrays], jax.Array]
 # hyperparameters -> the transform that has them; called while the step is traced
 Optimizer = Callable[[Any], optax.GradientTransformation]
 
@@ -84,6 +86,7 @@ def train_step(
     gradient: GradientFn = MeanGradient(),  # noqa: B008 frozen
     held: Any = None,
     moved: Moved | None = None,
+    by_source: BySource | None = None,
 ) -> tuple[TrainState, Arrays]:
     """One optimizer update.
 
@@ -96,10 +99,12 @@ def train_step(
       held: bools at the paths of `params`: True for what keeps its slots but does not train now (a
         stage of gradual unfreezing that froze it again); None if there is none.
       moved: how `state.stats` follow what the forward passes saw; None: there are none.
+      by_source: of a mixture, the loss of each source (see `losses_by_source`); None: there is one.
 
     Returns:
       The next state, and metrics: 'loss' (weighted mean), 'weight' (examples), 'grad_norm' (global
-      L2 norm of the trainable gradients before clipping), float32 scalars equal on all devices.
+      L2 norm of the trainable gradients before clipping), float32 scalars equal on all devices; and
+      'sources', what `by_source` gives.
     """
     # The update's own key follows from the run's and the step: nothing random is stored.
     key = jax.random.fold_in(jax.random.wrap_key_data(state.hparams["key"]), state.step)
@@ -110,7 +115,10 @@ def train_step(
             params = jax.tree.map(lambda p, h: jax.lax.stop_gradient(p) if h else p, params, held)
         outputs = forward(_whole(params, state.frozen, state.stats), part, key)
         total, weight = loss(outputs, part)
-        return total, (weight, outputs.get("moments", {}))
+        kept: dict[str, Any] = {"moments": outputs.get("moments", {})}
+        if by_source is not None:
+            kept["sources"] = by_source(outputs, part)
+        return total, (weight, kept)
 
     found = gradient(loss_sum, state.params, batch, key)
     # grad_fn is for transforms that look elsewhere on the same batch (SAM); untouched, it costs nothing.
@@ -122,7 +130,9 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     norm = optax.tree.norm(found.grads)
     metrics = {"loss": found.loss, "weight": found.weight, "grad_norm": norm}
-    stats = state.stats if moved is None else moved(state.stats, found.kept)
+    if by_source is not None:
+        metrics["sources"] = found.kept["sources"]
+    stats = state.stats if moved is None else moved(state.stats, found.kept["moments"])
     after = dataclasses.replace(
         state, step=state.step + 1, params=params, opt_state=opt_state, stats=stats
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +49,18 @@ class Window:
     loss: float = 0.0
     grad_norm: float = 0.0
     tokens: float = 0.0
+    sources: Any = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))  # losses, weights
     filled: int = 0
     places: int = 0
 
-    def add(self, step: Step, values: Mapping[str, float]) -> None:
+    def add(self, step: Step, values: Mapping[str, float], sources: np.ndarray) -> None:
         self.steps += 1
         self.last = step
         self.weight += values["weight"]
         self.loss += values["loss"] * values["weight"]
         self.grad_norm += values["grad_norm"]
         self.tokens += values.get("tokens", 0.0)
+        self.sources = self.sources + sources if len(self.sources) else sources
         if step.fed is not None:
             self.filled += step.fed.filled
             self.places += step.fed.places
