@@ -251,6 +251,14 @@ def _check_together(flat: Mapping[str, Any]) -> None:
             f"config.data.mixture and config.data.train={shown(flat['data.train'])} are both given; "
             "name all training data in the mixture"
         )
+    folds, fold = flat["data.folds"], flat["data.fold"]
+    if folds is not None and fold >= folds:
+        raise ValueError(f"config.data.fold={fold} is none of {folds} folds, 0 to {folds - 1}")
+    if folds is not None and flat["data.eval"]:
+        raise ValueError(
+            f"config.data.folds={folds} cuts the training data into folds, but "
+            f"config.data.eval={shown(flat['data.eval'])} names the evaluation data; give one of them"
+        )
     if len(flat["data.text"]) > 2 and flat["task"] not in MANY_COLUMNS:
         raise ValueError(f"config.data.text={shown(flat['data.text'])} names more than two columns")
     for field in FIELDS:

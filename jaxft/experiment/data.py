@@ -22,7 +22,7 @@ from jaxft.data.subsets import few_per_class
 from jaxft.data.targets import Targets
 from jaxft.data.tokens import Tokens
 from jaxft.experiment.opening import open_named, open_training
-from jaxft.experiment.split import Split, hold_out, labelled_split
+from jaxft.experiment.split import Split, check_groups, hold_out, labelled_split
 from jaxft.models import ImageLimits, TextLimits
 from jaxft.tasks.contract import Reading, Task
 
@@ -122,8 +122,10 @@ def open_splits(
         held_out = other("data.eval", c.eval)
     else:
         rows, (train, held_out) = len(train.targets), hold_out(train, c)
-        notes.append(_said_of_holdout(rows, held_out.targets))
+        notes.append(_said_of_holdout(rows, held_out.targets, c))
     test = other("data.test", c.test) if c.test else None
+    if c.group:
+        _check_groups(c, train, held_out, test)
     if c.examples_per_class is not None:
         few = few_per_class(train.targets.strata(), c.examples_per_class, c.split_seed)
         train = train.take(few)
@@ -132,11 +134,24 @@ def open_splits(
     return Splits(train, held_out, test, names, tuple(columns), tuple(notes))
 
 
-def _said_of_holdout(rows: int, held: Targets) -> str:
-    return (
-        f"no data.eval given: {len(held)} of {rows} training rows ({len(held) / rows:.1%}, "
-        f"{held.said_of_strata()}) are held out for evaluation"
-    )
+def _said_of_holdout(rows: int, held: Targets, data: ConfigDict) -> str:
+    if data.folds is None:
+        how = f"{rows} training rows ({len(held) / rows:.1%}, {held.said_of_strata()})"
+    else:
+        how = f"{rows} training rows (fold {data.fold} of 0 to {data.folds - 1}, {held.said_of_strata()})"
+    whole = f", each group of {data.group!r} as a whole" * bool(data.group)
+    return f"no data.eval given: {len(held)} of {how} are held out for evaluation{whole}"
+
+
+def _check_groups(data: ConfigDict, train: Split, held_out: Split, test: Split | None) -> None:
+    """ValueError for a group that is in two splits."""
+    if data.eval:
+        with _naming("config.data.eval"):
+            check_groups(data.group, train, held_out, "training data")
+    for known, what in ((train, "training data"), (held_out, "evaluation data")):
+        if test is not None:
+            with _naming("config.data.test"):
+                check_groups(data.group, known, test, what)
 
 
 def _check_unused(config: ConfigDict, task: Task[Any]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxft.config import ConfigDict
 from jaxft.data.checks import check_inputs
+from jaxft.data.folds import fold_of, group_keys, hold_out_groups, shared_group
 from jaxft.data.inputs import KINDS
 from jaxft.data.labels import find_column
 from jaxft.data.sources import Source
@@ -72,9 +73,34 @@ def labelled_split(
 
 
 def hold_out(split: Split, data: ConfigDict) -> tuple[Split, Split]:
-    """(what is trained on, what is held out) by `config.data`, where it names no evaluation data."""
-    kept, held = holdout(_strata(split), data.eval_fraction, data.split_seed)
+    """(what is trained on, what is held out) by `config.data`, where it names no evaluation data.
+
+    Raises:
+      ValueError: too few examples, or groups, of too few kinds.
+    """
+    strata, seed = _strata(split), data.split_seed
+    groups = None
+    if data.group:
+        groups = group_keys(split.source, data.group, split.targets.rows)
+    if data.folds is not None:
+        held_out = fold_of(strata, data.folds, seed, groups) == data.fold
+        kept, held = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    elif groups is not None:
+        kept, held = hold_out_groups(strata, groups, data.eval_fraction, seed)
+    else:
+        kept, held = holdout(strata, data.eval_fraction, seed)
     return split.take(kept), split.take(held)
+
+
+def check_groups(column: str, known: Split, other: Split, what: str) -> None:
+    """Raises ValueError: a group of `other` is also one of `known`; `what` those are."""
+    keys = [group_keys(s.source, column, s.targets.rows) for s in (known, other)]
+    if shared := shared_group(*keys):
+        row, count = int(other.targets.rows[shared[0]]), shared[1]
+        raise ValueError(
+            f"{other.source.where(row)}: the group {other.source[row][column]!r} of {column!r} is also in "
+            f"the {what}, as are {count} groups in all; leave its rows out of one of them"
+        )
 
 
 def _strata(split: Split) -> np.ndarray:
