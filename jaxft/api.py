@@ -29,11 +29,13 @@ from jaxft.data.targets import Unlabelled
 from jaxft.data.words import words_fault, words_of
 from jaxft.experiment import processes
 from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.generating import continuations
 from jaxft.experiment.inference import Inference, load_inference
 from jaxft.experiment.lifecycle import carry_out
 from jaxft.experiment.measure import measure
 from jaxft.experiment.split import Split
 from jaxft.experiment.timing import Stopwatch
+from jaxft.generation.sampling import Sampling
 from jaxft.tasks.classification import Prediction as Prediction  # what `predict` gives of classes
 from jaxft.tasks.contract import Predicted
 from jaxft.terminal import config_file
@@ -93,6 +95,29 @@ class Model:
             return []
         predicted, rows = self._predicted(given)
         return list(self._inference.task.answers(predicted, rows, self.labels))
+
+    def generate(
+        self, prompts: Iterable[str], *, max_new_tokens: int = 128, temperature: float = 0.0,
+        top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, repetition_penalty: float = 1.0,
+        stop: str | Sequence[str] = (), seed: int = 0,
+    ) -> list[str]:  # fmt: skip
+        """The texts with which a native decoder goes on, one a prompt, each without the prompt.
+
+        A text ends before the checkpoint's ending token, before a stop string, or after `max_new_tokens`.
+
+        Args:
+          temperature, top_k, top_p, min_p, repetition_penalty, seed: see `generation.sampling.Sampling`;
+            the defaults give the likeliest token.
+
+        Raises:
+          ValueError: prompts that are no list of texts, one that is too long, a setting that cannot be, or
+            a model that does not predict the next token.
+        """
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        ends = (stop,) if isinstance(stop, str) else stop
+        return continuations(
+            self._inference, _as_list(prompts), sampling, max_new_tokens=max_new_tokens, stop=ends
+        )
 
     def _predicted(self, given: Sequence[Any]) -> tuple[Predicted, Unlabelled]:
         columns = _columns(self.inputs, given)
