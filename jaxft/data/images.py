@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import re
@@ -13,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxft.data.decode import decode, from_array, heard, reason
+from jaxft.data.augment import Augment, Box, augmented
+from jaxft.data.decode import decode, heard, reason
 from jaxft.data.files import Source
 from jaxft.data.fingerprint import fingerprint
 from jaxft.data.labels import find_column
@@ -34,23 +34,6 @@ _REDUCED = 3
 IMAGE_COLUMNS = (
     "image", "img", "picture", "pixels", "file", "path", "file_name", "filename", "image_path",
 )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Augment:
-    """Random changes of training images.
-
-    crop_scale: the area of a random crop as a share of the image, (least, most), or None: no crop.
-    crop_ratio: its width / height, (least, most), uniform in the logarithm.
-    flip: mirror left and right, every second time.
-    """
-
-    crop_scale: tuple[float, float] | None = None
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: bool = False
-
-    def __bool__(self) -> bool:
-        return self.crop_scale is not None or self.flip
 
 
 def find_image_column(source: Source, given: str = "") -> str:
@@ -112,13 +95,18 @@ class Images:
         The random changes depend on (seed, epoch, row in the source) and on nothing else.
         Raises ValueError naming the file or row that cannot be decoded.
         """
-        images = [self._one(int(position), epoch) for position in positions]
-        return self.preprocess.normalise(np.stack(images) if images else self._none())
+        if not len(positions):
+            return self.preprocess.normalise(np.zeros((0, *self.shape), np.uint8))
+        images, erased = zip(*(self._one(int(p), epoch) for p in positions), strict=True)
+        pixels = self.preprocess.normalise(np.stack(images))
+        for image, box in zip(pixels, erased, strict=True):
+            if box is not None:
+                left, top, right, bottom = box
+                image[top:bottom, left:right] = 0
+        return pixels
 
-    def _none(self) -> np.ndarray:
-        return np.zeros((0, *self.shape), np.uint8)
-
-    def _one(self, position: int, epoch: int) -> np.ndarray:
+    def _one(self, position: int, epoch: int) -> tuple[np.ndarray, Box | None]:
+        """[height, width, channels] uint8, and what of it is erased once it is normalised."""
         pixels = self._kept.get(position)
         if pixels is None:
             pixels = self._read(position)
@@ -126,10 +114,19 @@ class Images:
                 if position not in self._kept and self._room >= pixels.nbytes:
                     self._room -= pixels.nbytes
                     self._kept[position] = pixels
-        if self.augment:
-            generator = np.random.default_rng([self.seed, epoch, int(self.rows[position])])
-            pixels = self._augmented(pixels, generator)
-        return pixels
+        if not self.augment:
+            return pixels, None
+        generator = np.random.default_rng([self.seed, epoch, int(self.rows[position])])
+        size = (self.preprocess.width, self.preprocess.height)
+        return augmented(
+            pixels, self.augment, size, self.preprocess.resample, self._fill(), generator
+        )
+
+    def _fill(self) -> tuple[int, ...]:
+        """What becomes 0 when it is normalised, or nearly: the mean, in 8 bits."""
+        p = self.preprocess
+        means = p.mean * p.channels if len(p.mean) == 1 else p.mean
+        return tuple(int(min(max(round(mean / p.rescale), 0), 255)) for mean in means)
 
     def _read(self, position: int) -> np.ndarray:
         with heard() as messages:
@@ -186,18 +183,6 @@ class Images:
             )
         return image.resize(size, self.preprocess.resample)
 
-    def _augmented(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        if self.augment.crop_scale is not None:
-            box = crop_box(
-                pixels.shape[:2], self.augment.crop_scale, self.augment.crop_ratio, generator
-            )
-            size = (self.preprocess.width, self.preprocess.height)
-            # Resampling from the box itself reads no pixel outside it and copies nothing.
-            pixels = _array(from_array(pixels).resize(size, self.preprocess.resample, box=box))
-        if self.augment.flip and generator.random() < 0.5:
-            pixels = pixels[:, ::-1]
-        return pixels
-
 
 def _middle(
     image: Image.Image, edge: int, size: tuple[int, int], resample: Image.Resampling
@@ -235,29 +220,3 @@ def _array(image: Image.Image) -> np.ndarray:
     """[H, W, C] uint8."""
     pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else pixels[..., None]
-
-
-def crop_box(
-    size: tuple[int, ...],
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    generator: np.random.Generator,
-) -> tuple[int, int, int, int]:
-    """A random (left, top, right, bottom) within an image of size (height, width).
-
-    Szegedy et al. 2015, as torchvision's RandomResizedCrop: ten attempts, then the whole image
-    cut to the nearest allowed ratio.
-    """
-    height, width = size
-    for _ in range(10):
-        area = height * width * generator.uniform(*scale)
-        shape = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
-        if 0 < w <= width and 0 < h <= height:
-            left = int(generator.integers(0, width - w + 1))
-            top = int(generator.integers(0, height - h + 1))
-            return left, top, left + w, top + h
-    w = min(width, round(height * ratio[1]))
-    h = min(height, round(width / ratio[0]))
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h

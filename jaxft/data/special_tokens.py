@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,14 @@ def special_token(tokenizer: tokenizers.Tokenizer, directory: str, role: Role) -
         if (number := tokenizer.token_to_id(text)) is not None:
             return number
     return _number((read_object(path / "config.json") or {}).get(f"{role}_token_id"), tokenizer)
+
+
+def unknown_token(tokenizer: tokenizers.Tokenizer) -> int | None:
+    """Of the token that stands for what the vocabulary lacks; None where nothing can be lacking."""
+    model = json.loads(tokenizer.to_str())["model"]
+    if model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    return tokenizer.token_to_id(model["unk_token"]) if model.get("unk_token") else None
 
 
 def text_of(tokenizer: tokenizers.Tokenizer, token: int | None) -> str:

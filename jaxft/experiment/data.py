@@ -21,6 +21,7 @@ from jaxft.data.loader import ImageBatches, TextBatches
 from jaxft.data.subsets import few_per_class
 from jaxft.data.targets import Targets
 from jaxft.data.tokens import Tokens
+from jaxft.experiment import changes
 from jaxft.experiment.opening import open_named, open_training
 from jaxft.experiment.split import Split, check_groups, hold_out, labelled_split
 from jaxft.models import ImageLimits, TextLimits
@@ -28,11 +29,6 @@ from jaxft.tasks.contract import Reading, Task
 
 Batches = TextBatches | ImageBatches
 _ADVICE = " by config.data.on_bad_row='skip'"
-_AUGMENT = {
-    "none": None,
-    "flip": Augment(flip=True),
-    "crop_flip": Augment(crop_scale=(0.35, 1.0), flip=True),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +214,12 @@ class Encoder:
         """What happens to the tokens of a batch."""
         return self.kind.corrupt(self.how, seed) if self.kind.corrupt else None
 
+    def noise(self, config: ConfigDict) -> Corruption | None:
+        """What is done to the tokens of training texts: what the kind asks for, or noise."""
+        if changes.has_noise(config):
+            return changes.noise_of(config, self.how)
+        return self.corruption(config.train.seed)
+
     def packs(self, config: ConfigDict) -> bool:
         """Whether several texts share a row."""
         assert isinstance(self.limits, TextLimits)
@@ -247,7 +249,7 @@ class Encoder:
             "process_count": cut.process_count,
         }
         if self.kind.model == "image":
-            images = self.images(split, _AUGMENT[config.data.augment], c.seed)
+            images = self.images(split, changes.augment_of(config), c.seed)
             return ImageBatches(
                 images, split.targets, batch_size=c.batch_size, steps=steps, seed=c.seed,
                 shards=cut.shards, row_multiple=cut.accumulate, mixture=mixture, **here,
@@ -263,7 +265,7 @@ class Encoder:
             mixture=sampler,
         )  # fmt: skip
         return TextBatches(
-            tokens, split.targets, plan, corrupt=self.corruption(c.seed), mixture=mixture, **here
+            tokens, split.targets, plan, corrupt=self.noise(config), mixture=mixture, **here
         )
 
     def evaluation(self, split: Split, config: ConfigDict, cut: Slicing) -> Batches:
@@ -301,6 +303,7 @@ def make_encoder(
       ValueError: data.max_length is above what the checkpoint has positions for, or there are two
         text columns and it cannot tell them apart.
     """
+    changes.check_changes(config, inputs)
     length = 0
     if isinstance(limits, TextLimits):
         length = config.data.max_length or limits.positions

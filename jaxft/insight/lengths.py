@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import collections
-import json
 from collections.abc import Sequence
 
 import numpy as np
 import tokenizers
 
 from jaxft.analysis.plots import histogram
+from jaxft.data.special_tokens import unknown_token
 from jaxft.insight.finding import SHOWN, Finding, graded, percent
 from jaxft.insight.parts import Part, Texts, said_of_sample
 
@@ -40,7 +40,7 @@ def findings(
       max_length: tokens that the model will read, special ones included.
     """
     tokenizer.no_truncation()
-    unknown = _unknown_id(tokenizer)
+    unknown = unknown_token(tokenizer)
     lengths, seen, pieces = [], 0, collections.Counter[str]()
     for part in parts:
         own = []
@@ -67,14 +67,6 @@ def _encode(tokenizer: tokenizers.Tokenizer, texts: Sequence[Texts]) -> list:
 def _piece(row: Texts, encoding: tokenizers.Encoding, place: int) -> str:
     start, end = encoding.offsets[place]
     return row[min(encoding.type_ids[place], len(row) - 1)][start:end][:_PIECES]
-
-
-def _unknown_id(tokenizer: tokenizers.Tokenizer) -> int | None:
-    """Of the token that stands for what the vocabulary lacks; None where there is none."""
-    model = json.loads(tokenizer.to_str())["model"]
-    if model.get("unk_id") is not None:
-        return int(model["unk_id"])
-    return tokenizer.token_to_id(model["unk_token"]) if model.get("unk_token") else None
 
 
 def _cut(parts: Sequence[Part], lengths: Sequence[np.ndarray], limit: int) -> Finding:

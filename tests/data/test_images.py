@@ -16,10 +16,11 @@ from PIL import Image
 
 from jaxft.analysis import pictures
 from jaxft.analysis.pictures import thumbnail
+from jaxft.data.augment import crop_box
 from jaxft.data.decode import _ORIENTATION, FORMATS, heard
 from jaxft.data.files import table
 from jaxft.data.fingerprint import WHOLE
-from jaxft.data.images import Augment, Images, Preprocess, crop_box, decode, find_image_column
+from jaxft.data.images import Augment, Images, Preprocess, decode, find_image_column
 
 
 def picture(mode="RGB", size=(31, 23), seed=0):

@@ -1,0 +1,56 @@
+"""What is done to training examples, of what the config asks for."""
+
+from __future__ import annotations
+
+from jaxft.base.nested import flatten
+from jaxft.config import ConfigDict, default_config
+from jaxft.data.augment import Augment
+from jaxft.data.inputs import Tokenising
+from jaxft.data.text_noise import TextNoise, text_noise
+from jaxft.data.tokenizer import load_tokenizer
+
+_CROP = (0.35, 1.0)  # area of a random crop
+# Fields that change training examples -> the kind of inputs that they change.
+_CHANGES = {
+    "data.augment": "image", "data.augment_policy": "image", "data.color_jitter": "image",
+    "data.erase": "image", "data.token_dropout": "text", "data.word_swap": "text",
+}  # fmt: skip
+
+
+def check_changes(config: ConfigDict, inputs: str) -> None:
+    """ValueError for a change of examples that is asked for and would not be made."""
+    given, defaults = flatten(config), flatten(default_config())
+    for field, kind in _CHANGES.items():
+        if given[field] != defaults[field] and inputs != kind:
+            whole = " that have one target as a whole" if kind == "text" else ""
+            raise ValueError(
+                f"config.{field}={given[field]!r} is for {kind}s{whole}, and config.task={config.task!r} "
+                f"reads {inputs}; leave it at {defaults[field]!r}"
+            )
+
+
+def augment_of(config: ConfigDict) -> Augment:
+    """What is done to training images."""
+    c = config.data
+    policy = "" if c.augment_policy == "none" else c.augment_policy
+    return Augment(
+        crop_scale=_CROP if c.augment == "crop_flip" else None,
+        flip=c.augment in ("flip", "crop_flip"),
+        policy=policy,
+        jitter=c.color_jitter,
+        erase=c.erase,
+    )
+
+
+def has_noise(config: ConfigDict) -> bool:
+    """Whether tokens of training texts change."""
+    return bool(config.data.token_dropout or config.data.word_swap)
+
+
+def noise_of(config: ConfigDict, how: Tokenising) -> TextNoise:
+    """What is done to the tokens of training texts. ValueError: the tokenizer has nothing to hide them by."""
+    c = config.data
+    return text_noise(
+        load_tokenizer(how.directory), how.directory, how.vocab_size, dropout=c.token_dropout,
+        swap=c.word_swap, seed=config.train.seed,
+    )  # fmt: skip
