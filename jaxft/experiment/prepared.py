@@ -137,6 +137,12 @@ def _settled(
             f"config.model.batch_stats='train', but {config.model.path} is "
             f"{architecture.model_type!r}, which has no batch statistics; leave it 'frozen'"
         )
+    if config.parallel.tensor > 1 and not architecture.tensor_rules:
+        raise ValueError(
+            f"config.parallel.tensor={config.parallel.tensor}, but no matrix product of "
+            f"{architecture.exports} is shared: neither bridged models nor convolutional networks "
+            "have a tensor axis; leave it 1 and set config.parallel.fsdp"
+        )
     length = run_length(config, splits.entries)
     decisions = decide(config, architecture, length)
     h = numbers(config, decisions, length)

@@ -230,7 +230,7 @@ def load_architecture(
     try:
         config: Any = family.config.from_hf(timm_config.settings(raw, family) if timm else raw)
     except ValueError as error:  # "config.json: …"
-        raise ValueError(os.path.join(directory, str(error))) from None
+        raise type(error)(os.path.join(directory, str(error))) from None
     config = family.settled(config, directory)
     if dropout is not None:
         config = dataclasses.replace(config, **dict.fromkeys(family.dropouts, dropout))

@@ -29,22 +29,29 @@ def load_architecture(
             family's first.
         dropout: replaces every dropout rate of the checkpoint; None keeps them.
         new_head: initialise the classifier even if the checkpoint's would fit.
-        implementation: 'native', 'bridge', or 'auto': native where the family is implemented.
+        implementation: 'native', 'bridge', or 'auto': native where the family is implemented, and all
+            that config.json asks for.
         depths: ordered (path pattern, depth) for a bridged model, before what its structure says.
 
     Raises:
         ValueError: as `architecture.load_architecture` or `bridge.load.load_bridged`.
     """
     assert implementation in IMPLEMENTATIONS, implementation
+    because = ""
     if implementation == "native" or (implementation == "auto" and is_native(directory)):
         if depths:
             raise ValueError(
                 "config.model.depths is for bridged models: the depths of a native family are its "
                 "own; leave it empty, or set config.model.implementation='bridge'"
             )
-        return architecture.load_architecture(
-            directory, num_labels=num_labels, head=head, dropout=dropout, new_head=new_head
-        )
+        try:
+            return architecture.load_architecture(
+                directory, num_labels=num_labels, head=head, dropout=dropout, new_head=new_head
+            )
+        except config_json.NotNativeError as error:
+            if implementation == "native":
+                raise ValueError(str(error)) from None
+            because = str(error)
     # torch takes seconds to import, and is an extra.
     from jaxft.models.bridge.load import load_bridged
 
@@ -55,6 +62,7 @@ def load_architecture(
         dropout=dropout,
         new_head=new_head,
         depths=tuple(depths),
+        because=because,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -320,6 +321,30 @@ def test_what_cannot_be_bridged_is_refused_in_one_line(tmp_path, raw, said):
     with pytest.raises(ValueError, match=said) as error:
         load_architecture(str(tmp_path), num_labels=2, implementation="bridge")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "raw, reason",
+    [
+        ({"model_type": "deberta-v2", "conv_kernel_size": 3}, r"conv_kernel_size=3 \(only 0\)"),
+        (
+            {"model_type": "llama", "rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+            "rope_parameters .*must be of rope_type",
+        ),
+    ],
+)
+def test_what_a_native_family_lacks_is_bridged(tmp_path, raw, reason):
+    small = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 50,
+             "intermediate_size": 48}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps({**small, **raw}))
+    note = load_architecture(str(tmp_path), num_labels=2).note
+    assert note.startswith("bridge to") and re.search(f"not native, since .*{reason}", note)
+    with pytest.raises(ValueError, match=reason):
+        load_architecture(str(tmp_path), num_labels=2, implementation="native")
+    # What nobody knows is refused as before.
+    (tmp_path / "config.json").write_text(json.dumps({**small, **raw, "nonsense": 1}))
+    with pytest.raises(ValueError, match="nonsense=1"):
+        load_architecture(str(tmp_path), num_labels=2)
 
 
 def test_what_cannot_be_traced_is_named_in_one_line():

@@ -118,6 +118,14 @@ def test_a_run_ends_in_a_checkpoint_that_transformers_loads(folder, tmp_path, na
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+def test_no_tensor_axis(folder, tmp_path):
+    changes = {"parallel.mode": "shard", "parallel.tensor": 2}
+    with pytest.raises(
+        ValueError, match="parallel.tensor=2, but no matrix product of DistilBertFor"
+    ):
+        run(folder, "distilbert", tmp_path / "run", **changes)
+
+
 class Crash(BaseException):
     """Stands for a kill: nothing in the program catches it."""
 

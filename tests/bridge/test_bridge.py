@@ -55,3 +55,9 @@ def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
     ) as e:
         load_architecture(str(tmp_path), num_labels=2)
     assert "\n" not in str(e.value)
+    (tmp_path / "config.json").write_text('{"model_type": "deberta-v2", "conv_kernel_size": 3}')
+    lacking = (
+        r"conv_kernel_size=3 .*PyTorch's own module may take it, with pip install 'jaxft\[bridge\]'"
+    )
+    with pytest.raises(ValueError, match=lacking):
+        load_architecture(str(tmp_path), num_labels=2)

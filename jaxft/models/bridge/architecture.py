@@ -21,6 +21,7 @@ class BridgedArchitecture:
     """See `contract.Architecture`. Leaves lie in torch's own layout, at its names with '/' for '.'."""
 
     built: Built
+    because: str
     model_type: str
     hf_config: dict[str, Any]
     head: str
@@ -52,7 +53,8 @@ class BridgedArchitecture:
     def note(self) -> str:
         """Which implementation this is, and what that means."""
         row = "one text a row, " if self.inputs == "text" else ""
-        return f"bridge to {self.exports} of {self.built.library}: {row}no remat, no tensor axis"
+        said = f"bridge to {self.exports} of {self.built.library}: {row}no remat, no tensor axis"
+        return f"{said}; not native, since {self.because}" if self.because else said
 
     @property
     def from_scratch(self) -> bool:

@@ -26,12 +26,14 @@ def load_bridged(
     dropout: float | None = None,
     new_head: bool = False,
     depths: tuple[tuple[str, int], ...] = (),
+    because: str = "",
 ) -> Architecture:
     """Reads `directory/config.json`; no weights are touched, and none are made.
 
     Args:
         num_labels, head, dropout, new_head: as `models.load_architecture`.
         depths: ordered (path pattern, depth), before what the module's structure says.
+        because: what the native family, which would be taken before, refuses of config.json.
 
     Raises:
         ValueError: torch or torchax is not installed, the library has no such model, code of the
@@ -39,7 +41,7 @@ def load_bridged(
     """
     raw = config_json.load(directory)
     where = os.path.join(directory, "config.json")
-    _require(directory, raw)
+    _require(directory, raw, because)
     from jaxft.models.bridge.architecture import BridgedArchitecture
     from jaxft.models.bridge.module import path_of
 
@@ -57,6 +59,7 @@ def load_bridged(
     others = [name for name in raw.get("architectures") or () if isinstance(name, str)]
     return BridgedArchitecture(
         built=built,
+        because=because,
         model_type=str(raw.get("model_type") or raw.get("architecture")),
         hf_config=raw,
         head=built.head,
@@ -74,12 +77,15 @@ def load_bridged(
     )
 
 
-def _require(directory: str, raw: Mapping[str, Any]) -> None:
+def _require(directory: str, raw: Mapping[str, Any], because: str) -> None:
     """Raises ValueError where the extra is not installed."""
     try:
         import torch  # noqa: F401
         import torchax  # noqa: F401
     except ImportError as error:
+        if because:
+            lacking = f"PyTorch's own module may take it, with {EXTRA} (missing: {error.name})"
+            raise ValueError(f"{because}; {lacking}") from None
         lacking = f"any other model of transformers needs {EXTRA} (missing: {error.name})"
         try:
             family = family_of(directory, raw.get("model_type"))

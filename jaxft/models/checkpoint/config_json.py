@@ -51,10 +51,21 @@ _ONLY: Mapping[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a field may be."""
+    """What a field may be.
+
+    Attributes:
+        fits: whether it may be that.
+        wanted: completes "must be …".
+        elsewhere: whether what does not fit is what transformers implements.
+    """
 
     fits: Callable[[Any], bool]
-    wanted: str  # completes "must be …"
+    wanted: str
+    elsewhere: Callable[[Any], bool] = lambda value: False
+
+
+class NotNativeError(ValueError):
+    """All that is wrong with a config.json is that it asks for what other implementations may have."""
 
 
 def whole(most: int, least: int = 1) -> Rule:
@@ -173,6 +184,7 @@ def fields(
     only: Mapping[str, Any] | None = None,
     rules: Mapping[str, Rule] | None = None,
     check: Callable[[Any], Collection[str]] = lambda config: (),
+    elsewhere: Collection[str] = (),
 ) -> Any:
     """A `config_type`, which is a dataclass, with the values that `raw` has for its fields.
 
@@ -181,30 +193,35 @@ def fields(
         only: its further keys of which one value is implemented.
         rules: of its fields that RULES lacks.
         check: what is wrong with fields that are right each for itself.
+        elsewhere: keys of `only` of which transformers implements more.
 
     Raises:
         ValueError: one line with every key that asks for what is not implemented, and every field
-            that is not of its type, out of bounds or does not fit the others.
+            that is not of its type, out of bounds or does not fit the others; NotNativeError where
+            all of them ask for what is known and not implemented.
     """
     names = {field.name for field in dataclasses.fields(config_type)}
-    refused = _refused(raw, names | _NO_EFFECT | set(ignored), {**_ONLY, **(only or {})})
+    known = names | _NO_EFFECT | set(ignored)
+    refused = _refused(raw, known, {**_ONLY, **(only or {})})
     given = {name: raw[name] for name in sorted(names) if name in raw}
     ruled = {**RULES, **(rules or {})}
-    wrong = [
-        f"{name} {brief(value)} must be {ruled[name].wanted}"
-        for name, value in given.items()
-        if not ruled[name].fits(value)
-    ]
+    odd = {name: value for name, value in given.items() if not ruled[name].fits(value)}
+    wrong = [f"{name} {brief(value)} must be {ruled[name].wanted}" for name, value in odd.items()]
+    bridged = refused.keys() <= set(elsewhere) and all(
+        ruled[name].elsewhere(value) for name, value in odd.items()
+    )
     if not wrong:
         config = config_type(**given)
         wrong += check(config)
+        bridged = bridged and not wrong
     problems = []
     if refused:
         family = brief(raw.get("model_type"))
-        problems.append(f"not implemented for {family}: {listed(refused)}")
+        problems.append(f"not implemented for {family}: {listed(list(refused.values()))}")
     problems += wrong
     if problems:
-        raise ValueError(f"config.json: {'; '.join(problems)}")
+        error = NotNativeError if bridged else ValueError
+        raise error(f"config.json: {'; '.join(problems)}")
     return config
 
 
@@ -234,17 +251,18 @@ def patches_fit(config: Any) -> list[str]:
 
 def _refused(
     raw: Mapping[str, Any], known: Collection[str], allowed: Mapping[str, Any]
-) -> list[str]:
-    found = []
+) -> dict[str, str]:
+    """What is refused, by key."""
+    found = {}
     for key, value in sorted(raw.items()):
         # null switches nothing on, whatever the key.
         if key in known or value is None:
             continue
         name = key if key.isidentifier() and len(key) <= 60 else brief(key)
         if key not in allowed:
-            found.append(f"{name}={brief(value)} (unknown key)")
+            found[key] = f"{name}={brief(value)} (unknown key)"
         elif value != allowed[key]:
-            found.append(f"{name}={brief(value)} (only {allowed[key]!r})")
+            found[key] = f"{name}={brief(value)} (only {allowed[key]!r})"
     return found
 
 

@@ -38,7 +38,15 @@ def _is_rope(x: Any) -> bool:
     return x["rope_type"] != "llama3" or x["low_freq_factor"] < x["high_freq_factor"]
 
 
-ROPE = Rule(_is_rope, f"of rope_type {_KNOWN}, all positive numbers, of the whole head")
+def _is_rope_elsewhere(x: Any) -> bool:
+    return isinstance(x, Mapping) and x.get("rope_type") in ("yarn", "longrope")
+
+
+ROPE = Rule(
+    _is_rope,
+    f"of rope_type {_KNOWN}, all positive numbers, of the whole head",
+    _is_rope_elsewhere,
+)
 FULL, SLIDING = LAYER_TYPES = ("full_attention", "sliding_attention")
 
 

@@ -94,8 +94,9 @@ class Config:
             "pooler_hidden_size": width,
         }
         config = config_json.fields(
-            cls, raw, ignored={"conv_act"}, only=only, rules=_RULES, check=_sizes_fit
-        )
+            cls, raw, ignored={"conv_act"}, only=only, rules=_RULES, check=_sizes_fit,
+            elsewhere={"conv_kernel_size"},
+        )  # fmt: skip
         return dataclasses.replace(config, pos_att_type=_ways(config.pos_att_type))
 
     @property
