@@ -30,7 +30,9 @@ def validate(config: Mapping[str, Any] | ConfigDict) -> None:
     for field in FIELDS:
         _check_field(field, flat[field.name])
     for entry in flat["optim.lr_mult"]:
-        _check_multiplier(entry)
+        _check_number("optim.lr_mult", "pattern, factor", entry)
+    for entry in () if isinstance(weights := flat["train.class_weights"], str) else weights:
+        _check_number("train.class_weights", "label, weight", entry)
     for entry in flat["optim.groups"]:
         _check_group(entry)
     for entry in flat["optim.unfreeze_at"]:
@@ -163,14 +165,15 @@ def is_remote(text: str) -> str:
     return found[0] if found else ""
 
 
-def _check_multiplier(entry: Any) -> None:
+def _check_number(name: str, words: str, entry: Any) -> None:
+    """An entry of a list of pairs, of which `words` name the two parts: 'pattern, factor'."""
+    second = words.split(", ")[1]
     if not (_is_pair(entry) and isinstance(entry[0], str)):
-        raise ValueError(f"config.optim.lr_mult: {shown(entry)} is not a (pattern, factor) pair")
-    pattern, factor = entry
-    if type(factor) not in (int, float) or not 0 <= factor <= MANY:
+        raise ValueError(f"config.{name}: {shown(entry)} is not a ({words}) pair")
+    of, number = entry
+    if type(number) not in (int, float) or not 0 <= number <= MANY:
         raise ValueError(
-            f"config.optim.lr_mult: the factor {shown(factor)} of {shown(pattern)} is not a number "
-            f"between 0 and {MANY}"
+            f"config.{name}: the {second} {shown(number)} of {shown(of)} is not a number between 0 and {MANY}"
         )
 
 

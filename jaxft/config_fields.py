@@ -190,6 +190,17 @@ FIELDS: tuple[Field, ...] = (
           compiled=True),
     Field("train.label_smoothing", 0.0, "share of the target spread over all classes", 0, 0.99,
           compiled=True),
+    Field("train.class_weights", (),
+          "((label, weight), …): what its examples count in the loss, others 1; of several labels, what it "
+          "counts where it applies; balanced: in inverse proportion to how many have it", form="pairs",
+          also=("balanced",)),
+    Field("train.focal_gamma", 0.0,
+          "focal loss (Lin et al. 2017): what is predicted well counts less, by this power; 0: not at all",
+          0, 10, compiled=True, needs=(Need("train.label_smoothing", (0.0,)),)),
+    Field("train.r_drop", 0.0,
+          "R-Drop (Liang et al. 2021): what the divergence of two passes with different dropout counts; two "
+          "forward and backward passes a step", 0, 100, compiled=True,
+          needs=(Need("model.batch_stats", ("frozen",)),)),
     Field("train.log_every", 10, "steps between logged training metrics", 1, MOST_STEPS),
     Field("train.compile_cache", "~/.cache/jaxft", "compiled programs, reused by later runs; empty: none",
           form="path"),

@@ -59,6 +59,9 @@ _CALLED: dict[str, str] = {
     "train.accumulate": "gradient_accumulation_steps accumulate_grad_batches grad_accum_steps n_acc "
     "accumulation_steps grad_accumulation_steps grad_accum gradient_accumulation",
     "train.label_smoothing": "label_smoothing_factor smoothing",
+    "train.class_weights": "class_weight loss_weights pos_weight label_weights",
+    "train.focal_gamma": "focal gamma focal_loss focal_loss_gamma",
+    "train.r_drop": "rdrop rdrop_alpha r_drop_alpha kl_alpha",
     "train.log_every": "logging_steps log_every_n_steps log_interval logging_interval log_every_steps "
     "log_steps log.every log.steps",
     "train.compile_cache": "compilation_cache jit_cache compile_cache_dir",

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxft.base.nearest import nearest
+from jaxft.data.class_weights import BALANCED, ClassWeights, balanced_labels, given_weights
 from jaxft.data.files import Source, some
 from jaxft.data.label_cells import Cells, columns_of, read_cells
 from jaxft.data.label_names import (
@@ -35,7 +36,8 @@ class LabelSets:
     """names[ids[k]] for k in bounds[j]..bounds[j + 1] are the labels of the source's row rows[j]; see
     `Targets`.
 
-    rows [n] int64, bounds [n + 1] int64, ids [m] int32 ascending in each example, dropped [d] int64.
+    rows [n] int64, bounds [n + 1] int64, ids [m] int32 ascending in each example, dropped [d] int64;
+    weights [C] float64, what a label counts in the loss where it applies, None: 1.
     """
 
     names: tuple[str, ...]
@@ -43,6 +45,7 @@ class LabelSets:
     bounds: np.ndarray
     ids: np.ndarray
     dropped: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -50,8 +53,9 @@ class LabelSets:
     def take(self, positions: np.ndarray) -> LabelSets:
         """The examples at these positions (of this selection, not of the source)."""
         counts, places = self._labels_of(positions)
-        bounds = offsets_of(counts)
-        return LabelSets(self.names, self.rows[positions], bounds, self.ids[places], self.dropped)
+        return dataclasses.replace(
+            self, rows=self.rows[positions], bounds=offsets_of(counts), ids=self.ids[places]
+        )
 
     @property
     def offsets(self) -> np.ndarray:
@@ -85,15 +89,17 @@ class LabelSets:
 
     def fill(self, slots: np.ndarray, inputs: Batch) -> Batch:
         """'labels' float32 [*slots.shape, C], 1 for each label of an example, and 'index' int32 and
-        'weight' float32 of the shape of slots."""
+        'weight' float32 of the shape of slots; where labels have weights, 'label_weights' float32 as
+        'labels'."""
         flat = slots.ravel()
         labels = np.zeros((len(flat), len(self.names)), np.float32)
         real = np.flatnonzero(flat >= 0)
         labels[real] = self.dense(flat[real])
-        return {
-            "labels": labels.reshape(*slots.shape, len(self.names)),
-            **places(self.rows, slots),
-        }
+        labels = labels.reshape(*slots.shape, len(self.names))
+        batch = {"labels": labels, **places(self.rows, slots)}
+        if self.weights is not None:
+            batch["label_weights"] = np.where(labels > 0, self.weights, 1).astype(np.float32)
+        return batch
 
     def contents(self) -> tuple[np.ndarray, ...]:
         return self.rows, self.bounds, self.ids
@@ -104,6 +110,12 @@ class LabelSets:
         dense = np.zeros((len(positions), len(self.names)), bool)
         dense[np.repeat(np.arange(len(positions)), counts), self.ids[places]] = True
         return dense
+
+    def weighted(self, given: ClassWeights) -> LabelSets:
+        """A label that applies counts in the loss what it weighs: 'balanced', or (name, weight) pairs."""
+        if given == BALANCED:
+            return dataclasses.replace(self, weights=balanced_labels(self.counts(), len(self)))
+        return dataclasses.replace(self, weights=given_weights(given, self.names))
 
     def counts(self) -> np.ndarray:
         """[C] examples that have each label."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxft.base.nearest import nearest
+from jaxft.data.class_weights import BALANCED, ClassWeights, balanced, given_weights
 from jaxft.data.facts import packed, unpacked
 from jaxft.data.files import Source, some
 from jaxft.data.label_names import (
@@ -42,20 +43,22 @@ _LIST = re.compile(rf"\[\s*({_ITEM}([,\s]\s*{_ITEM})*\s*,?)?\s*\]")
 class Labels:
     """One class an example: names[ids[j]] is the label of the source's row rows[j]; see `Targets`.
 
-    rows [n] int64, ids [n] int32, dropped [m] int64.
+    rows [n] int64, ids [n] int32, dropped [m] int64; weights [C] float64, what an example of each class
+    counts in the loss, None: 1.
     """
 
     names: tuple[str, ...]
     rows: np.ndarray
     ids: np.ndarray
     dropped: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, positions: np.ndarray) -> Labels:
         """The examples at these positions (of this selection, not of the source)."""
-        return Labels(self.names, self.rows[positions], self.ids[positions], self.dropped)
+        return dataclasses.replace(self, rows=self.rows[positions], ids=self.ids[positions])
 
     @property
     def offsets(self) -> np.ndarray:
@@ -72,7 +75,10 @@ class Labels:
     def fill(self, slots: np.ndarray, inputs: Batch) -> Batch:
         """'labels' int32, 'index' int32 and 'weight' float32 of the shape of slots."""
         labels = np.where(slots >= 0, self.ids[slots], 0).astype(np.int32)
-        return {"labels": labels, **places(self.rows, slots)}
+        batch = {"labels": labels, **places(self.rows, slots)}
+        if self.weights is not None:
+            batch["weight"] *= self.weights[labels].astype(np.float32)
+        return batch
 
     def contents(self) -> tuple[np.ndarray, ...]:
         return self.rows, self.ids
@@ -82,6 +88,13 @@ class Labels:
         number = {name: i for i, name in enumerate(names)}
         ids = np.array([number[name] for name in self.names], np.int32)[self.ids]
         return Labels(tuple(names), self.rows, ids, self.dropped)
+
+    def weighted(self, given: ClassWeights) -> Labels:
+        """Each example counts in the loss what its class weighs: 'balanced', or (name, weight) pairs."""
+        if given == BALANCED:
+            counts = np.bincount(self.ids, minlength=len(self.names))
+            return dataclasses.replace(self, weights=balanced(counts, len(self)))
+        return dataclasses.replace(self, weights=given_weights(given, self.names))
 
     def counts(self) -> dict[str, int]:
         """Name -> number of examples, in the order of the class numbers."""

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from jaxft.experiment import changes
 from jaxft.experiment.opening import open_named, open_training
 from jaxft.experiment.split import Split, check_groups, hold_out, labelled_split
 from jaxft.models import ImageLimits, TextLimits
-from jaxft.tasks.contract import Reading, Task
+from jaxft.tasks.contract import LOSS_OPTIONS, Reading, Shaped, Task
 
 Batches = TextBatches | ImageBatches
 _ADVICE = " by config.data.on_bad_row='skip'"
@@ -125,6 +125,8 @@ def open_splits(
     if c.examples_per_class is not None:
         few = few_per_class(train.targets.strata(), c.examples_per_class, c.split_seed)
         train = train.take(few)
+    if weights := config.train.class_weights:
+        train = Split(train.source, cast(Any, train.targets).weighted(weights))
     if source.mixture is not None:
         notes.append(source.mixture.said(train.targets.rows))
     return Splits(train, held_out, test, names, tuple(columns), tuple(notes))
@@ -153,7 +155,7 @@ def _check_groups(data: ConfigDict, train: Split, held_out: Split, test: Split |
 def _check_unused(config: ConfigDict, task: Task[Any]) -> None:
     """ValueError for a field that is set and has no meaning for the task: it would change nothing."""
     given, defaults = flatten(config), flatten(default_config())
-    for field in task.unused:
+    for field in (*task.unused, *(() if isinstance(task, Shaped) else LOSS_OPTIONS)):
         if given[field] != defaults[field]:
             raise ValueError(
                 f"config.{field}={given[field]!r} has no meaning for config.task={config.task!r}; "

@@ -25,7 +25,7 @@ from jaxft.training.parallel import Parallel
 from jaxft.training.step import hyperparameters
 
 # What the trials of one search have in common: the data, the model, the devices.
-_SHARED = ("task", "model.", "data.", "parallel.", "eval.batch_size")
+_SHARED = ("task", "model.", "data.", "parallel.", "eval.batch_size", "train.class_weights")
 
 
 @dataclasses.dataclass(frozen=True)

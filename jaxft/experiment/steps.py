@@ -19,12 +19,12 @@ from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.stages import Stage, abstract_params, split_for
 from jaxft.models import Architecture, Pass, move_statistics
 from jaxft.optim import path_map
-from jaxft.tasks.contract import Task
+from jaxft.tasks.contract import Shaped, Task
 from jaxft.training.by_source import losses_by_source
 from jaxft.training.gradient import MeanGradient
 from jaxft.training.parallel import Parallel, make_parallel
 from jaxft.training.programs import Programs
-from jaxft.training.step import Optimizer, TrainState, eval_step, train_step
+from jaxft.training.step import Disagreement, Optimizer, TrainState, eval_step, train_step
 
 
 def make_stages(
@@ -93,10 +93,19 @@ def _step(
         loss=loss,
         optimizer=optimizer,
         gradient=MeanGradient(config.train.accumulate, parallel.axis_name),
+        disagreement=_apart(prepared.task, config.train.r_drop),
         held=path_map(lambda path, _: path in held, state.params) if held else None,
         moved=None if state.stats is None else move_statistics,
         by_source=by_source,
     )
+
+
+def _apart(task: Task[Any], factor: float) -> Disagreement | None:
+    """What two passes that differ in their dropout add to the loss; None where there is one."""
+    if not factor:
+        return None
+    assert isinstance(task, Shaped), task
+    return lambda first, second, batch: factor * task.disagreement(first, second, batch)
 
 
 def evaluation_step(

@@ -19,6 +19,7 @@ from jaxft.data.files import Source
 from jaxft.data.labels import LABEL_COLUMNS, Labels, find_target_column, read_labels
 from jaxft.data.targets import Unlabelled
 from jaxft.tasks.contract import Arrays, Predicted, Reading
+from jaxft.tasks.shaping import divergence, focal_factor
 
 # In the names of transformers' classes whose config.json says nothing else of what they are for.
 _OTHER_HEADS = (
@@ -28,7 +29,10 @@ _OTHER_HEADS = (
 
 
 def loss(
-    outputs: dict[str, jax.Array], batch: dict[str, jax.Array], label_smoothing: float = 0.0
+    outputs: dict[str, jax.Array],
+    batch: dict[str, jax.Array],
+    label_smoothing: float = 0.0,
+    focal_gamma: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Sum over examples of weight x cross-entropy, and the sum of the weights.
 
@@ -36,6 +40,7 @@ def loss(
       outputs: 'logits' [..., C].
       batch: 'labels' [...] int and 'weight' [...] float32; weight 0 marks an empty slot.
       label_smoothing: share of the target spread evenly over the C classes (Szegedy et al. 2016).
+      focal_gamma: see `focal_factor`.
 
     Returns:
       Two float32 scalars. Their quotient is the mean, to be taken after every sum over microbatches,
@@ -45,6 +50,7 @@ def loss(
     targets = jax.nn.one_hot(batch["labels"], logits.shape[-1], dtype=jnp.float32)
     targets = optax.smooth_labels(targets, label_smoothing) if label_smoothing else targets
     losses = optax.softmax_cross_entropy(logits, targets)
+    losses = losses * focal_factor(-losses, focal_gamma) if focal_gamma else losses
     return jnp.sum(losses * batch["weight"]), jnp.sum(batch["weight"])
 
 
@@ -93,6 +99,11 @@ class Classification:
     )  # fmt: skip
     compared: tuple[str, ...] = ("accuracy", "f1_macro", "loss")
     join: None = None
+    focal_gamma: float = 0.0
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        return {"train.focal_gamma": "focal_gamma"}
 
     @property
     def view(self) -> View:
@@ -112,7 +123,11 @@ class Classification:
     def loss(
         self, outputs: Arrays, batch: Arrays, label_smoothing: float
     ) -> tuple[jax.Array, jax.Array]:
-        return loss(outputs, batch, label_smoothing)
+        return loss(outputs, batch, label_smoothing, self.focal_gamma)
+
+    def disagreement(self, first: Arrays, second: Arrays, batch: Arrays) -> jax.Array:
+        apart = divergence(first["logits"], second["logits"])
+        return jnp.sum(apart * batch["weight"])
 
     def predictions(self, outputs: Arrays, batch: Arrays) -> Arrays:
         return logits_of(outputs, batch)

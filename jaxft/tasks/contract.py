@@ -208,6 +208,19 @@ class Task(Protocol[Own]):
         ...
 
 
+# Fields of config.train that change the loss of the tasks that are `Shaped`, and of no others.
+LOSS_OPTIONS = ("train.class_weights", "train.focal_gamma", "train.r_drop")
+
+
+@runtime_checkable
+class Shaped(Protocol):
+    """A task whose loss takes `LOSS_OPTIONS`; its targets can be `weighted`."""
+
+    def disagreement(self, first: Arrays, second: Arrays, batch: Arrays) -> jax.Array:
+        """How far the outputs of two passes over a batch are apart: the weighted sum, float32 scalar."""
+        ...
+
+
 @runtime_checkable
 class Fits(Protocol):
     """A task of which some numbers are fitted on the evaluation data and then used on other data."""

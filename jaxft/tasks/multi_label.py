@@ -26,18 +26,24 @@ from jaxft.data.label_sets import LabelSets, find_set_column, read_label_sets
 from jaxft.data.targets import Unlabelled
 from jaxft.tasks.classification import class_names, has_probabilities, logits_of
 from jaxft.tasks.contract import Arrays, Predicted, Reading
+from jaxft.tasks.shaping import focal_factor, label_divergence
 
 
-def loss(outputs: Arrays, batch: Arrays) -> tuple[jax.Array, jax.Array]:
+def loss(outputs: Arrays, batch: Arrays, focal_gamma: float = 0.0) -> tuple[jax.Array, jax.Array]:
     """Sum over examples of weight x mean binary cross-entropy, and the sum of the weights.
 
     Args:
       outputs: 'logits' [..., C].
-      batch: 'labels' [..., C] float32, 1 where a label applies; 'weight' [...] float32.
+      batch: 'labels' [..., C] float32, 1 where a label applies; 'weight' [...] float32; 'label_weights'
+        [..., C] float32, what each term counts, where these differ (the pos_weight of PyTorch).
+      focal_gamma: see `focal_factor`.
     """
     logits = outputs["logits"].astype(jnp.float32)
-    losses = optax.sigmoid_binary_cross_entropy(logits, batch["labels"]).mean(-1)
-    return jnp.sum(losses * batch["weight"]), jnp.sum(batch["weight"])
+    losses = optax.sigmoid_binary_cross_entropy(logits, batch["labels"])
+    losses = losses * focal_factor(-losses, focal_gamma) if focal_gamma else losses
+    if "label_weights" in batch:
+        losses = losses * batch["label_weights"]
+    return jnp.sum(losses.mean(-1) * batch["weight"]), jnp.sum(batch["weight"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +76,7 @@ class MultiLabel:
     head: str | None = None
     problem_type: str | None = "multi_label_classification"
     join: None = None
+    focal_gamma: float = 0.0
     fewest_names: int = 2
     unused: tuple[str, ...] = ("data.examples_per_class", "train.label_smoothing")
     shown: tuple[str, ...] = ("loss", "f1_micro_tuned", "f1_macro_tuned", "average_precision_macro")
@@ -83,6 +90,10 @@ class MultiLabel:
         "average_precision_macro",
         "loss",
     )
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        return {"train.focal_gamma": "focal_gamma"}
 
     @property
     def view(self) -> View:
@@ -104,7 +115,11 @@ class MultiLabel:
     def loss(
         self, outputs: Arrays, batch: Arrays, label_smoothing: float
     ) -> tuple[jax.Array, jax.Array]:
-        return loss(outputs, batch)
+        return loss(outputs, batch, self.focal_gamma)
+
+    def disagreement(self, first: Arrays, second: Arrays, batch: Arrays) -> jax.Array:
+        apart = label_divergence(first["logits"], second["logits"])
+        return jnp.sum(apart * batch["weight"])
 
     def predictions(self, outputs: Arrays, batch: Arrays) -> Arrays:
         return logits_of(outputs, batch)

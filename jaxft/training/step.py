@@ -21,6 +21,8 @@ from jaxft.training.gradient import Arrays, GradientFn, MeanGradient
 Forward = Callable[[Any, Arrays, jax.Array | None], Arrays]
 # (outputs, batch) -> (sum, weight)
 Loss = Callable[[Arrays, Arrays], tuple[jax.Array, jax.Array]]
+# (outputs of one pass, of another, batch) -> how far they are apart: a weighted sum
+Disagreement = Callable[[Arrays, Arrays, Arrays], jax.Array]
 # (outputs, batch) -> what an evaluation brings back of a batch
 Predictions = Callable[[Arrays, Arrays], Arrays]
 # (TrainState.stats, 'moments' of the outputs) -> the next stats
@@ -87,6 +89,7 @@ def train_step(
     held: Any = None,
     moved: Moved | None = None,
     by_source: BySource | None = None,
+    disagreement: Disagreement | None = None,
 ) -> tuple[TrainState, Arrays]:
     """One optimizer update.
 
@@ -100,6 +103,8 @@ def train_step(
         stage of gradual unfreezing that froze it again); None if there is none.
       moved: how `state.stats` follow what the forward passes saw; None: there are none.
       by_source: of a mixture, the loss of each source (see `losses_by_source`); None: there is one.
+      disagreement: the loss is then the mean of two passes with different dropout, and this of both
+        (R-Drop, Liang et al. 2021); None: one pass.
 
     Returns:
       The next state, and metrics: 'loss' (weighted mean), 'weight' (examples), 'grad_norm' (global
@@ -113,11 +118,16 @@ def train_step(
         # Frozen values enter as constants, so differentiation stops where they alone are involved.
         if held is not None:
             params = jax.tree.map(lambda p, h: jax.lax.stop_gradient(p) if h else p, params, held)
-        outputs = forward(_whole(params, state.frozen, state.stats), part, key)
+        whole = _whole(params, state.frozen, state.stats)
+        first = key if disagreement is None else jax.random.fold_in(key, 1)
+        outputs = forward(whole, part, first)
         total, weight = loss(outputs, part)
         kept: dict[str, Any] = {"moments": outputs.get("moments", {})}
         if by_source is not None:
             kept["sources"] = by_source(outputs, part)
+        if disagreement is not None:
+            others = forward(whole, part, jax.random.fold_in(key, 2))
+            total = 0.5 * (total + loss(others, part)[0]) + disagreement(outputs, others, part)
         return total, (weight, kept)
 
     found = gradient(loss_sum, state.params, batch, key)
