@@ -24,15 +24,17 @@ import numpy as np
 from jaxft.config import ConfigDict, override
 from jaxft.config_check import validate
 from jaxft.data import files
-from jaxft.data.choices import choice_fault
+from jaxft.data.files import Source
+from jaxft.data.handed import as_columns, as_list
+from jaxft.data.memory import from_memory
 from jaxft.data.targets import Unlabelled
-from jaxft.data.words import words_fault, words_of
 from jaxft.experiment import processes
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.generating import continuations
 from jaxft.experiment.inference import Inference, load_inference
 from jaxft.experiment.lifecycle import carry_out
 from jaxft.experiment.measure import measure
+from jaxft.experiment.opening import MEMORY
 from jaxft.experiment.split import Split
 from jaxft.experiment.timing import Stopwatch
 from jaxft.generation.sampling import Sampling
@@ -75,7 +77,7 @@ class Model:
           ValueError: an input that is none, naming its number; a model without outputs of whole
             inputs.
         """
-        given = _as_list(inputs)
+        given = as_list(inputs)
         if not given:
             return np.zeros((0, self._inference.architecture.num_labels), np.float32)
         predicted, _ = self._predicted(given)
@@ -90,7 +92,7 @@ class Model:
           One object an input: of classes a `tasks.classification.Prediction` with the label and the
           probabilities; of other tasks see the `answers` of their file in `jaxft.tasks`.
         """
-        given = _as_list(inputs)
+        given = as_list(inputs)
         if not given:
             return []
         predicted, rows = self._predicted(given)
@@ -116,11 +118,11 @@ class Model:
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         ends = (stop,) if isinstance(stop, str) else stop
         return continuations(
-            self._inference, _as_list(prompts), sampling, max_new_tokens=max_new_tokens, stop=ends
+            self._inference, as_list(prompts), sampling, max_new_tokens=max_new_tokens, stop=ends
         )
 
     def _predicted(self, given: Sequence[Any]) -> tuple[Predicted, Unlabelled]:
-        columns = _columns(self.inputs, given)
+        columns = as_columns(self.inputs, given)
         expected = len(self._inference.encoder.columns)
         if expected and len(columns) != expected and self.inputs != "choices":
             what = "pairs of texts" if expected == 2 else "single texts"
@@ -175,6 +177,8 @@ def train(
     config: ConfigDict | str | Path,
     workdir: str | Path,
     overrides: Mapping[str, Any] | None = None,
+    *,
+    data: Any = None,
 ) -> Trained:
     """Start or continue the run in `workdir`; a finished one is only read.
 
@@ -182,6 +186,9 @@ def train(
       config: a config, or the path of a config file (`FILE` or `FILE:arg`).
       workdir: directory of the run; created, or continued if it holds this run.
       overrides: values by field, dotted or nested: {'optim.lr': 1e-4}.
+      data: training data that is in memory, in place of `data.train`: a list of dicts, a dict of columns,
+        a pandas DataFrame, a pyarrow Table, or a Dataset of Hugging Face; or {'train': …, 'eval': …,
+        'test': …} of these. A run that is continued is given the same again.
 
     Raises:
       ValueError: what the command would say in one line.
@@ -190,12 +197,17 @@ def train(
       KeyboardInterrupt: Ctrl-C, after saving: the same call continues. Any other signal that
         stops a run is raised again, too, when all is saved.
     """
-    clock, resolved = Stopwatch(), make_config(config, overrides)
+    clock, given = Stopwatch(), _sources(data)
+    resolved = make_config(config, overrides)
+    for name in given:
+        if resolved.data[name]:
+            raise ValueError(f"data= and config.data.{name}={resolved.data[name]!r} are both given")
+        resolved.data[name] = MEMORY + name
     directory = RunDirectory(Path(workdir).expanduser())
     with ExitStack() as held:
         if processes.is_lead():
             held.enter_context(directory.claimed())
-        status = carry_out(resolved, directory, clock)
+        status = carry_out(resolved, directory, clock, given=given)
     if status:
         signal.raise_signal(status - 128)
         raise InterruptedError(f"stopped by a signal; the same call continues {directory.path}")
@@ -204,7 +216,7 @@ def train(
 
 def evaluate(
     run: str | Path,
-    data: str | Path | None = None,
+    data: Any = None,
     *,
     text: Sequence[str] = (),
     label: str = "",
@@ -213,7 +225,8 @@ def evaluate(
 
     Args:
       run: run directory, or a checkpoint with a classifier.
-      data: as `--data`; None: the run's own test data, else its evaluation data.
+      data: as `--data`, or data in memory as of `train`; None: the run's own test data, else its
+        evaluation data.
       text: input columns; empty: the run's own, else found by their usual names.
       label: label column; '' likewise.
 
@@ -225,7 +238,19 @@ def evaluate(
     """
     model = load_inference(Path(run).expanduser())
     columns = (text,) if isinstance(text, str) else tuple(text)
-    return measure(model, str(data or ""), columns, label).result.to_json()
+    named = data is None or isinstance(data, str | Path)
+    spec = str(data or "") if named else from_memory("data", data)
+    return measure(model, spec, columns, label).result.to_json()
+
+
+def _sources(data: Any) -> dict[str, Source]:
+    """'train', and what else there is, of `data` of `train`."""
+    if data is None:
+        return {}
+    names = {"train": "train", "eval": "eval", "validation": "eval", "test": "test"}
+    if not (isinstance(data, Mapping) and data and all(name in names for name in data)):
+        return {"train": from_memory("data", data)}
+    return {names[name]: from_memory(f"data[{name!r}]", part) for name, part in data.items()}
 
 
 def read_result(directory: RunDirectory) -> Trained:
@@ -259,78 +284,6 @@ def make_config(
         result.train.epochs = None
     validate(result)
     return result
-
-
-def _as_list(inputs: Iterable[Any]) -> list[Any]:
-    """The inputs; a single one is refused, since a text is also a sequence, and an array of rows."""
-    single = isinstance(inputs, str | bytes | Path | Mapping) or not isinstance(inputs, Iterable)
-    if single or (isinstance(inputs, np.ndarray) and inputs.ndim in (2, 3)):
-        raise ValueError(f"give a list of inputs, not one {type(inputs).__name__}: [it]")
-    return list(inputs)
-
-
-def _columns(inputs: str, given: Sequence[Any]) -> Mapping[str, list[Any]]:
-    """The inputs of a model as columns of a table."""
-    if inputs == "text":
-        return _text_columns(given)
-    if inputs in ("document", "masked text"):
-        columns = _text_columns(given)
-        if len(columns) > 1:
-            raise ValueError("the model reads single texts, not pairs")
-        return columns
-    if inputs == "choices":
-        return _choice_columns(given)
-    if inputs == "question":
-        pairs = list(_text_columns(given).values())
-        if len(pairs) != 2:
-            raise ValueError("give pairs of texts: a question and its context")
-        return {"question": pairs[0], "context": pairs[1]}
-    if inputs == "image":
-        return {"image": _images(given)}
-    for number, entry in enumerate(given, start=1):
-        if fault := words_fault(entry):
-            raise ValueError(f"input {number} {fault}")
-    return {"tokens": [words_of(entry) for entry in given]}
-
-
-def _text_columns(given: Sequence[Any]) -> dict[str, list[str]]:
-    """One column of texts or, for pairs, two."""
-    width = 1 if isinstance(given[0], str) else 2
-    columns: list[list[str]] = [[] for _ in range(width)]
-    for number, entry in enumerate(given, start=1):
-        texts = [entry] if isinstance(entry, str) else entry
-        pair = isinstance(texts, tuple | list) and len(texts) in (1, 2)
-        if not pair or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"input {number} is no text and no pair of texts: {entry!r:.40}")
-        if len(texts) != width:
-            raise ValueError(f"input {number}: texts and pairs of texts cannot be mixed")
-        for column, text in zip(columns, texts, strict=True):
-            if not text.isascii() and text.encode("utf-8", "ignore").decode() != text:
-                raise ValueError(f"input {number} holds half of a surrogate pair: {text!a:.40}")
-            column.append(text)
-    return dict(zip(("first", "second"), columns, strict=False))
-
-
-def _choice_columns(given: Sequence[Any]) -> dict[str, list[Any]]:
-    """The one or two texts that choices are for, and the lists of choices."""
-    for number, entry in enumerate(given, start=1):
-        whole = (
-            isinstance(entry, tuple | list) and len(entry) == len(given[0]) and len(entry) in (2, 3)
-        )
-        if not whole or not isinstance(entry[-1], tuple | list):
-            raise ValueError(f"input {number} is no (text, list of choices): {entry!r:.60}")
-        if fault := next(filter(None, map(choice_fault, entry)), ""):
-            raise ValueError(f"input {number} {fault}")
-    names = ("first", "second")[: len(given[0]) - 1]
-    return {name: [entry[i] for entry in given] for i, name in enumerate((*names, "choices"))}
-
-
-def _images(given: Sequence[Any]) -> list[Any]:
-    """Paths as text, so that a message can name them; the rest as it is."""
-    for number, entry in enumerate(given, start=1):
-        if isinstance(entry, str | Path) and not Path(entry).expanduser().is_file():
-            raise ValueError(f"input {number}: there is no file {str(entry)!r}")
-    return [str(Path(x).expanduser()) if isinstance(x, str | Path) else x for x in given]
 
 
 def make_callable(module: str, function: Callable[..., Any]) -> None:

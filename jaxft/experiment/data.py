@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -22,7 +21,7 @@ from jaxft.data.subsets import few_per_class
 from jaxft.data.targets import Targets
 from jaxft.data.tokens import Tokens
 from jaxft.experiment import changes
-from jaxft.experiment.opening import open_named, open_training
+from jaxft.experiment.opening import Given, open_named, open_training
 from jaxft.experiment.split import Split, check_groups, hold_out, labelled_split
 from jaxft.models import ImageLimits, TextLimits
 from jaxft.tasks.contract import LOSS_OPTIONS, Reading, Shaped, Task
@@ -69,7 +68,11 @@ class Slicing:
 
 
 def open_splits(
-    config: ConfigDict, task: Task[Any], checkpoint_names: Sequence[str], cache: str | None = None
+    config: ConfigDict,
+    task: Task[Any],
+    checkpoint_names: Sequence[str],
+    cache: str | None = None,
+    given: Given | None = None,
 ) -> Splits:
     """Open `config.data`'s sources, check every row of them, settle columns, labels and held-out share.
 
@@ -79,14 +82,15 @@ def open_splits(
       checkpoint_names: label names of the checkpoint's own head; when the data has the same set,
         their order is kept, and so the head stays useful.
       cache: folder in which what is found in large tables is kept; None: nowhere.
+      given: sources in memory; see `open_named`.
 
     Raises:
       ValueError: a file, column, target or input of any split is not usable; one line.
     """
     _check_unused(config, task)
     c = config.data
-    opened = functools.partial(open_named, data=c, inputs=task.inputs, cache=cache)
-    source = open_training(c, inputs=task.inputs, cache=cache)
+    how: dict[str, Any] = {"inputs": task.inputs, "cache": cache, "given": given or {}}
+    source = open_training(c, **how)
     label = task.find_column(source, c.label)
     columns = KINDS[task.inputs].find_columns(source, c.text, label)
     if set(columns_of(source, label)) & set(columns):
@@ -105,7 +109,7 @@ def open_splits(
 
     def other(field: str, spec: str) -> Split:
         with _naming(f"config.{field}"):
-            there = opened(spec)
+            there = open_named(spec, c, **how)
             # The column of the training data, so that both are read alike, else a usual name.
             column = label if label in there.columns else task.find_column(there, c.label)
             split, found = labelled_split(task, there, column, columns, reading)

@@ -13,6 +13,7 @@ from jaxft.experiment.continuing import Changes
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.finish import finish, report, weights_if_best
 from jaxft.experiment.loop import resume, run_loop
+from jaxft.experiment.opening import Given
 from jaxft.experiment.prepared import prepare
 from jaxft.experiment.provenance import source_record
 from jaxft.experiment.session import Session, opened
@@ -27,17 +28,22 @@ from jaxft.training.step import TrainState
 
 
 def carry_out(
-    config: ConfigDict, directory: RunDirectory, clock: Stopwatch, resume_from: int | None = None
+    config: ConfigDict,
+    directory: RunDirectory,
+    clock: Stopwatch,
+    resume_from: int | None = None,
+    given: Given | None = None,
 ) -> int:
     """Start, continue or merely report the run in `directory`. Returns the exit status.
 
     Args:
       resume_from: go on from the checkpoint of this step, not from the newest; 0 begins again.
+      given: sources in memory; see `open_named`.
     """
     phase = ["starting"]
     try:
         with raised():
-            return _carried_out(config, directory, clock, phase, resume_from)
+            return _carried_out(config, directory, clock, phase, resume_from, given)
     except Stopped as stopped:
         rest = "finishes the run" if phase[-1] == "finishing" else "starts again where it was"
         print(
@@ -49,7 +55,7 @@ def carry_out(
 
 def _carried_out(
     config: ConfigDict, directory: RunDirectory, clock: Stopwatch, phase: list[str],
-    resume_from: int | None,
+    resume_from: int | None, given: Given | None,
 ) -> int:  # fmt: skip
     lead = processes.is_lead()
     with processes.agreement("the run directory"):
@@ -62,7 +68,7 @@ def _carried_out(
         return 0
     use_compilation_cache(config.train.compile_cache)
     with clock.time("load"):
-        run, state, notes = _loaded(config, directory, changes)
+        run, state, notes = _loaded(config, directory, changes, given)
     with processes.in_step(), opened(run, directory, clock, lead=lead) as session:
         _introduce(run, session.logs)
         if resume_from is not None:
@@ -88,7 +94,7 @@ def _carried_out(
 
 
 def _loaded(
-    config: ConfigDict, directory: RunDirectory, changes: Changes | None
+    config: ConfigDict, directory: RunDirectory, changes: Changes | None, given: Given | None
 ) -> tuple[Run, TrainState, list[str]]:
     """The run, its first state, and what is worth a word; all processes agree on what they read.
 
@@ -97,7 +103,7 @@ def _loaded(
     """
     with processes.agreement("the checkpoint or the data") as facts:
         cache = config.data.cache or str(directory.path / "cache")
-        prepared = prepare(config, cache)
+        prepared = prepare(config, cache, given)
         run, state = build(prepared, devices(config), cache=cache)
         facts.append(source_record(run))
         notes: list[str] = []

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxft.data.files import Source
 from jaxft.experiment.evaluation import Evaluation
 from jaxft.experiment.inference import Inference, named_by_flags
 from jaxft.experiment.opening import open_named, open_training
@@ -47,12 +48,13 @@ def metrics_file(given: str, reads: str) -> Output:
 
 
 def measure(
-    model: Inference, spec: str = "", columns: Sequence[str] = (), label: str = ""
+    model: Inference, spec: str | Source = "", columns: Sequence[str] = (), label: str = ""
 ) -> Measured:
     """Predict rows with targets and compare.
 
     Args:
-      spec: as `--data`; '': the run's own test data, else its evaluation data, else what it held out.
+      spec: as `--data`, or a source; '': the run's own test data, else its evaluation data, else what
+        it held out.
       columns: input columns; empty: the run's own, else by their usual names.
       label: column of the targets; '' likewise.
 
@@ -71,12 +73,12 @@ def own_rows(model: Inference) -> tuple[str, Split]:
 
 
 def _rows(
-    model: Inference, spec: str, columns: Sequence[str], label: str
+    model: Inference, spec: str | Source, columns: Sequence[str], label: str
 ) -> tuple[Inference, str, Split, tuple[str, ...], bool]:
     """The model reading its columns, what to call the rows, the rows, notes, and whether they are those
     that the run held out."""
     c = model.config.data
-    given = spec or c.test or c.eval
+    given = spec if isinstance(spec, Source) else spec or c.test or c.eval
     if not given and model.directory is None:
         raise ValueError("--data is missing: a checkpoint, unlike a run, has no data of its own")
     inputs = model.task.inputs
@@ -87,7 +89,7 @@ def _rows(
     reading = Reading(names=model.names, classes=c.classes, drop=c.on_bad_row != "error")
     split, notes = labelled_split(model.task, source, column, model.encoder.columns, reading)
     if given:
-        return model, given, split, notes, False
+        return model, given if isinstance(given, str) else given.name, split, notes, False
     return model, f"held-out share of {c.train or source.name}", hold_out(split, c)[1], notes, True
 
 

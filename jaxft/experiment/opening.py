@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from jaxft.config import ConfigDict
+from jaxft.data import remote
 from jaxft.data.combined import mixed, renamed
 from jaxft.data.inputs import KINDS
 from jaxft.data.sources import Source, open_source
 
+Given = Mapping[str, Source]
 
-def open_training(data: ConfigDict, *, inputs: str, cache: str | None = None) -> Source:
+
+# What a config says of data that was handed over: 'memory:train'.
+MEMORY = "memory:"
+
+
+def open_training(
+    data: ConfigDict, *, inputs: str, cache: str | None = None, given: Given = MappingProxyType({})
+) -> Source:
     """The training data that `config.data` names; arguments as of `open_named`.
 
     Raises:
@@ -19,34 +30,54 @@ def open_training(data: ConfigDict, *, inputs: str, cache: str | None = None) ->
     if not data.mixture and not data.train:
         raise ValueError("config.data.train is empty: give a file, a folder or a data set name")
     if not data.mixture:
-        return open_named(data.train, data, inputs=inputs, cache=cache)
-    parts = [open_named(spec, data, inputs=inputs, cache=cache) for spec, _ in data.mixture]
+        return open_named(data.train, data, inputs=inputs, cache=cache, given=given)
+    parts = [
+        open_named(spec, data, inputs=inputs, cache=cache, given=given) for spec, _ in data.mixture
+    ]
     names = [re.sub(r"[^\w.:-]+", "_", part.name) for part in parts]
     weights = [weight for _, weight in data.mixture]
     return mixed(names, parts, weights, data.mixture_temperature)
 
 
 def open_named(
-    spec: str, data: ConfigDict, *, inputs: str, labelled: bool = True, cache: str | None = None
+    spec: str | Source,
+    data: ConfigDict,
+    *,
+    inputs: str,
+    labelled: bool = True,
+    cache: str | None = None,
+    given: Given = MappingProxyType({}),
 ) -> Source:
     """A source opened as `config.data` says; arguments as of `open_source`.
 
     Args:
+      spec: its name, or the source itself.
       inputs: kind of the task's, see `KINDS`.
+      given: sources in memory, by what `spec` has behind 'memory:'.
 
     Raises:
       ValueError: it cannot be opened; one line.
     """
-    source = open_source(
-        spec,
-        data_dir=data.dir or None,
-        delimiter=data.delimiter,
-        sample_by=data.sample_by,
-        labelled=labelled,
-        skip=data.on_bad_row != "error",
-        images=KINDS[inputs].model == "image",
-        cache=cache,
-    )
+    if isinstance(spec, Source):
+        source = spec
+    elif spec.startswith(MEMORY) and not remote.is_remote(spec):
+        if (name := spec.removeprefix(MEMORY)) not in given:
+            raise ValueError(
+                f"{spec}: this data was handed over in memory, by jaxft.train(..., data=...); hand it over "
+                "again, or name data of a file"
+            )
+        source = given[name]
+    else:
+        source = open_source(
+            spec,
+            data_dir=data.dir or None,
+            delimiter=data.delimiter,
+            sample_by=data.sample_by,
+            labelled=labelled,
+            skip=data.on_bad_row != "error",
+            images=KINDS[inputs].model == "image",
+            cache=cache,
+        )
     # New rows have no label, so they may lack a column that was renamed.
     pairs = [(old, new) for old, new in data.rename if labelled or old in source.columns]
     return renamed(source, pairs)

@@ -16,6 +16,7 @@ from jaxft.experiment.data import Splits, make_encoder, open_splits
 from jaxft.experiment.decide import decide
 from jaxft.experiment.decisions import Decisions
 from jaxft.experiment.length import Length, run_length
+from jaxft.experiment.opening import Given
 from jaxft.experiment.optimizer import OptimizerOf, learning_rates, numbers
 from jaxft.models import Architecture, class_names, has_batch_norms, hf, load_architecture
 from jaxft.optim import Finding, lint, path_map
@@ -82,11 +83,12 @@ class Prepared:
         return _settled(config, self.directory, self.architecture, self.splits)
 
 
-def prepare(config: ConfigDict, cache: str | None = None) -> Prepared:
+def prepare(config: ConfigDict, cache: str | None = None, given: Given | None = None) -> Prepared:
     """Open checkpoint and data, settle labels, depth and rates of every parameter.
 
     Args:
       cache: folder in which what is found in large tables is kept; None: nowhere.
+      given: sources in memory; see `open_named`.
 
     Raises:
       ValueError: anything in the config, checkpoint or data that cannot work; one line.
@@ -96,7 +98,8 @@ def prepare(config: ConfigDict, cache: str | None = None) -> Prepared:
         raise ValueError("config.model.path is empty: give a checkpoint directory or a hub id")
     directory = hf.resolve(config.model.path)
     names = class_names(directory)
-    prepared = settle(config, directory, open_splits(config, task, names, cache), cache)
+    splits = open_splits(config, task, names, cache, given)
+    prepared = settle(config, directory, splits, cache)
     # By the headers alone: a checkpoint without weights, or with others, is refused here.
     fresh = () if config.model.scratch else hf.missing(directory, prepared.architecture)
     return dataclasses.replace(prepared, decisions=prepared.decisions.knowing(fresh))
