@@ -17,7 +17,7 @@ from jaxft.base.nearest import nearest
 from jaxft.base.nested import as_tuples
 from jaxft.config_fields import BY_NAME, FIELDS, MANY, MOST_STEPS, SECTIONS, Field, Need
 from jaxft.config_names import no_such_field
-from jaxft.tasks.names import MANY_COLUMNS, METRICS
+from jaxft.tasks.names import MANY_COLUMNS, METRICS, WRITTEN
 
 _DURATION = re.compile(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*(%|steps?|epochs?)?\s*")
 _GROUP_SETTINGS = ("lr", "weight_decay", "schedule", "optimizer")
@@ -262,6 +262,16 @@ def _check_together(flat: Mapping[str, Any]) -> None:
             f"config.data.folds={folds} cuts the training data into folds, but "
             f"config.data.eval={shown(flat['data.eval'])} names the evaluation data; give one of them"
         )
+    if WRITTEN.keys() <= metrics.keys() and metric in WRITTEN and not flat["eval.generate"]:
+        raise ValueError(
+            f"config.eval.metric={shown(metric)} is of generated texts: say of how many rows by "
+            "config.eval.generate, as 100"
+        )
+    for name, default in (("length_penalty", 1.0), ("early_stopping", False)):
+        if flat[f"eval.{name}"] != default and flat["eval.beams"] == 1:
+            raise ValueError(
+                f"config.eval.{name}={flat[f'eval.{name}']} is of beams, and config.eval.beams is 1"
+            )
     if len(flat["data.text"]) > 2 and flat["task"] not in MANY_COLUMNS:
         raise ValueError(f"config.data.text={shown(flat['data.text'])} names more than two columns")
     for field in FIELDS:

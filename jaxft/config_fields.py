@@ -161,6 +161,8 @@ FIELDS: tuple[Field, ...] = (
     Field("data.stride", 128,
           "tokens that two windows of a long text have in common, where it is read in several",
           0, MANY),
+    Field("data.prefix", "", "of seq2seq: stands before every text that is read, as 'summarize: '"),
+    Field("data.max_target_length", 128, "of seq2seq: tokens of a text to be given, or generated", 4, MANY),
     Field("data.pack", True, "put several short texts into one row: same result, little padding"),
     Field("data.max_shapes", 4, "distinct padded batch shapes, each one compilation", 1, 64),
     Field("data.augment", "none", "of images: flip left-right; crop_flip: random resized crop too",
@@ -270,6 +272,13 @@ FIELDS: tuple[Field, ...] = (
     Field("eval.patience", None, "stop after so many evaluations without improvement; none: never",
           1, MOST_STEPS, kind=int),
     Field("eval.min_delta", 0.0, "what counts as an improvement of the metric", 0, MANY),
+
+    Field("eval.generate", 0, "of seq2seq: rows, evenly chosen, whose texts are generated and scored too",
+          0, MANY),
+    Field("eval.beams", 1, "of generated texts, also by predict; 1: the likeliest token at each step", 1, 64),
+    Field("eval.length_penalty", 1.0, "of beams: scores are over length to this power; more: longer texts",
+          -10, 10),
+    Field("eval.early_stopping", False, "of beams: stop as soon as as many texts have ended"),
 
     Field("parallel.mode", "auto", "jit: one device; shard: jit over a mesh; pmap; auto: jit or shard",
           choices=("auto", "jit", "shard", "pmap"), compiled=True),

@@ -45,6 +45,37 @@ def bert(directory: Path, *, blocks: int = 2, dropout: float = 0.1, width: int =
     return _with_weights(directory, config)
 
 
+def t5(directory: Path, *, blocks: int = 1, width: int = 32, dropout: float = 0.0) -> str:
+    """A T5ForConditionalGeneration with its tokenizer, of one feed-forward and a tied output."""
+    directory.mkdir(parents=True)
+    vocabulary = ["<pad>", "</s>", "<unk>", *FILLER, *sum(WORDS.values(), [])]
+    ids = {word: i for i, word in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.add_special_tokens(vocabulary[:3])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    tokenizer.save(str(directory / "tokenizer.json"))
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **names})
+    )
+    config = {
+        "model_type": "t5",
+        "architectures": ["T5ForConditionalGeneration"],
+        "vocab_size": len(vocabulary),
+        "d_model": width,
+        "d_kv": width // 2,
+        "d_ff": 2 * width,
+        "num_layers": blocks,
+        "num_heads": 2,
+        "dropout_rate": dropout,
+        "decoder_start_token_id": 0,
+    }
+    return _with_weights(directory, config, head="seq2seq")
+
+
 def language_model(directory: Path, kind: str, *, blocks: int = 1, width: int = 32) -> str:
     """A GPT-2 ('causal') or BERT ('masked') with its head, whose predictions differ from the start."""
     directory.mkdir(parents=True)

@@ -28,6 +28,7 @@ from jaxft.data.questions import find_question_columns, text_of, tokenize_questi
 from jaxft.data.special_tokens import special_token
 from jaxft.data.targets import Unlabelled, unlabelled, unlabelled_words
 from jaxft.data.text import find_text_columns, tokenize
+from jaxft.data.text_to_text import find_source_column, tokenize_both
 from jaxft.data.tokenizer import load_tokenizer
 from jaxft.data.tokens import Tokens
 from jaxft.data.words import find_words_column, tokenize_words, words_fault, words_of
@@ -69,6 +70,8 @@ class Kind:
       pairs: two columns are one text after the other, which token types have to tell apart.
       windowed: an example may become several entries (`Tokens.windows`), so that the number of
         entries, by which epochs are counted, is known only when the texts have been tokenised.
+      answers: the targets are texts that the model is to give, so their column is tokenised, too, as the
+        last of `columns`; where rows are predicted it is not there.
       settings: config fields that its tokens depend on, beyond data.max_length.
       corrupt: `(how, seed)`: what happens to the tokens of a batch, also where they are evaluated (there
         with seed 0); None: nothing.
@@ -88,6 +91,7 @@ class Kind:
     )
     pairs: bool = False
     windowed: bool = False
+    answers: bool = False
     settings: tuple[str, ...] = ()
     corrupt: Callable[[Tokenising, int], Corruption] | None = None
     says: Callable[[str], str] = lambda directory: ""
@@ -190,11 +194,22 @@ def _said_of_template(directory: str) -> str:
     return "" if own else f"the checkpoint has no chat template: {plain}"
 
 
+def _tokens_of_both(
+    source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
+) -> Tokens:
+    prefix, max_target_length = (how.settings[name] for name in _BOTH)
+    return tokenize_both(
+        source, rows, columns, how.directory, prefix=prefix, max_length=how.max_length,
+        max_target_length=max_target_length, vocab_size=how.vocab_size, cache_dir=how.cache_dir,
+    )  # fmt: skip
+
+
 def _every_word(source: Source, columns: Sequence[str]) -> Unlabelled:
     return unlabelled_words(Column(source, columns[0], np.arange(len(source)), words_of))
 
 
 _MASKING = ("data.mask_share", "data.mask_whole_words")
+_BOTH = ("data.prefix", "data.max_target_length")
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -245,6 +260,14 @@ KINDS: Mapping[str, Kind] = {
             choice_fault,
             tokens=_tokens_of_choices,
             shown=shown_choices,
+        ),
+        Kind(
+            "text to text",
+            find_source_column,
+            text_fault,
+            tokens=_tokens_of_both,
+            answers=True,
+            settings=_BOTH,
         ),
         Kind(
             "image",

@@ -19,7 +19,7 @@ from jaxft.data.images import Images
 from jaxft.data.mixture import Mixture, MixtureSampler
 from jaxft.data.sampler import Sampler
 from jaxft.data.targets import Batch, Targets
-from jaxft.data.tokens import Tokens
+from jaxft.data.tokens import Answers, Tokens
 
 T = TypeVar("T")
 
@@ -42,6 +42,8 @@ class TextBatches:
 
     Of examples of G texts, slots hold G each: segment_ids are 1..K * G, starts [R, K * G]. Where an
     example is several windows, each is in a slot of its own, and window [R, K] is its number.
+
+    Where texts are to be given (`Tokens.answers`), what `fill_answers` says, in as many rows.
 
     corrupt: changes the inputs, before the targets see them; by the epoch of a training batch, and as in
       epoch 0 where every example is read once.
@@ -70,10 +72,19 @@ class TextBatches:
     @property
     def notes(self) -> tuple[str, ...]:
         """What of the texts is not read, for the terminal."""
-        if not self.tokens.cut:
-            return ()
-        longest, what = int(self.tokens.lengths.max()), self.tokens.cut_things
-        return (f"{self.tokens.cut} {what} beyond {longest} tokens of their text are not read",)
+        notes, answers = [], self.tokens.answers
+        if self.tokens.cut:
+            longest, what = int(self.tokens.lengths.max()), self.tokens.cut_things
+            notes.append(
+                f"{self.tokens.cut} {what} beyond {longest} tokens of their text are not read"
+            )
+        if answers is not None:
+            full = int((answers.tokens.lengths == answers.longest).sum())
+            notes += [
+                f"{full} of {len(answers.tokens)} texts to be given have {answers.longest} tokens, where "
+                "longer ones are cut"
+            ] * (full > 0)
+        return tuple(notes)
 
     def __getitem__(self, step: int) -> Batch:
         return self._fill(self.plan.layout(step))
@@ -87,6 +98,8 @@ class TextBatches:
         slots = layout.slots[rows]
         tokens = self.tokens
         inputs = fill_text(tokens, slots, layout.length)
+        if tokens.answers is not None:
+            inputs |= fill_answers(tokens.answers, slots, layout.length)
         if self.corrupt is not None:
             inputs = self.corrupt(inputs, slots, layout.epoch)
         if tokens.windows is not None:
@@ -217,6 +230,25 @@ def filled(batch: Batch) -> tuple[int, int]:
     """(places of a batch that hold a token or an image, places that are computed), of this process."""
     held = batch["segment_ids"] > 0 if "segment_ids" in batch else batch["index"] >= 0
     return int(held.sum()), held.size
+
+
+def fill_answers(answers: Answers, slots: np.ndarray, length: int) -> Batch:
+    """The answers of the entries in slots [R, K], in rows beside theirs, which have `length` tokens.
+
+    decoder_input_ids (what is read before each token), decoder_segment_ids (as of the entries),
+    decoder_positions and labels: [R, M] int32.
+    """
+    given = fill_text(answers.tokens, slots, answers.row_length(length))
+    labels, segments, positions = (
+        given[name] for name in ("input_ids", "segment_ids", "positions")
+    )
+    before = np.where(positions == 0, answers.start, np.roll(labels, 1, axis=1))
+    return {
+        "decoder_input_ids": np.where(segments > 0, before, 0).astype(np.int32),
+        "decoder_segment_ids": segments,
+        "decoder_positions": positions,
+        "labels": labels,
+    }
 
 
 def iterate(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from jaxft.data import packing
 from jaxft.data.targets import offsets_of
 
 _BLOCK = 1 << 20  # numbers that a checksum looks at at a time
@@ -35,6 +37,26 @@ class Joined:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """The texts that a model is to give for others.
+
+    tokens: an entry for each of the others', its end included.
+    start: the token that the model reads before the first.
+    ratio: tokens that a row has for these, for each one that it has for the others.
+    longest: where they are cut.
+    """
+
+    tokens: Tokens
+    start: int
+    ratio: float
+    longest: int
+
+    def row_length(self, length: int) -> int:
+        """Of the row for these beside one of `length` tokens for the others."""
+        return packing.row_length(math.ceil(length * self.ratio))
+
+
+@dataclass(frozen=True)
 class Tokens:
     """Tokenised texts, one after the other.
 
@@ -53,6 +75,7 @@ class Tokens:
     parts [n, G] int32: lengths of the G texts that an entry is made of, which do not see each other;
       None: it is one text.
     windows [e + 1] int64: the entries of example i are windows[i]..windows[i + 1]; None: one each.
+    answers: the texts to be given for these, which lie in rows of their own; None: there are none.
     """
 
     ids: np.ndarray | Joined
@@ -66,6 +89,7 @@ class Tokens:
     cut_things: str = "words"
     parts: np.ndarray | None = None
     windows: np.ndarray | None = None
+    answers: Answers | None = None
 
     def __len__(self) -> int:
         return len(self.second)
@@ -74,6 +98,14 @@ class Tokens:
     def lengths(self) -> np.ndarray:
         """Tokens of each entry, special tokens included: [n] int32."""
         return np.diff(self.offsets).astype(np.int32)
+
+    @property
+    def room(self) -> np.ndarray:
+        """Tokens of a row that each entry takes, where its answer lies in the row beside it: [n] int32."""
+        if self.answers is None:
+            return self.lengths
+        beside = np.ceil(self.answers.tokens.lengths / self.answers.ratio)
+        return np.maximum(self.lengths, beside).astype(np.int32)
 
     @property
     def texts(self) -> int:

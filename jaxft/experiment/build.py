@@ -17,6 +17,7 @@ from jaxft.experiment.evaluation import Predictions
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.stages import Stages
 from jaxft.experiment.steps import evaluation_step, make_stages, slicing, structure
+from jaxft.experiment.writing import Writer, make_writer
 from jaxft.models import ReadReport, hf
 from jaxft.optim import path_map
 from jaxft.training.parallel import Parallel
@@ -34,6 +35,7 @@ class Shared:
     test_batches: Batches | None
     eval_rows: Predictions
     eval_step: Programs
+    writer: Writer | None
     initialised: tuple[str, ...]
     dropped: tuple[str, ...]
 
@@ -98,6 +100,7 @@ def share(
         test_batches=None if splits.test is None else encoder.evaluation(splits.test, config, cut),
         eval_rows=Predictions(task, splits.eval, encoder),
         eval_step=evaluation_step(architecture, task, config.model.dtype, parallel),
+        writer=make_writer(architecture, task, encoder, config, parallel),
         initialised=report.initialised,
         dropped=report.dropped,
     )

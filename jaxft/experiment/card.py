@@ -29,6 +29,7 @@ _PIPELINES = {
     "causal_lm": "text-generation",
     "instruction": "text-generation",
     "masked_lm": "fill-mask",
+    "seq2seq": "text2text-generation",
 }
 _VERSIONS = ("jaxft", "jax", "flax", "optax", "transformers")
 

@@ -101,7 +101,8 @@ def _compared(batches: Any, run: Logits, others: Mapping[str, Logits]) -> dict[s
         batch = {name: array[real] for name, array in batch.items()}
         if not real.any():
             continue
-        counts = batch["segment_ids"] > 0 if "segment_ids" in batch else None
+        side = next((n for n in ("decoder_segment_ids", "segment_ids") if n in batch), None)
+        counts = None if side is None else batch[side] > 0
         logits = _counted(run(batch), counts)
         largest = max(largest, float(np.abs(logits).max()))
         for name, other in others.items():
@@ -160,6 +161,9 @@ def _pytorch(architecture: Architecture, output: str) -> tuple[Logits | None, st
         else:
             given = {"input_ids": batch["input_ids"], "attention_mask": batch["segment_ids"]}
             given |= {"token_type_ids": batch["token_type_ids"]} if kinds else {}
+            decoder = {"decoder_input_ids": "decoder_input_ids",
+                       "decoder_attention_mask": "decoder_segment_ids"}  # fmt: skip
+            given |= {name: batch[own] for name, own in decoder.items() if own in batch}
         with torch.no_grad():
             return model(**{k: torch.tensor(v) for k, v in given.items()}).logits.numpy()
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from jaxft.base.nested import flatten
-from jaxft.config import ConfigDict, default_config
+from jaxft.config import ConfigDict
 from jaxft.data.batching import plan_evaluation, plan_training
 from jaxft.data.corruption import Corruption
 from jaxft.data.images import Augment, Images, Preprocess
@@ -18,13 +18,14 @@ from jaxft.data.inputs import KINDS, Kind, Tokenising
 from jaxft.data.label_cells import columns_of
 from jaxft.data.loader import ImageBatches, TextBatches
 from jaxft.data.subsets import few_per_class
-from jaxft.data.targets import Targets
+from jaxft.data.targets import Targets, Unlabelled
 from jaxft.data.tokens import Tokens
 from jaxft.experiment import changes
 from jaxft.experiment.opening import Given, open_named, open_training
 from jaxft.experiment.split import Split, check_groups, hold_out, labelled_split
+from jaxft.experiment.unused import check_unused
 from jaxft.models import ImageLimits, TextLimits
-from jaxft.tasks.contract import LOSS_OPTIONS, Reading, Shaped, Task
+from jaxft.tasks.contract import Reading, Task
 
 Batches = TextBatches | ImageBatches
 _ADVICE = " by config.data.on_bad_row='skip'"
@@ -87,7 +88,7 @@ def open_splits(
     Raises:
       ValueError: a file, column, target or input of any split is not usable; one line.
     """
-    _check_unused(config, task)
+    check_unused(config, task)
     c = config.data
     how: dict[str, Any] = {"inputs": task.inputs, "cache": cache, "given": given or {}}
     source = open_training(c, **how)
@@ -156,17 +157,6 @@ def _check_groups(data: ConfigDict, train: Split, held_out: Split, test: Split |
                 check_groups(data.group, known, test, what)
 
 
-def _check_unused(config: ConfigDict, task: Task[Any]) -> None:
-    """ValueError for a field that is set and has no meaning for the task: it would change nothing."""
-    given, defaults = flatten(config), flatten(default_config())
-    for field in (*task.unused, *(() if isinstance(task, Shaped) else LOSS_OPTIONS)):
-        if given[field] != defaults[field]:
-            raise ValueError(
-                f"config.{field}={given[field]!r} has no meaning for config.task={config.task!r}; "
-                f"leave it at {defaults[field]!r}"
-            )
-
-
 @contextlib.contextmanager
 def _naming(field: str) -> Iterator[None]:
     """Says of a mistake in the block in which of several sources it is."""
@@ -214,7 +204,8 @@ class Encoder:
     def tokens(self, split: Split) -> Tokens:
         """Token ids of a split of texts."""
         assert self.kind.tokens is not None
-        return self.kind.tokens(split.source, split.targets.rows, self.columns, self.how)
+        columns = (*self.columns, split.answers) if split.answers else self.columns
+        return self.kind.tokens(split.source, split.targets.rows, columns, self.how)
 
     def corruption(self, seed: int) -> Corruption | None:
         """What happens to the tokens of a batch."""
@@ -266,7 +257,7 @@ class Encoder:
             rows = split.targets.rows[tokens.example_of(np.arange(len(tokens)))]
             sampler = mixture.sampler(rows, batch_size=c.batch_size, seed=c.seed)
         plan = plan_training(
-            tokens.lengths, batch_size=c.batch_size, steps=steps, seed=c.seed, shards=cut.shards,
+            tokens.room, batch_size=c.batch_size, steps=steps, seed=c.seed, shards=cut.shards,
             row_multiple=cut.accumulate, pack=self.packs(config), max_shapes=config.data.max_shapes,
             mixture=sampler,
         )  # fmt: skip
@@ -294,9 +285,21 @@ class Encoder:
             )
         tokens = self.tokens(split)
         plan = plan_evaluation(
-            tokens.lengths, batch_size=size, shards=cut.shards, pack=self.packs(config)
+            tokens.room, batch_size=size, shards=cut.shards, pack=self.packs(config)
         )
         return TextBatches(tokens, split.targets, plan, corrupt=self.corruption(0), **here)
+
+    def unanswered(self, split: Split, config: ConfigDict, cut: Slicing) -> TextBatches:
+        """The texts of every example once, each in a row of its own, without what is to be given."""
+        rows = split.targets.rows
+        targets = Unlabelled(rows, np.arange(len(rows) + 1))
+        tokens = self.tokens(Split(split.source, targets))
+        plan = plan_evaluation(
+            tokens.lengths, batch_size=config.eval.batch_size, shards=cut.shards, pack=False
+        )
+        return TextBatches(
+            tokens, targets, plan, process_index=cut.process_index, process_count=cut.process_count
+        )
 
 
 def make_encoder(
@@ -312,7 +315,7 @@ def make_encoder(
     changes.check_changes(config, inputs)
     length = 0
     if isinstance(limits, TextLimits):
-        length = config.data.max_length or limits.positions
+        length = config.data.max_length or limits.usual or limits.positions
         if length > limits.positions:
             raise ValueError(
                 f"config.data.max_length={length} is above the {limits.positions} positions of the "

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -18,13 +18,23 @@ from jaxft.data.loader import TextBatches, iterate
 from jaxft.data.targets import Targets
 from jaxft.experiment.data import Batches, Encoder
 from jaxft.experiment.split import Split
-from jaxft.tasks.contract import Join, Predicted, Task, fitted
+from jaxft.tasks.contract import Join, Predicted, Task, Writes, fitted
 from jaxft.training.parallel import Parallel
 from jaxft.training.programs import Programs
 
 # Up to so many rows what is shown of each is read once and kept: some 20 MB of texts.
 KEPT = 1 << 16
 _ROWS = 1024  # rows of a file that are made at a time
+
+
+class Writing(Protocol):
+    """What gives texts for those of a split, see writing.py."""
+
+    @property
+    def rows(self) -> int: ...
+    def chosen(self, count: int) -> np.ndarray: ...
+    def texts(self, params: Any, split: Split) -> np.ndarray: ...
+
 
 # Of predictions [k, ...] and their places [k] among those of the split: what is kept of them.
 Keep = Callable[[dict[str, np.ndarray], np.ndarray], Predicted]
@@ -107,9 +117,10 @@ def evaluate(
     parallel: Parallel,
     split: Split,
     *,
+    writer: Writing | None = None,
     threads: int = 2,
 ) -> Evaluation:
-    """Predict a split and compare with its targets. `threads` prepare batches."""
+    """Predict a split and compare with its targets. `threads` prepare batches; the writer gives texts."""
     keep = functools.partial(task.kept, split.targets)
     predicted = predict(
         program, params, batches, parallel, split.targets, keep=keep, join=task.join,
@@ -118,7 +129,22 @@ def evaluate(
     metrics, details = task.scores(predicted, split.targets)
     if split.source.mixture is not None:
         metrics = metrics | _by_source(task, predicted, split)
+    if writer is not None and writer.rows:
+        texts, scores = _written(task, writer, params, split)
+        predicted, metrics = {**predicted, "written": texts}, metrics | scores
     return Evaluation(predicted, metrics, details)
+
+
+def _written(
+    task: Task[Any], writer: Writing, params: Any, split: Split
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The texts that a model gives for some examples, None for the others, and what they are worth."""
+    assert isinstance(task, Writes)
+    chosen = writer.chosen(len(split.targets))
+    part = split.take(chosen)
+    written = np.full(len(split.targets), None, object)
+    written[chosen] = writer.texts(params, part)
+    return written, task.text_scores(written[chosen].tolist(), part.targets)
 
 
 def _by_source(task: Task[Any], predicted: Predicted, split: Split) -> dict[str, float]:

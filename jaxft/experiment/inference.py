@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxft.base.nearest import nearest
@@ -22,6 +23,7 @@ from jaxft.experiment.evaluation import Evaluation, evaluate, predict
 from jaxft.experiment.provenance import fingerprint
 from jaxft.experiment.split import Split
 from jaxft.experiment.steps import evaluation_step, slicing
+from jaxft.experiment.writing import Writer, make_writer
 from jaxft.models import Architecture, TextLimits, hf, load_architecture
 from jaxft.models.checkpoint import timm_config
 from jaxft.models.checkpoint.exported_config import FITTED
@@ -42,6 +44,7 @@ class Inference:
       params: placed, replicated under pmap.
       encoder: reads rows; a checkpoint's has no columns before `reading`.
       fitted: numbers that the task takes besides the parameters (see `tasks.contract.Fits`).
+      writer: of a model that gives texts, whichever encoder it was made with.
     """
 
     directory: RunDirectory | None
@@ -52,6 +55,7 @@ class Inference:
     program: Programs
     parallel: Parallel
     encoder: Encoder
+    writer: Writer | None
     fitted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -88,8 +92,16 @@ class Inference:
                 wanted = self.encoder.kind.find_columns(source, (), label)
         return dataclasses.replace(self, encoder=dataclasses.replace(self.encoder, columns=wanted))
 
+    @property
+    def writing(self) -> Writer | None:
+        """What gives texts for those that the encoder reads."""
+        return self.writer and dataclasses.replace(self.writer, encoder=self.encoder)
+
     def predict(self, split: Split) -> Predicted:
-        """See `evaluation.predict`; the split's targets are not looked at."""
+        """See `evaluation.predict`; the split's targets are not looked at. Texts are 'written'."""
+        if (writer := self.writing) is not None:
+            written = writer.texts(self.params, split)
+            return {"written": written, "seen": np.ones(len(written), bool)}
         return predict(
             self.program, self.params, self._batches(split), self.parallel, split.targets,
             join=self.task.join, threads=self.config.data.workers,
@@ -109,7 +121,7 @@ class Inference:
             self._check_held_out(batches)
         return evaluate(
             self.task, self.program, self.params, batches, self.parallel, split,
-            threads=self.config.data.workers,
+            writer=self.writing, threads=self.config.data.workers,
         )  # fmt: skip
 
     def _check_held_out(self, batches: Batches) -> None:
@@ -220,7 +232,7 @@ def _ready(
     task = task_of(config.task, flatten(config))
     program = evaluation_step(architecture, task, config.model.dtype, parallel)
     limits = architecture.limits
-    positions = limits.positions if isinstance(limits, TextLimits) else 0
+    positions = limits.usual or limits.positions if isinstance(limits, TextLimits) else 0
     encoder = Encoder(
         task.inputs, str(path), limits, columns, config.data.max_length or positions, None,
         settings_of(config, task.inputs),
@@ -228,6 +240,7 @@ def _ready(
     found = architecture.hf_config.get(FITTED)
     return Inference(
         directory, config, architecture, names, params, program, parallel, encoder,
+        make_writer(architecture, task, encoder, config, parallel),
         found if isinstance(found, Mapping) else {},
     )  # fmt: skip
 

@@ -112,6 +112,8 @@ def _labelled(
     given = model.encoder.kind.unlabelled(source, model.encoder.columns)
     predicted = model.predict(Split(source, given))
     for name, array in predicted.items():
+        if array.dtype == object:  # texts
+            continue
         broken = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(-1))
         if len(broken):
             row = int(np.searchsorted(given.offsets, broken[0], side="right")) - 1

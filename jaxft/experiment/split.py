@@ -21,14 +21,18 @@ from jaxft.tasks.contract import Reading, Task
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Some rows of a source, with their targets: what is trained on, evaluated, or predicted."""
+    """Some rows of a source, with their targets: what is trained on, evaluated, or predicted.
+
+    answers: the column of the texts that the model is to give, where those are the targets.
+    """
 
     source: Source
     targets: Targets
+    answers: str = ""
 
     def take(self, positions: np.ndarray) -> Split:
         """These positions, in this order."""
-        return Split(self.source, self.targets.take(positions))
+        return dataclasses.replace(self, targets=self.targets.take(positions))
 
 
 def labelled_split(
@@ -69,7 +73,7 @@ def labelled_split(
         )
         if len(rows)
     )
-    return Split(source, kept), notes
+    return Split(source, kept, label if kind.answers else ""), notes
 
 
 def hold_out(split: Split, data: ConfigDict) -> tuple[Split, Split]:

@@ -44,6 +44,12 @@ def generate(
     return beam_search(advance, cache, begin, ending, beams)
 
 
+def ending_of(architecture: Architecture, most: int) -> Ending:
+    """When what a checkpoint gives ends: by its config, after `most` tokens at the latest."""
+    config: Any = architecture.config
+    return Ending(most, config.eos_token_id, config.pad_token_id or 0)
+
+
 def prepared(
     architecture: Architecture, params: Params, batch: Batch, most: int, count: int, how: Pass
 ) -> tuple[Advance, Any]:

@@ -151,6 +151,7 @@ class TextLimits:
         vocabulary: token ids are below it.
         positions: tokens of the longest example.
         pairs: it can tell two texts in an example apart.
+        usual: tokens at which examples are cut where no length is asked for; None: `positions`.
         alone: a row holds one example, since attention does not know where another begins.
     """
 
@@ -158,6 +159,7 @@ class TextLimits:
     positions: int
     pairs: bool
     alone: bool = False
+    usual: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

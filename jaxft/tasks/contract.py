@@ -67,6 +67,15 @@ class Configured(Protocol):
     def settings(self) -> Mapping[str, str]: ...
 
 
+@runtime_checkable
+class Writes(Protocol):
+    """What a task also has whose models give texts: `answers` then finds them as 'written' [E]."""
+
+    def text_scores(self, texts: Sequence[str], targets: Any) -> dict[str, Any]:
+        """Metrics of texts that a model gave for some examples, as plain JSON."""
+        ...
+
+
 class Task(Protocol[Own]):
     """One kind of task.
 

@@ -40,6 +40,15 @@ _REGRESSION: Mapping[str, Direction] = {
     "spearman": "max",
     "r2": "max",
 }
+# Of texts that are generated.
+WRITTEN: Mapping[str, Direction] = {
+    "rougeL": "max",
+    "rouge1": "max",
+    "rouge2": "max",
+    "bleu": "max",
+    "chrf": "max",
+    "exact_match": "max",
+}
 # task -> the metrics that may choose its best checkpoint, and whether more or less of each is better
 METRICS: Mapping[str, Mapping[str, Direction]] = {
     "text_classification": _CLASSIFICATION,
@@ -68,6 +77,7 @@ METRICS: Mapping[str, Mapping[str, Direction]] = {
     "causal_lm": _LANGUAGE,
     "instruction": _LANGUAGE,
     "masked_lm": _LANGUAGE,
+    "seq2seq": {**_LANGUAGE, **WRITTEN},
 }
 # Tasks whose inputs may be more than two columns.
 MANY_COLUMNS = ("instruction", "multiple_choice")

@@ -14,6 +14,7 @@ from jaxft.tasks.multi_label import MultiLabel
 from jaxft.tasks.multiple_choice import MultipleChoice
 from jaxft.tasks.question_answering import QuestionAnswering
 from jaxft.tasks.regression import Regression
+from jaxft.tasks.seq2seq import Seq2Seq
 from jaxft.tasks.token_classification import TokenClassification
 
 TASKS: Mapping[str, Task[Any]] = {
@@ -29,6 +30,7 @@ TASKS: Mapping[str, Task[Any]] = {
     "multiple_choice": MultipleChoice(),
     "question_answering": QuestionAnswering(),
     "instruction": Instruction(),
+    "seq2seq": Seq2Seq(),
 }
 
 

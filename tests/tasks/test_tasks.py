@@ -33,6 +33,7 @@ def test_an_exported_config_is_recognised_by_its_own_kind_of_task_alone(name):
     heads = {
         "token": "TokenClassification", "causal": "CausalLM", "masked": "MaskedLM",
         "question": "QuestionAnswering", "choice": "MultipleChoice",
+        "seq2seq": "ConditionalGeneration",
     }  # fmt: skip
     head = f"BertFor{heads.get(TASKS[name].head or '', 'X')}"
     exported = {

@@ -308,7 +308,9 @@ FAMILY = Family(
     model_type="t5",
     config=Config,
     dropouts=("dropout_rate", "classifier_dropout"),
-    limits=lambda config: TextLimits(config.vocab_size, _NEVER, pairs=False),
+    limits=lambda config: TextLimits(
+        config.vocab_size, _NEVER, pairs=False, usual=config.n_positions or _USUAL
+    ),
     base="",
     backbone=lambda config, kind, rngs: T5(config, rngs=rngs),
     heads={

@@ -1,0 +1,98 @@
+"""Texts that a model gives for others: a program beside the evaluation's, and texts of its tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxft.analysis.written import require_libraries
+from jaxft.config import ConfigDict
+from jaxft.data.tokenizer import load_tokenizer
+from jaxft.experiment.data import Encoder
+from jaxft.experiment.evaluation import predict
+from jaxft.experiment.split import Split
+from jaxft.experiment.steps import slicing
+from jaxft.generation.encoder_decoder import ending_of, generate
+from jaxft.generation.search import Beams
+from jaxft.models import Architecture, Pass
+from jaxft.models.architecture import Architecture as NativeArchitecture
+from jaxft.tasks.contract import Arrays, Task, Writes
+from jaxft.training.parallel import Parallel
+from jaxft.training.programs import Programs
+from jaxft.training.step import eval_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Writer:
+    """What a model gives for texts.
+
+    Attributes:
+      rows: of an evaluation that are written, evenly chosen among them.
+    """
+
+    program: Programs
+    config: ConfigDict
+    encoder: Encoder
+    parallel: Parallel
+    rows: int
+
+    def chosen(self, count: int) -> np.ndarray:
+        """Positions of the rows of an evaluation of `count` that are written."""
+        return np.unique(np.linspace(0, count - 1, min(self.rows, count)).round().astype(np.int64))
+
+    def texts(self, params: Any, split: Split) -> np.ndarray:
+        """One for each example of a split [n], of which the targets are not looked at.
+
+        Every process runs this and every process gets everything.
+        """
+        batches = self.encoder.unanswered(split, self.config, slicing(self.parallel))
+        found = predict(
+            self.program, params, batches, self.parallel, batches.targets,
+            threads=self.config.data.workers,
+        )  # fmt: skip
+        tokenizer = load_tokenizer(self.encoder.directory)
+        texts = tokenizer.decode_batch(found["written"].tolist(), skip_special_tokens=True)
+        return np.array(texts, object)
+
+
+def make_writer(
+    architecture: Architecture,
+    task: Task[Any],
+    encoder: Encoder,
+    config: ConfigDict,
+    parallel: Parallel,
+) -> Writer | None:
+    """The writer of a run or checkpoint; None where the task's models give no texts.
+
+    Raises:
+      ValueError: texts are to be scored, and what scores them is not installed.
+    """
+    if not isinstance(task, Writes):
+        return None
+    assert isinstance(architecture, NativeArchitecture), "a bridged model has no head 'seq2seq'"
+    if config.eval.generate:
+        require_libraries()
+    beams = None
+    if config.eval.beams > 1:
+        beams = Beams(config.eval.beams, config.eval.length_penalty, config.eval.early_stopping)
+    ending = ending_of(architecture, config.data.max_target_length)
+    how = Pass(dtype=jnp.dtype(config.model.dtype))
+
+    def forward(params: Any, batch: Arrays, key: jax.Array | None) -> Arrays:
+        return {"written": generate(architecture, params, batch, ending, beams, how)}
+
+    step = functools.partial(
+        eval_step,
+        forward=forward,
+        predictions=lambda outputs, batch: {
+            "index": batch["index"],
+            "written": outputs["written"][:, None],
+        },
+        axis_name=parallel.axis_name,
+    )
+    return Writer(parallel.compile_eval(step), config, encoder, parallel, config.eval.generate)
