@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from jaxft.data.sources import Source
 from jaxft.data.targets import unlabelled
 from jaxft.experiment.build import read_params
 from jaxft.experiment.data import Splits
@@ -98,6 +99,7 @@ def _without_rows(directory: RunDirectory, record: dict[str, Any]) -> Splits:
     names, rows = record["label names"], record.get("training rows")
     if not isinstance(names, list) or not isinstance(rows, int) or rows < 1:
         raise ValueError(f"{directory.path / 'source.json'} is not what jaxft wrote; restore it")
-    train, held_out = (Split((), unlabelled(n)) for n in (rows, 0))  # type: ignore[arg-type]
+    nothing = Source("no rows", (), 0, lambda columns, rows: [])
+    train, held_out = (Split(nothing, unlabelled(n)) for n in (rows, 0))
     columns, windows = tuple(record["columns"]), record.get("training windows")
     return Splits(train, held_out, None, tuple(names), columns, (), windows)
