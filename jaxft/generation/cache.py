@@ -31,24 +31,20 @@ class Ring:
     positions: jax.Array
     clock: jax.Array
 
-    @property
-    def caches(self) -> list[Cache]:
-        """What the blocks are given."""
-        pairs = zip(self.keys, self.values, strict=True)
-        return [Cache(keys, values, self.positions) for keys, values in pairs]
-
-    def written(self, entries: Entries, positions: jax.Array) -> "Ring":
-        """With one token more of each sequence, [B, 1, G, C], whose position is -1 where it is none."""
+    def caches(self, positions: jax.Array) -> list[Cache]:
+        """What the blocks are given to write a token of each sequence, whose position [B] is -1 where
+        it is none."""
         slot = self.clock % self.positions.shape[1]
-
-        def write(caches: tuple[jax.Array, ...], which: int) -> tuple[jax.Array, ...]:
-            return tuple(
-                lax.dynamic_update_slice_in_dim(cache, new[which].transpose(0, 2, 1, 3), slot, 2)
-                for cache, new in zip(caches, entries, strict=True)
-            )
-
         placed = lax.dynamic_update_slice_in_dim(self.positions, positions[:, None], slot, 1)
-        return Ring(write(self.keys, 0), write(self.values, 1), placed, self.clock + 1)
+        pairs = zip(self.keys, self.values, strict=True)
+        return [Cache(keys, values, placed, slot) for keys, values in pairs]
+
+    def after(self, caches: list[Cache], entries: Entries) -> "Ring":
+        """With what the blocks, given these caches, have left."""
+        keys, values = zip(*entries, strict=True)
+        placed = caches[0].positions
+        assert placed is not None
+        return Ring(keys, values, placed, self.clock + 1)
 
     def begun(
         self, entries: Entries, sequences: jax.Array, starts: jax.Array, lengths: jax.Array,

@@ -15,7 +15,7 @@ from jaxft.models.contract import Architecture
 from jaxft.models.family import TextLimits
 from jaxft.models.tree import Params
 
-_ROW = 1024  # tokens of prompts that are read together, where the longest is not longer
+_ROW = 512  # tokens of prompts that are read together, where the longest is not longer
 _LEAST = 64  # lengths of rows are powers of two from here, those of caches multiples
 
 
@@ -154,7 +154,7 @@ class _Run:
         self.given = (settings.sampling.numbers,)
         self.ends = np.asarray(settings.eos or (-1,), np.int32)
         self.state = programs.first(
-            architecture, params, len(self.owners), slots, settings.dtype, structure.penalty
+            architecture, len(self.owners), slots, settings.dtype, structure.penalty
         )
 
     def begin(self) -> None:

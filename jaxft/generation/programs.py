@@ -45,22 +45,25 @@ class State:
     seen: jax.Array | None
 
 
-def first(
-    architecture: Architecture, params: Params, count: int, slots: int, dtype: Any, penalty: bool
-) -> State:
-    """Nothing yet; shapes of the cache as the blocks leave their entries."""
+def first(architecture: Architecture, count: int, slots: int, dtype: Any, penalty: bool) -> State:
+    """Nothing yet."""
+    ring = empty(_widths(architecture), count, slots, dtype)
+    zeros = jnp.zeros(count, jnp.int32)
+    seen = jnp.zeros((count, architecture.config.vocab_size), bool) if penalty else None
+    return State(ring, zeros, zeros + 0, zeros + 0, zeros + 0, seen)
+
+
+@functools.lru_cache(maxsize=16)
+def _widths(architecture: Architecture) -> list[tuple[int, int]]:
+    """Heads of the keys of each block and their width, as its entries have them."""
     one = {
         name: jax.ShapeDtypeStruct((1, 1), np.int32)
         for name in ("input_ids", "segment_ids", "positions")
     }
     caches = [Cache()] * architecture.num_blocks
-    reads = jax.ShapeDtypeStruct((1, 1), np.int32)
-    run = functools.partial(incremental.forward, architecture, caches=caches, dtype=dtype)
-    _, entries = jax.eval_shape(run, params, one, reads)
-    ring = empty([keys.shape[2:] for keys, _ in entries], count, slots, dtype)
-    zeros = jnp.zeros(count, jnp.int32)
-    seen = jnp.zeros((count, architecture.config.vocab_size), bool) if penalty else None
-    return State(ring, zeros, zeros + 0, zeros + 0, zeros + 0, seen)
+    run = functools.partial(incremental.forward, architecture, caches=caches)
+    _, entries = jax.eval_shape(run, architecture.whole, one, one["positions"])
+    return [keys.shape[2:] for keys, _ in entries]
 
 
 @functools.partial(
@@ -140,12 +143,13 @@ def go_on(
             "segment_ids": everywhere,
             "positions": state.position[:, None],
         }
+        caches = state.ring.caches(jnp.where(live, state.position, -1))
         outputs, entries = incremental.forward(
-            architecture, params, batch, jnp.zeros((count, 1), jnp.int32), state.ring.caches, dtype
+            architecture, params, batch, jnp.zeros((count, 1), jnp.int32), caches, dtype
         )
         logits = vocabulary.logits(outputs)[:, 0]
         tokens = choose(logits, state.prompt, state.made, state.seen, structure, numbers)
-        ring = state.ring.written(entries, jnp.where(live, state.position, -1))
+        ring = state.ring.after(caches, entries)
         seen = state.seen
         if seen is not None:
             seen = seen.at[jnp.arange(count), tokens].set(True)

@@ -119,15 +119,27 @@ def choose(
         lower = jnp.where(logits > 0, logits / numbers.penalty, logits * numbers.penalty)
         logits = jnp.where(seen, lower, logits)
     if not structure.draws:
-        return logits.argmax(-1).astype(jnp.int32)
+        return likeliest(logits)
     logits = filtered(logits / numbers.temperature, structure, numbers)
     root = jax.random.key(numbers.seed)
 
-    def draw(logits, prompt, place):
+    def noise(prompt, place):
         key = jax.random.fold_in(jax.random.fold_in(root, prompt), place)
-        return jax.random.categorical(key, logits)
+        return jax.random.gumbel(key, logits.shape[-1:])
 
-    return jax.vmap(draw)(logits, prompts, places).astype(jnp.int32)
+    # The largest of logits with Gumbel noise is a draw from their softmax.
+    return likeliest(logits + jax.vmap(noise)(prompts, places))
+
+
+def likeliest(logits: jax.Array) -> jax.Array:
+    """The first of the largest, [B, V] -> [B] int32.
+
+    In two passes, as XLA:CPU does not vectorise an argmax: [16, 50257] 0.6 ms and not 3.7.
+    """
+    last = logits.shape[-1] - 1
+    places = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    largest = logits >= logits.max(-1, keepdims=True)
+    return jnp.where(largest, places, last).min(-1)
 
 
 def filtered(logits: jax.Array, structure: Structure, numbers: Numbers) -> jax.Array:

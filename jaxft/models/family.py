@@ -31,7 +31,8 @@ class Kept(TypedDict, total=False):
 
     Attributes:
         moments: of each of its batch norms that were given a sample, by the norm's path.
-        entries: keys and values [B, T, G, C] of the batch's tokens, where it was given a cache.
+        entries: where it was given a cache: keys and values [B, T, G, C] of the batch's tokens or, where the
+            cache has some, its own [B, G, S, C] with those of the batch's one token.
     """
 
     moments: dict[str, Moments]
@@ -45,12 +46,14 @@ class Cache:
 
     Attributes:
         keys, values: [B, G, S, C] in slots, the tokens in any order; None: there are none before.
-        positions: [B, S] int32, of each in its text; -1 in a slot that is empty.
+        positions: [B, S] int32, of each in its text, the new one included; -1 in a slot that is empty.
+        slot: int32 scalar, of the new token, one of each sequence.
     """
 
     keys: jax.Array | None = None
     values: jax.Array | None = None
     positions: jax.Array | None = None
+    slot: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass

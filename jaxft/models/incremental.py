@@ -9,7 +9,7 @@ from jaxft.models.architecture import Architecture
 from jaxft.models.family import Batch, Cache, Context, Outputs
 from jaxft.models.tree import Params, by_path
 
-# Of each block: keys and values [B, T, G, C] of a batch's tokens.
+# Of each block: keys and values, as `Kept` has them.
 Entries = list[tuple[jax.Array, jax.Array]]
 
 
@@ -21,12 +21,12 @@ def forward(
     caches: Sequence[Cache],
     dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> tuple[Outputs, Entries]:
-    """What the head gives for the tokens at `reads` [B, K], and what caches are to keep of all of them.
+    """What the head gives for the tokens at `reads` [B, K], and what caches are to be after all of them.
 
     Args:
         architecture: of a causal family, with the head 'causal'.
-        batch: `input_ids`, `segment_ids` and `positions` [B, T]; without caches of tokens before, rows may
-            be packed.
+        batch: `input_ids`, `segment_ids` and `positions` [B, T]; rows may be packed. With caches of tokens
+            before, one token of each sequence.
         caches: of each block; `Cache()` for the first tokens of texts.
         dtype: of the blocks' activations.
     """
