@@ -53,7 +53,7 @@ def check_data(config: ConfigDict, *, rows: int, probed: int, output: str) -> Re
         needed(name)
     task = TASKS[config.task]
     # What train would stop at is here to be told, not to stop at.
-    splits = open_splits(override(config, {"data.on_bad_row": "drop"}), task, ())
+    splits = open_splits(override(config, {"data.on_bad_row": "skip"}), task, ())
     label = task.find_column(splits.train.source, config.data.label)
     sample = _sampled(splits.train, probed, config.train.seed)
     encoder, note = _encoder(config, task, splits)
@@ -115,7 +115,8 @@ def _sampled(split: Split, limit: int, seed: int) -> Split:
 def _encoder(config: ConfigDict, task: Task[Any], splits: Splits) -> tuple[Encoder | None, str]:
     """What turns rows into inputs of the checkpoint, if one is named."""
     if not config.model.path:
-        return None, "no model.path is given, so no tokens are counted"
+        said = "no model.path is given, so no tokens are counted"
+        return None, "" if KINDS[task.inputs].model == "image" else said
     directory, architecture = open_architecture(config.model.path, config, task, splits)
     return make_encoder(config, task.inputs, directory, architecture.limits, splits, None), ""
 
@@ -196,7 +197,7 @@ def _unusable(
             "serious" if stops else "warning",
             f"{len(found):,} rows; "
             + ("train stops at the first" if stops else "train leaves them out"),
-            "mend them, or leave them out by data.on_bad_row='drop'" if stops else "",
+            "mend them, or leave them out by data.on_bad_row='skip'" if stops else "",
             ("row", "what"),
             tuple(found[:SHOWN]),
             {"rows": found},
@@ -215,7 +216,8 @@ def _texts(whole: list[Part], parts: list[Part], encoder: Encoder | None) -> lis
     if encoder is None:
         found.append(lengths.words(parts))
     else:
-        found += lengths.findings(parts, load_tokenizer(encoder.directory), encoder.max_length)
+        limit = None if encoder.kind.windowed else encoder.max_length  # windows lose nothing
+        found += lengths.findings(parts, load_tokenizer(encoder.directory), limit)
     return [*found, *leaks.words(parts[0])]
 
 

@@ -31,13 +31,13 @@ def words(parts: Sequence[Part]) -> Finding:
 
 
 def findings(
-    parts: Sequence[Part], tokenizer: tokenizers.Tokenizer, max_length: int
+    parts: Sequence[Part], tokenizer: tokenizers.Tokenizer, max_length: int | None
 ) -> list[Finding]:
     """Lengths in tokens, what lies beyond max_length, and unknown tokens.
 
     Args:
       tokenizer: of the checkpoint; its truncation is taken away.
-      max_length: tokens that the model will read, special ones included.
+      max_length: tokens that the model will read, special ones included; None: all are read.
     """
     tokenizer.no_truncation()
     unknown = unknown_token(tokenizer)
@@ -61,22 +61,33 @@ def findings(
 
 
 def _encode(tokenizer: tokenizers.Tokenizer, texts: Sequence[Texts]) -> list:
-    return tokenizer.encode_batch([row[0] if len(row) == 1 else row for row in texts])
+    """Of two texts as a pair, of more as one text."""
+    pairs = [row if len(row) == 2 else " ".join(row) for row in texts]
+    return tokenizer.encode_batch(pairs)
 
 
 def _piece(row: Texts, encoding: tokenizers.Encoding, place: int) -> str:
     start, end = encoding.offsets[place]
-    return row[min(encoding.type_ids[place], len(row) - 1)][start:end][:_PIECES]
+    text = row[min(encoding.type_ids[place], 1)] if len(row) == 2 else " ".join(row)
+    return text[start:end][:_PIECES]
 
 
-def _cut(parts: Sequence[Part], lengths: Sequence[np.ndarray], limit: int) -> Finding:
+def _cut(parts: Sequence[Part], lengths: Sequence[np.ndarray], limit: int | None) -> Finding:
     every = np.concatenate(lengths)
+    if limit is None:
+        return Finding(
+            "lengths",
+            "note",
+            f"{_quantiles(every)} tokens{said_of_sample(list(parts))}",
+            details={"tokens": _summary(every)},
+            figure=histogram(np.minimum(every, np.quantile(every, 0.999)), "tokens", mark=None),
+        )
     longer = int((every > limit).sum())
     lost = int(np.maximum(every - limit, 0).sum())
     share = lost / every.sum()
     summary = f"{_quantiles(every)} tokens"
     summary += (
-        f"; {percent(longer, len(every))} are cut at {limit}, and {share:.1%} of all tokens lost"
+        f"; {percent(longer, len(every))} rows are cut at {limit}, and {share:.1%} of tokens lost"
     )
     order = np.argsort(-every, kind="stable")[: SHOWN if longer else 0]
     owner = np.repeat(np.arange(len(parts)), list(map(len, lengths)))
@@ -84,6 +95,7 @@ def _cut(parts: Sequence[Part], lengths: Sequence[np.ndarray], limit: int) -> Fi
     rows = tuple(
         (parts[owner[i]].where(int(i - start[owner[i]])), f"{every[i]:,}") for i in order.tolist()
     )
+    shown = max(float(np.quantile(every, 0.999)), limit * 1.05 if longer else 0)
     return Finding(
         "truncation",
         graded(share, 0.01, 0.1) if longer > 1 else "note",
@@ -94,11 +106,7 @@ def _cut(parts: Sequence[Part], lengths: Sequence[np.ndarray], limit: int) -> Fi
         ("row", "tokens") if rows else (),
         rows,
         {"max_length": limit, "cut": longer, "lost": share, "tokens": _summary(every)},
-        figure=histogram(
-            np.minimum(every, max(np.quantile(every, 0.999), limit * 1.05 if longer else 0)),
-            "tokens",
-            mark=limit if longer else None,
-        ),
+        figure=histogram(np.minimum(every, shown), "tokens", mark=limit if longer else None),
     )
 
 

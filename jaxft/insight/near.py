@@ -26,13 +26,15 @@ def findings(groups: Groups, pairs: Pairs) -> list[Finding]:
     parts = list(groups.parts)
     for number, part in enumerate(parts):
         inside = [p for p in pairs if groups.part[p[0]] == groups.part[p[1]] == number]
+        # Those with other labels are told apart: their difference may be what is to be learned.
+        inside = [p for p in inside if _target(groups, p[0]) == _target(groups, p[1])]
         later = np.unique([b for _, b, _ in inside])
         if len(later):
             found.append(
                 Finding(
                     "near duplicates",
                     graded(len(later) / len(part), 0.05),
-                    f"{part.name}: {percent(len(later), len(part))} rows are nearly another one"
+                    f"{part.name}: {percent(len(later), len(part))} rows are nearly another of their label"
                     f"{said_of_sample(parts)}",
                     "" if len(later) < 0.05 * len(part) else "they say little that is new",
                     *_table(groups, inside),

@@ -13,7 +13,7 @@ from jaxft.analysis.pictures import inline
 from jaxft.data.files import Source
 from jaxft.data.inputs import KINDS
 
-Texts = tuple[str, ...]  # of one row, one a column
+Texts = tuple[str, ...]  # of one row, usually one a column
 # Of a longer text the checks that compare contents read the beginning only.
 MOST_CHARACTERS = 10_000
 
@@ -88,8 +88,8 @@ class Part:
             yield [self._row(row) for row in zip(*values, strict=True)]
 
     def _row(self, values: Sequence[Any]) -> Texts:
-        """Of a kind of its own, what a reader sees of it."""
-        if self.inputs != "text":
+        """The texts of the columns; where one holds something else, what a reader sees of the row."""
+        if not all(isinstance(value, str | bytes | int | float) for value in values):
             return (KINDS[self.inputs].shown(values),)
         return tuple(v.decode("utf-8") if isinstance(v, bytes) else str(v) for v in values)
 

@@ -76,12 +76,10 @@ def probabilities(part: Part, probe: Probe, seed: int) -> np.ndarray:
 def can_probe(part: Part) -> str:
     """Why the labels of a part cannot be doubted, or ''."""
     if part.classes is None:
-        return "the targets are no classes"
+        return "no labels are doubted, since the targets are not one class each"
     enough = int((np.bincount(part.classes, minlength=len(part.names)) >= _FEW_EACH).sum())
     if len(part) < _FEWEST or enough < 2:
-        return (
-            f"{len(part)} rows, {enough} labels of {_FEW_EACH} rows or more, are too few to probe"
-        )
+        return f"{len(part)} rows, {enough} labels of {_FEW_EACH} rows or more, are too few to doubt a label"
     return ""
 
 
