@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxft.data.decode import decode, heard, reason
+from jaxft.data.decode import FORMATS, check_file, decode, heard, reason
 from jaxft.insight.finding import SHOWN, Finding, graded, percent
 from jaxft.insight.parts import Part, said_of_sample
 
@@ -79,10 +79,8 @@ def _file(value: Any) -> tuple[str, str, int]:
     if not isinstance(value, bytes | str | Path):
         return "", "", 0
     data = Path(value) if isinstance(value, str | Path) else io.BytesIO(value)
-    size = data.stat().st_size if isinstance(data, Path) else len(data.getvalue())
-    if isinstance(data, Path) and not data.is_file():
-        raise ValueError("it is not a regular file")
-    with Image.open(data, formats=("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")) as image:
+    size = check_file(data).st_size if isinstance(data, Path) else len(data.getvalue())
+    with Image.open(data, formats=FORMATS) as image:
         return image.format or "", image.mode, size
 
 
@@ -119,7 +117,7 @@ def findings(parts: Sequence[Part], seen: Sequence[Sequence[Look]]) -> list[Find
     readable = [(part, i, x) for part, i, x in every if not x.fault]
     kinds = [
         ("unreadable images", [(p, i, x.fault) for p, i, x in every if x.fault], (1e-9, 1e-9),
-         "mend them, or leave them out by data.on_bad_row='drop'"),
+         "mend or remove them: train stops where it meets one"),
         ("flat images", [(p, i, "one colour") for p, i, x in readable if x.small.std() <= _FLAT],
          (0.001, 0.05), "they show nothing that could be learned"),
         ("tiny images", [(p, i, f"{x.width} x {x.height}") for p, i, x in readable
