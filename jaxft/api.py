@@ -124,7 +124,7 @@ class Model:
     def _predicted(self, given: Sequence[Any]) -> tuple[Predicted, Unlabelled]:
         columns = as_columns(self.inputs, given)
         expected = len(self._inference.encoder.columns)
-        if expected and len(columns) != expected and self.inputs != "choices":
+        if expected and len(columns) != expected and self.inputs not in ("choices", "texts"):
             what = "pairs of texts" if expected == 2 else "single texts"
             raise ValueError(f"the model was trained on {what}")
         # The names of the run's own columns mean nothing here: the order counts.

@@ -114,6 +114,9 @@ FIELDS: tuple[Field, ...] = (
           choices=("float32", "bfloat16"), compiled=True),
     Field("model.remat", False,
           "recompute each block in the backward pass: less memory, about 30 % slower", compiled=True),
+    Field("model.pooling", "auto",
+          "of embeddings: the mean of a text's tokens, or its first; auto: as the checkpoint says, else mean",
+          choices=("auto", "mean", "cls"), compiled=True),
     Field("model.batch_stats", "frozen",
           "of batch norms: frozen keeps the checkpoint's; train takes each batch's and moves the kept",
           choices=("frozen", "train"), compiled=True,
@@ -145,6 +148,8 @@ FIELDS: tuple[Field, ...] = (
           form="column"),
     Field("data.label", "", "label column; empty: found by its usual names, and said so"),
     Field("data.rename", (), "((old, new), …): columns of every source under other names", form="pairs"),
+    Field("data.score_scale", 1.0, "of pairs with a score: what scores are divided by, to be cosines",
+          1e-9, MANY),
     Field("data.delimiter", "", "of CSV and TSV: one character; empty: by the suffix, or by the header"),
     Field("data.sample_by", "auto",
           "a row of a .txt file; auto: paragraphs where blank lines separate them, else lines, and said so",
@@ -203,6 +208,8 @@ FIELDS: tuple[Field, ...] = (
           "R-Drop (Liang et al. 2021): what the divergence of two passes with different dropout counts; two "
           "forward and backward passes a step", 0, 100, compiled=True,
           needs=(Need("model.batch_stats", ("frozen",)),)),
+    Field("train.temperature", 0.05, "of embeddings: similarities are divided by it, where texts are told "
+          "from the others of a batch", 1e-4, 100, compiled=True),
     Field("train.log_every", 10, "steps between logged training metrics", 1, MOST_STEPS),
     Field("train.compile_cache", "~/.cache/jaxft", "compiled programs, reused by later runs; empty: none",
           form="path"),

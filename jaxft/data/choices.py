@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,15 +150,44 @@ def tokenize_choices(
     """
     set_truncation(tokenizer, max_length, pairs=True)
     count = len(parts_of(columns, [source[int(rows[0])][name] for name in columns])[1])
+    return tokenize_groups(
+        lambda rows: _pairs(source, rows, columns, count), source, rows, count, tokenizer,
+        vocab_size=vocab_size, cache_dir=cache_dir,
+    )  # fmt: skip
+
+
+def tokenize_groups(
+    texts: Callable[[np.ndarray], Iterator[list[Any]]],
+    source: Source,
+    rows: np.ndarray,
+    count: int,
+    tokenizer: tokenizers.Tokenizer,
+    *,
+    vocab_size: int,
+    cache_dir: str | None,
+) -> Tokens:
+    """Tokenises `count` texts a row, each by itself, as one entry of that many texts.
+
+    texts: of rows, some rows after the other: texts or pairs of them, those of a row together.
+    tokenizer: with its truncation set. Other arguments and cache as of `text.tokenize`.
+
+    Raises ValueError: a text without a token, naming its row.
+    """
 
     def part(rows: np.ndarray) -> Tokens:
-        made = functools.partial(_encoded, source, rows, columns, count, tokenizer, vocab_size)
-        key = _key(source, rows, columns, count, tokenizer) if cache_dir else ""
         return kept(
-            made, (), key, len(rows) * count, tokenizer, vocab_size=vocab_size, cache_dir=cache_dir
-        )
+            lambda: _encoded(texts(rows), source, count, tokenizer, vocab_size), (),
+            _key(texts(rows), len(rows), count, tokenizer) if cache_dir else "",
+            len(rows) * count, tokenizer, vocab_size=vocab_size, cache_dir=cache_dir,
+        )  # fmt: skip
 
-    return grouped(joined([part(shard) for shard in token_cache.shards(rows)]), count)
+    tokens = joined([part(shard) for shard in token_cache.shards(rows)])
+    if (empty := np.flatnonzero(tokens.lengths == 0)).size:
+        raise ValueError(
+            f"{source.where(int(rows[empty[0] // count]))}: the tokenizer makes no token of a text, and it "
+            f"adds none of its own; {len(empty)} such in all: leave them out"
+        )
+    return grouped(tokens, count)
 
 
 def _pairs(
@@ -180,14 +209,15 @@ def _pairs(
 
 
 def _encoded(
-    source: Source, rows: np.ndarray, columns: Sequence[str], count: int,
-    tokenizer: tokenizers.Tokenizer, vocab_size: int,
+    chunks: Iterator[list[Any]], source: Source, count: int, tokenizer: tokenizers.Tokenizer,
+    vocab_size: int,
 ) -> Iterator[Encoded]:  # fmt: skip
-    for pairs in _pairs(source, rows, columns, count):
-        for start in range(0, len(pairs), _EXAMPLES * count):
-            own_pairs = pairs[start : start + _EXAMPLES * count]
+    for texts in chunks:
+        for start in range(0, len(texts), _EXAMPLES * count):
             encodings = attempt(
-                functools.partial(tokenizer.encode_batch_fast, own_pairs),
+                functools.partial(
+                    tokenizer.encode_batch_fast, texts[start : start + _EXAMPLES * count]
+                ),
                 f"the checkpoint's tokenizer fails on the texts of {source.name}",
             )
             own = [encoding.ids for encoding in encodings]
@@ -200,14 +230,13 @@ def _encoded(
 
 
 def _key(
-    source: Source, rows: np.ndarray, columns: Sequence[str], count: int,
-    tokenizer: tokenizers.Tokenizer,
-) -> str:  # fmt: skip
-    made_by = f"choices {token_cache.VERSION} {len(rows)} {count} "
+    chunks: Iterator[list[Any]], rows: int, count: int, tokenizer: tokenizers.Tokenizer
+) -> str:
+    made_by = f"groups {token_cache.VERSION} {rows} {count} "
     digest = hashlib.blake2b(made_by.encode(), digest_size=16)
     digest.update(tokenizer.to_str().encode())  # holds max_length as well: truncation is set
-    for pairs in _pairs(source, rows, columns, count):
-        digest.update(json.dumps(pairs).encode())
+    for texts in chunks:
+        digest.update(json.dumps(texts).encode())
     return digest.hexdigest()
 
 

@@ -29,7 +29,7 @@ def as_columns(inputs: str, given: Sequence[Any]) -> Mapping[str, list[Any]]:
     """
     if inputs == "text":
         return _text_columns(given)
-    if inputs in ("document", "masked text", "text to text"):
+    if inputs in ("document", "masked text", "text to text", "texts"):
         columns = _text_columns(given)
         if len(columns) > 1:
             raise ValueError("the model reads single texts, not pairs")

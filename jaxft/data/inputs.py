@@ -28,6 +28,7 @@ from jaxft.data.questions import find_question_columns, text_of, tokenize_questi
 from jaxft.data.special_tokens import special_token
 from jaxft.data.targets import Unlabelled, unlabelled, unlabelled_words
 from jaxft.data.text import find_text_columns, tokenize
+from jaxft.data.text_groups import find_text_group, tokenize_text_group
 from jaxft.data.text_to_text import find_source_column, tokenize_both
 from jaxft.data.tokenizer import load_tokenizer
 from jaxft.data.tokens import Tokens
@@ -78,6 +79,7 @@ class Kind:
       says: `(directory of the checkpoint) ->` what is to be known of how its inputs are read, or ''.
       companions: `(directory of the checkpoint) ->` files, name -> text, that an export has beside those
         that it copies, so that its inputs become the same tokens.
+      alone: each column is a text of its own, so that others may be read than those of the training.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Kind:
     corrupt: Callable[[Tokenising, int], Corruption] | None = None
     says: Callable[[str], str] = lambda directory: ""
     companions: Callable[[str], Mapping[str, str]] = lambda directory: {}
+    alone: bool = False
 
 
 def _tokens_of_texts(
@@ -164,6 +167,24 @@ def _masking(how: Tokenising, seed: int) -> Masking:
     share, whole_words = (how.settings[name] for name in _MASKING)
     vocabulary = min(tokenizer.get_vocab_size(), how.vocab_size)
     return Masking(share, mask, vocabulary, whole_words, seed)
+
+
+def _tokens_of_groups(
+    source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
+) -> Tokens:
+    return tokenize_text_group(
+        source, rows, columns, load_tokenizer(how.directory), max_length=how.max_length,
+        vocab_size=how.vocab_size, cache_dir=how.cache_dir,
+    )  # fmt: skip
+
+
+def _one_text(source: Source, columns: Sequence[str]) -> Unlabelled:
+    if len(columns) > 1:
+        raise ValueError(
+            f"{source.name}: the texts of one column are embedded at a time, not those of "
+            f"{', '.join(columns)}; name it by --text"
+        )
+    return unlabelled(len(source))
 
 
 def _with_contexts(source: Source, columns: Sequence[str]) -> Unlabelled:
@@ -251,6 +272,7 @@ KINDS: Mapping[str, Kind] = {
             tokens=_tokens_of_questions,
             shown=lambda values: text_of(values[0]),
             unlabelled=_with_contexts,
+            pairs=True,
             windowed=True,
             settings=("data.stride",),
         ),
@@ -260,6 +282,15 @@ KINDS: Mapping[str, Kind] = {
             choice_fault,
             tokens=_tokens_of_choices,
             shown=shown_choices,
+            pairs=True,
+        ),
+        Kind(
+            "texts",
+            find_text_group,
+            text_fault,
+            tokens=_tokens_of_groups,
+            unlabelled=_one_text,
+            alone=True,
         ),
         Kind(
             "text to text",

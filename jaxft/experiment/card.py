@@ -25,6 +25,7 @@ _PIPELINES = {
     "image_regression": "image-classification",
     "token_classification": "token-classification",
     "question_answering": "question-answering",
+    "embedding": "sentence-similarity",
     "image_classification": "image-classification",
     "causal_lm": "text-generation",
     "instruction": "text-generation",

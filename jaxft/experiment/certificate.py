@@ -101,6 +101,7 @@ def _compared(batches: Any, run: Logits, others: Mapping[str, Logits]) -> dict[s
         batch = {name: array[real] for name, array in batch.items()}
         if not real.any():
             continue
+        batch = _one_text_a_row(batch)
         side = next((n for n in ("decoder_segment_ids", "segment_ids") if n in batch), None)
         counts = None if side is None else batch[side] > 0
         logits = _counted(run(batch), counts)
@@ -117,8 +118,27 @@ def _compared(batches: Any, run: Logits, others: Mapping[str, Logits]) -> dict[s
 
 
 def _logits(outputs: Mapping[str, Any]) -> jax.Array:
-    """Also of a head that predicts tokens, for a batch as small as these."""
+    """Also of a head that predicts tokens, for a batch as small as these; without a head the tokens."""
+    if "tokens" in outputs:
+        return outputs["tokens"]
     return outputs["logits"] if "logits" in outputs else vocabulary.logits(dict(outputs))
+
+
+def _one_text_a_row(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The texts of an example that is made of several, each in a row of its own."""
+    if "starts" not in batch or batch["starts"].shape[1] == 1:
+        return batch
+    segments = batch["segment_ids"]
+    own = np.concatenate([segments == text + 1 for text in range(batch["starts"].shape[1])])
+    rows = np.tile(np.arange(len(segments)), batch["starts"].shape[1])
+    order = np.argsort(~own, axis=1, kind="stable")  # the text's tokens first
+    there = np.take_along_axis(own, order, axis=1)
+    found = {
+        name: np.take_along_axis(batch[name][rows], order, axis=1) * there
+        for name in ("input_ids", "token_type_ids", "positions")
+    }
+    starts = np.zeros((len(rows), 1), np.int32)
+    return {**found, "segment_ids": there.astype(np.int32), "starts": starts}
 
 
 def _real(batch: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -164,10 +184,20 @@ def _pytorch(architecture: Architecture, output: str) -> tuple[Logits | None, st
             decoder = {"decoder_input_ids": "decoder_input_ids",
                        "decoder_attention_mask": "decoder_segment_ids"}  # fmt: skip
             given |= {name: batch[own] for name, own in decoder.items() if own in batch}
+        inputs = {name: torch.tensor(array) for name, array in given.items()}
+        if architecture.exports.endswith("ForMultipleChoice"):
+            inputs = {name: tensor[:, None] for name, tensor in inputs.items()}
         with torch.no_grad():
-            return model(**{k: torch.tensor(v) for k, v in given.items()}).logits.numpy()
+            return _of_class(model(**inputs))
 
     return logits, ""
+
+
+def _of_class(outputs: Any) -> np.ndarray:
+    """What a class of transformers gives, in the form of `_logits`."""
+    if "start_logits" in outputs:
+        return np.stack([outputs.start_logits.numpy(), outputs.end_logits.numpy()], -1)
+    return (outputs.logits if "logits" in outputs else outputs.last_hidden_state).numpy()
 
 
 def _untouched(

@@ -23,7 +23,8 @@ from jaxft.experiment.provenance import versions
 from jaxft.experiment.session import Memory, Session
 from jaxft.experiment.table import parameter_rows
 from jaxft.experiment.weights import best_weights, weights_of
-from jaxft.models import hf
+from jaxft.models import TextLimits, hf
+from jaxft.models.checkpoint import sentence_transformers
 from jaxft.tasks.contract import fits, fitted
 from jaxft.tasks.table import TASKS
 from jaxft.training.step import TrainState
@@ -114,7 +115,17 @@ def export(
             card=model_card(prepared, unchanged, metrics),
             fitted=fits(prepared.task, metrics),
             files=KINDS[prepared.task.inputs].companions(prepared.directory),
+            beside=_beside(prepared),
         )
+
+
+def _beside(prepared: Prepared) -> dict[str, Any]:
+    """How sentence-transformers is to make vectors of texts, where that is what was learned."""
+    pooling, limits = getattr(prepared.task, "pooling", ""), prepared.architecture.limits
+    if not pooling or not isinstance(limits, TextLimits):
+        return {}
+    length = prepared.config.data.max_length or limits.positions
+    return sentence_transformers.layout(pooling, prepared.architecture.hf_config, length)
 
 
 def _gathered(x: jax.Array) -> Any:

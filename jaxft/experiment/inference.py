@@ -13,13 +13,13 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxft.base.nearest import nearest
-from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict, default_config
 from jaxft.data.inputs import KINDS
 from jaxft.data.sources import Source
 from jaxft.experiment.data import Batches, Encoder, settings_of
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.evaluation import Evaluation, evaluate, predict
+from jaxft.experiment.prepared import task_at
 from jaxft.experiment.provenance import fingerprint
 from jaxft.experiment.split import Split
 from jaxft.experiment.steps import evaluation_step, slicing
@@ -28,7 +28,7 @@ from jaxft.models import Architecture, TextLimits, hf, load_architecture
 from jaxft.models.checkpoint import timm_config
 from jaxft.models.checkpoint.exported_config import FITTED
 from jaxft.tasks.contract import Predicted, Task, fitted
-from jaxft.tasks.table import TASKS, task_of
+from jaxft.tasks.table import TASKS
 from jaxft.training.parallel import Parallel, make_parallel
 from jaxft.training.programs import Programs
 
@@ -61,7 +61,7 @@ class Inference:
     @property
     def task(self) -> Task[Any]:
         """What it was trained for."""
-        task = task_of(self.config.task, flatten(self.config))
+        task = task_at(self.config, self.encoder.directory)
         return fitted(task, self.fitted, self.names)
 
     def reading(self, source: Source, columns: Sequence[str] = (), label: str = "") -> Inference:
@@ -74,8 +74,10 @@ class Inference:
         Raises:
           ValueError: `source` has no such column, or the model takes another number of them.
         """
-        own = self.encoder.columns
-        if columns and own and len(columns) != len(own):
+        own, kind = self.encoder.columns, self.encoder.kind
+        if kind.alone and not set(own) <= set(source.columns):
+            own = ()
+        if columns and own and not kind.alone and len(columns) != len(own):
             raise ValueError(
                 f"--text names {len(columns)} columns ({', '.join(columns)}), but the model was "
                 f"trained on {len(own)} ({', '.join(own)})"
@@ -89,7 +91,7 @@ class Inference:
             )
         if not wanted:
             with named_by_flags():
-                wanted = self.encoder.kind.find_columns(source, (), label)
+                wanted = kind.find_columns(source, (), label)
         return dataclasses.replace(self, encoder=dataclasses.replace(self.encoder, columns=wanted))
 
     @property
@@ -229,7 +231,7 @@ def _ready(
             f"{path} has no classifier for {architecture.num_labels} labels (it lacks "
             f"{', '.join(report.initialised)}); fine-tune it first"
         )
-    task = task_of(config.task, flatten(config))
+    task = task_at(config, str(path))
     program = evaluation_step(architecture, task, config.model.dtype, parallel)
     limits = architecture.limits
     positions = limits.usual or limits.positions if isinstance(limits, TextLimits) else 0

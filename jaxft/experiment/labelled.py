@@ -150,11 +150,11 @@ def _first_row(path: Path) -> dict[str, Any]:
 def _merged(
     layout: Layout, rows: Iterable[tuple[Mapping[str, Any], Sequence[Any]]]
 ) -> Iterator[dict[str, Any]]:
-    as_json = layout.suffix != ".jsonl"
+    as_json, lists = layout.suffix != ".jsonl", layout.suffix == ".parquet"
     for row, values in rows:
         merged = {column: convert(row[column]) for column, convert in layout.kept.items()}
         for (column, kind), value in zip(layout.added.items(), values, strict=True):
-            nested = kind == "nested" and as_json
+            nested = as_json and (kind == "nested" or (kind == "numbers" and not lists))
             merged[column] = json.dumps(value, ensure_ascii=False) if nested else value
         yield merged
 
@@ -286,7 +286,7 @@ def _write_parquet(file: Output, layout: Layout, rows: Iterable[dict[str, Any]])
 
     arrow = {
         "text": pa.string(), "whole": pa.int64(), "number": pa.float64(), "truth": pa.bool_(),
-        "nested": pa.string(),
+        "nested": pa.string(), "numbers": pa.list_(pa.float32()),
     }  # fmt: skip
     kinds = {**layout.types, **layout.added}
     schema = pa.schema([(column, arrow[kinds[column]]) for column in kinds])

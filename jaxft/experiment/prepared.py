@@ -19,6 +19,7 @@ from jaxft.experiment.length import Length, run_length
 from jaxft.experiment.opening import Given
 from jaxft.experiment.optimizer import OptimizerOf, learning_rates, numbers
 from jaxft.models import Architecture, class_names, has_batch_norms, hf, load_architecture
+from jaxft.models.checkpoint import sentence_transformers
 from jaxft.optim import Finding, lint, path_map
 from jaxft.tasks.contract import Task
 from jaxft.tasks.table import TASKS, task_of
@@ -54,7 +55,7 @@ class Prepared:
     @property
     def task(self) -> Task[Any]:
         """What is learned."""
-        return task_of(self.config.task, flatten(self.config))
+        return task_at(self.config, self.directory)
 
     def inputs(self) -> dict[str, Any]:
         """`TrainState.hparams`, on the host."""
@@ -83,6 +84,18 @@ class Prepared:
         return _settled(config, self.directory, self.architecture, self.splits)
 
 
+def task_at(config: ConfigDict, directory: str) -> Task[Any]:
+    """The task of a config, for the checkpoint in a directory.
+
+    Raises:
+      ValueError: the checkpoint pools its tokens in a way that is not implemented.
+    """
+    values = flatten(config)
+    if values["model.pooling"] == "auto":
+        values["model.pooling"] = sentence_transformers.pooling_of(directory) or "mean"
+    return task_of(config.task, values)
+
+
 def prepare(config: ConfigDict, cache: str | None = None, given: Given | None = None) -> Prepared:
     """Open checkpoint and data, settle labels, depth and rates of every parameter.
 
@@ -93,10 +106,10 @@ def prepare(config: ConfigDict, cache: str | None = None, given: Given | None = 
     Raises:
       ValueError: anything in the config, checkpoint or data that cannot work; one line.
     """
-    task = TASKS[config.task]
     if not config.model.path:
         raise ValueError("config.model.path is empty: give a checkpoint directory or a hub id")
     directory = hf.resolve(config.model.path)
+    task = task_at(config, directory)
     names = class_names(directory)
     splits = open_splits(config, task, names, cache, given)
     prepared = settle(config, directory, splits, cache)

@@ -19,9 +19,10 @@ from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.stages import Stage, abstract_params, split_for
 from jaxft.models import Architecture, Pass, move_statistics
 from jaxft.optim import path_map
-from jaxft.tasks.contract import Shaped, Task
+from jaxft.tasks.contract import Contrastive, Shaped, Task
 from jaxft.training.by_source import losses_by_source
-from jaxft.training.gradient import MeanGradient
+from jaxft.training.cached_gradient import CachedGradient
+from jaxft.training.gradient import GradientFn, MeanGradient
 from jaxft.training.parallel import Parallel, make_parallel
 from jaxft.training.programs import Programs
 from jaxft.training.step import Disagreement, Optimizer, TrainState, eval_step, train_step
@@ -83,7 +84,8 @@ def _step(
     )
     loss = functools.partial(prepared.task.loss, label_smoothing=config.train.label_smoothing)
     mixture, by_source = prepared.splits.train.source.mixture, None
-    if mixture is not None:
+    # Of a loss that compares examples with each other no part is one source's.
+    if mixture is not None and not isinstance(prepared.task, Contrastive):
         by_source = functools.partial(
             losses_by_source, loss=loss, count=len(mixture.names), axis_name=parallel.axis_name
         )
@@ -92,8 +94,8 @@ def _step(
         forward=forward,
         loss=loss,
         optimizer=optimizer,
-        gradient=MeanGradient(config.train.accumulate, parallel.axis_name),
         disagreement=_apart(prepared.task, config.train.r_drop),
+        gradient=_gradient(prepared.task, config.train.accumulate, parallel.axis_name),
         held=path_map(lambda path, _: path in held, state.params) if held else None,
         moved=None if state.stats is None else move_statistics,
         by_source=by_source,
@@ -106,6 +108,12 @@ def _apart(task: Task[Any], factor: float) -> Disagreement | None:
         return None
     assert isinstance(task, Shaped), task
     return lambda first, second, batch: factor * task.disagreement(first, second, batch)
+
+
+def _gradient(task: Task[Any], accumulate: int, axis_name: str | None) -> GradientFn:
+    if isinstance(task, Contrastive):
+        return CachedGradient(task.embed, task.contrast, accumulate, axis_name)
+    return MeanGradient(accumulate, axis_name)
 
 
 def evaluation_step(

@@ -257,8 +257,8 @@ class Family(Generic[C]):
         base: name of the backbone in HF's models with a head, which files of the base model leave out;
             '': its modules stand beside the head's.
         backbone: `(config, kind of head, rngs)`.
-        heads: by kind ('sequence', 'token', 'question', 'choice', 'image'; 'causal', 'masked' and
-            'seq2seq', which predict tokens), the classification head first.
+        heads: by kind ('sequence', 'token', 'question', 'choice', 'embedding', 'image'; 'causal', 'masked'
+            and 'seq2seq', which predict tokens), the classification head first.
         depth_rules: ordered (path pattern, depth), covering every parameter and statistic: stem 0,
             blocks 1..L, head L + 1.
         tensor_rules: ordered (path pattern, PartitionSpec over 'tensor').

@@ -85,6 +85,26 @@ def question(
     return Head(architecture, module, every_token, classifier="qa_outputs", unused=(unused,))
 
 
+class Plain(nnx.Module):
+    """No parameters: the tokens as the backbone leaves them."""
+
+    def __init__(self, config: Any, num_labels: int, rngs: nnx.Rngs):
+        pass
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed) -> Outputs:
+        """[R, L, D] -> 'tokens', the same."""
+        return {"tokens": hidden}
+
+
+def embedding(architecture: str, unused: str) -> Head[Any]:
+    """HF's class without a head.
+
+    Args:
+        unused: pattern of tensors of heads, and of a pooler that reads the first token.
+    """
+    return Head(architecture, Plain, every_token, classifier="", unused=(unused,))
+
+
 class ImageClassifier(nnx.Module):
     """One linear map, `classifier`, without dropout, as HF's image classifiers have it.
 

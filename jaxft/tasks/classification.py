@@ -180,6 +180,7 @@ class Classification:
         problem = hf_config.get("problem_type") or self.problem_type
         heads = [str(name) for name in hf_config.get("architectures") or ()]
         others = any(kind in name for kind in _OTHER_HEADS for name in heads)
+        others |= any(name.endswith("Model") for name in heads)  # without a head
         return problem == self.problem_type and not others
 
     def names_in(self, hf_config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -76,6 +76,22 @@ class Writes(Protocol):
         ...
 
 
+@runtime_checkable
+class Contrastive(Protocol):
+    """A task whose loss compares the examples of a batch with each other."""
+
+    def embed(self, outputs: Arrays, batch: Arrays) -> jax.Array:
+        """What is compared of each example: [R, K, ...] float32."""
+        ...
+
+    def contrast(self, embeddings: jax.Array, batch: Arrays) -> tuple[jax.Array, jax.Array]:
+        """(sum of the weighted losses, sum of the weights) of all examples together.
+
+        embeddings: [..., K, ...] as of `embed`. batch: 'weight' and, where there are such, 'labels' [..., K].
+        """
+        ...
+
+
 class Task(Protocol[Own]):
     """One kind of task.
 
@@ -186,7 +202,8 @@ class Task(Protocol[Own]):
     # Of rows without targets
 
     def columns(self, names: Sequence[str]) -> dict[str, str]:
-        """What `predict` adds: column -> 'text', 'whole', 'number' or 'nested'; 'predicted' first."""
+        """What `predict` adds: column -> 'text', 'whole', 'number', 'numbers' (a list of them) or 'nested';
+        'predicted' first."""
         ...
 
     def is_output(self, row: Mapping[str, Any]) -> bool:

@@ -57,6 +57,15 @@ METRICS: Mapping[str, Mapping[str, Direction]] = {
     "image_multi_label": _MULTI_LABEL,
     "text_regression": _REGRESSION,
     "image_regression": _REGRESSION,
+    "embedding": {
+        "spearman": "max",
+        "pearson": "max",
+        "recall_at_1": "max",
+        "recall_at_5": "max",
+        "recall_at_10": "max",
+        "mrr": "max",
+        "loss": "min",
+    },
     "multiple_choice": {"accuracy": "max", "loss": "min"},
     "question_answering": {
         "f1": "max",
@@ -80,7 +89,7 @@ METRICS: Mapping[str, Mapping[str, Direction]] = {
     "seq2seq": {**_LANGUAGE, **WRITTEN},
 }
 # Tasks whose inputs may be more than two columns.
-MANY_COLUMNS = ("instruction", "multiple_choice")
+MANY_COLUMNS = ("embedding", "instruction", "multiple_choice")
 
 
 def minimised(task: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxft.tasks.classification import Classification
 from jaxft.tasks.contract import Configured, Task
+from jaxft.tasks.embedding import Embedding
 from jaxft.tasks.instruction import Instruction
 from jaxft.tasks.language_modelling import LanguageModelling, MaskedLanguageModelling
 from jaxft.tasks.multi_label import MultiLabel
@@ -27,6 +28,7 @@ TASKS: Mapping[str, Task[Any]] = {
     "token_classification": TokenClassification(),
     "causal_lm": LanguageModelling(),
     "masked_lm": MaskedLanguageModelling(),
+    "embedding": Embedding(),
     "multiple_choice": MultipleChoice(),
     "question_answering": QuestionAnswering(),
     "instruction": Instruction(),

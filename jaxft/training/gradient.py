@@ -18,6 +18,24 @@ Arrays = dict[str, jax.Array]
 LossSum = Callable[[Any, Arrays, jax.Array], tuple[jax.Array, tuple[jax.Array, Any]]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What an update makes smaller.
+
+    Attributes:
+      outputs: (params, batch, dropout key) -> what the model gives.
+      loss_sum: of a batch by itself.
+    """
+
+    outputs: Callable[[Any, Arrays, jax.Array], Arrays]
+    loss_sum: LossSum
+
+    def __call__(
+        self, params: Any, batch: Arrays, key: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        return self.loss_sum(params, batch, key)
+
+
 class Gradient(NamedTuple):
     """Of one global batch, the same on all devices.
 
@@ -34,8 +52,8 @@ class Gradient(NamedTuple):
     kept: Any
 
 
-# (loss sum, params, batch, key of the update) -> its gradient
-GradientFn = Callable[[LossSum, Any, Arrays, jax.Array], Gradient]
+# (objective, params, batch, key of the update) -> the gradient of its mean
+GradientFn = Callable[[Objective, Any, Arrays, jax.Array], Gradient]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,16 +93,24 @@ def _added(
         (total, (weight, kept)), grads = value_and_grad(params, batch, key)
         return (total, weight, grads), kept
 
-    # Row r goes to microbatch r % parts: on every device a strided share of its own rows, so no
-    # row moves between devices (a contiguous split would gather the batch).
-    def cut(x: jax.Array) -> jax.Array:
-        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
-
     def body(sums: Any, part_and_key: tuple[Arrays, jax.Array]) -> tuple[Any, Any]:
         (total, (weight, kept)), grads = value_and_grad(params, *part_and_key)
         return jax.tree.map(jnp.add, sums, (total, weight, grads)), kept
 
     zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
     keys = jax.random.split(key, parts)
-    sums, kept = jax.lax.scan(body, zeros, (jax.tree.map(cut, batch), keys))
+    sums, kept = jax.lax.scan(body, zeros, (cut(batch, parts), keys))
     return sums, jax.tree.map(lambda x: x.sum(0), kept)
+
+
+def cut(batch: Arrays, parts: int) -> Arrays:
+    """[R, ...] -> [parts, R / parts, ...] of each array.
+
+    Row r goes to microbatch r % parts: on every device a strided share of its own rows, so no row moves
+    between devices (a contiguous split would gather the batch).
+    """
+
+    def strided(x: jax.Array) -> jax.Array:
+        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+    return jax.tree.map(strided, batch)

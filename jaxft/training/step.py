@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxft.optim import merge
-from jaxft.training.gradient import Arrays, GradientFn, MeanGradient
+from jaxft.training.gradient import Arrays, GradientFn, MeanGradient, Objective
 
 # (whole tree, batch, dropout key or None) -> outputs
 Forward = Callable[[Any, Arrays, jax.Array | None], Arrays]
@@ -114,28 +114,31 @@ def train_step(
     # The update's own key follows from the run's and the step: nothing random is stored.
     key = jax.random.fold_in(jax.random.wrap_key_data(state.hparams["key"]), state.step)
 
-    def loss_sum(params: Any, part: Arrays, key: jax.Array) -> tuple[jax.Array, Any]:
+    def forwarded(params: Any, part: Arrays, key: jax.Array) -> Arrays:
         # Frozen values enter as constants, so differentiation stops where they alone are involved.
         if held is not None:
             params = jax.tree.map(lambda p, h: jax.lax.stop_gradient(p) if h else p, params, held)
-        whole = _whole(params, state.frozen, state.stats)
+        return forward(_whole(params, state.frozen, state.stats), part, key)
+
+    def loss_sum(params: Any, part: Arrays, key: jax.Array) -> tuple[jax.Array, Any]:
         first = key if disagreement is None else jax.random.fold_in(key, 1)
-        outputs = forward(whole, part, first)
+        outputs = forwarded(params, part, first)
         total, weight = loss(outputs, part)
         kept: dict[str, Any] = {"moments": outputs.get("moments", {})}
         if by_source is not None:
             kept["sources"] = by_source(outputs, part)
         if disagreement is not None:
-            others = forward(whole, part, jax.random.fold_in(key, 2))
+            others = forwarded(params, part, jax.random.fold_in(key, 2))
             total = 0.5 * (total + loss(others, part)[0]) + disagreement(outputs, others, part)
         return total, (weight, kept)
 
-    found = gradient(loss_sum, state.params, batch, key)
+    objective = Objective(forwarded, loss_sum)
+    found = gradient(objective, state.params, batch, key)
     # grad_fn is for transforms that look elsewhere on the same batch (SAM); untouched, it costs nothing.
     tx = optax.with_extra_args_support(optimizer(state.hparams["optimizer"]))
     updates, opt_state = tx.update(
         found.grads, state.opt_state, state.params,
-        grad_fn=lambda params: gradient(loss_sum, params, batch, key).grads,
+        grad_fn=lambda params: gradient(objective, params, batch, key).grads,
     )  # fmt: skip
     params = optax.apply_updates(state.params, updates)
     norm = optax.tree.norm(found.grads)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from jaxft import evaluate, load, predict, train
+from jaxft import evaluate, export, load, predict, train
 from jaxft.data.choices import choice_fault, find_choice_columns, parts_of, read_choices
 from jaxft.data.files import table
 from tests import tiny
@@ -106,6 +106,14 @@ def test_rows_are_labelled_in_a_file(world):
     assert right == pytest.approx(result.test["accuracy"]) and len(rows[0]["probabilities"]) == 3
     found = evaluate(result.best, folder / "test.csv")
     assert found["accuracy"] == pytest.approx(result.test["accuracy"])
+
+
+def test_an_export_is_held_to_its_run_and_to_pytorch(world, tmp_path):
+    _, result = world
+    export.main(["export", f"--run={result.directory}", f"--output={tmp_path}/out", "--verify=8"])
+    found = json.loads((tmp_path / "out/certificate.json").read_text())
+    assert found["exported"]["largest difference"] == 0
+    assert found["pytorch"]["largest difference"] < 1e-4 * max(1, found["largest logit"])
 
 
 @pytest.fixture(scope="module")

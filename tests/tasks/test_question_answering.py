@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from jaxft import evaluate, load, predict, train
+from jaxft import evaluate, export, load, predict, train
 from jaxft.analysis import answers as analysis
 from jaxft.tasks.question_answering import QuestionAnswering
 from tests import tiny
@@ -183,6 +183,14 @@ def test_predictions_are_the_answers_as_they_stand_in_the_context(world):
     with pytest.raises(ValueError, match="give pairs of texts: a question and its context"):
         load(result.directory).predict(["very"])
     assert evaluate(result.best, folder / "test.jsonl")["examples"] == 60
+
+
+def test_an_export_is_held_to_its_run_and_to_pytorch(world, tmp_path):
+    _, result = world
+    export.main(["export", f"--run={result.directory}", f"--output={tmp_path}/out", "--verify=8"])
+    found = json.loads((tmp_path / "out/certificate.json").read_text())
+    assert found["exported"]["largest difference"] == 0
+    assert found["pytorch"]["largest difference"] < 1e-4 * max(1, found["largest logit"])
 
 
 @pytest.fixture(scope="module")

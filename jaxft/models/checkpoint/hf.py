@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.models.checkpoint import companions, tensors
+from jaxft.models.checkpoint import companions, sentence_transformers, tensors
 from jaxft.models.checkpoint.checkpoint_files import (
     COMPANIONS,
     PREPROCESSOR,
@@ -125,6 +125,7 @@ def write_checkpoint(
     card: str = "",
     fitted: Mapping[str, Any] | None = None,
     files: Mapping[str, str] | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a directory that transformers loads: config.json, safetensors, tokenizer files.
 
@@ -144,6 +145,7 @@ def write_checkpoint(
         problem_type: of an HF config.json, by which sequence classifiers choose their loss; None
             leaves it out.
         fitted: see `exported_config`.
+        beside: of sentence-transformers' layout; see `sentence_transformers.layout`.
 
     Raises:
         ValueError: as `check_output`.
@@ -161,6 +163,7 @@ def write_checkpoint(
         with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as file:
             json.dump(config, file, indent=2, ensure_ascii=False)
         companions.place(source, directory, files or {})
+        sentence_transformers.write(directory, beside or {})
         if card:
             companions.write_card(directory, card)
 
@@ -184,7 +187,8 @@ def check_output(output: str, source: str | None = None) -> None:
     for name in present:
         known = name in COMPANIONS or name == "config.json" or tensors.is_weights(name)
         known = known or companions.is_ours(output, name)
-        if not known or not os.path.isfile(os.path.join(output, name)):
+        known = known and os.path.isfile(os.path.join(output, name))
+        if not known and not sentence_transformers.is_part(output, name):
             raise ValueError(f"{output} holds {name!r}, so it is no checkpoint to be replaced")
     if present and not tensors.written_here(output):
         raise ValueError(

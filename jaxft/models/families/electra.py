@@ -14,7 +14,14 @@ from flax import nnx
 from jaxft.models import vocabulary
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import Carry, Context, Family, Head, Outputs, TextLimits, depth_rules
-from jaxft.models.heads import Classifier, TwoLayerClassifier, every_token, first_token, question
+from jaxft.models.heads import (
+    Classifier,
+    TwoLayerClassifier,
+    embedding,
+    every_token,
+    first_token,
+    question,
+)
 from jaxft.models.layers import encoder, modules, ops
 
 # Of HF's heads for multiple choice.
@@ -157,6 +164,7 @@ FAMILY = Family(
             unused=(r"classifier\.(dense|out_proj)\..*",),
         ),
         "question": question("ElectraForQuestionAnswering", r"classifier\..*"),
+        "embedding": embedding("ElectraModel", r"classifier\..*"),
         "masked": Head(
             "ElectraForMaskedLM",
             MaskedHead,

@@ -15,7 +15,14 @@ from flax import nnx
 from jaxft.models import vocabulary
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import Carry, Context, Family, Head, Outputs, TextLimits, depth_rules
-from jaxft.models.heads import Classifier, TwoLayerClassifier, every_token, first_token, question
+from jaxft.models.heads import (
+    Classifier,
+    TwoLayerClassifier,
+    embedding,
+    every_token,
+    first_token,
+    question,
+)
 from jaxft.models.layers import encoder, modules, ops
 
 
@@ -185,6 +192,7 @@ def _family(model_type: str, classes: str, config: type[Config]) -> Family[Confi
                 first_token,
                 unused=(r"classifier\.(dense|out_proj)\..*",),
             ),
+            "embedding": embedding(f"{classes}Model", r"classifier\..*"),
             "masked": Head(
                 f"{classes}ForMaskedLM",
                 MaskedHead,
