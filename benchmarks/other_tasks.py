@@ -219,7 +219,7 @@ def _trainer(args, seed: int, folder: str, train, model_class, collator) -> None
 
 @torch.no_grad()
 def _logits(model: torch.nn.Module, test, tokenizer) -> list[np.ndarray]:
-    """Of each row, in fp32, in the order of the test data: [T, C] for words, [1] for numbers."""
+    """Of each row, in fp32, in the order of the test data: [T, C] for words, else [C] or [1]."""
     order = sorted(range(len(test)), key=lambda i: len(test.encoded["input_ids"][i]))
     found: dict[int, np.ndarray] = {}
     for start in range(0, len(order), 64):
@@ -227,7 +227,7 @@ def _logits(model: torch.nn.Module, test, tokenizer) -> list[np.ndarray]:
         inputs = [{k: v[i] for k, v in test.encoded.items()} for i in rows]
         logits = model(**tokenizer.pad(inputs, return_tensors="pt")).logits.float().numpy()
         found |= {
-            row: scores[: len(one["input_ids"])]
+            row: scores[: len(one["input_ids"])] if scores.ndim == 2 else scores
             for row, scores, one in zip(rows, logits, inputs, strict=True)
         }
     return [found[row] for row in range(len(test))]

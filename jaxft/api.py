@@ -135,13 +135,16 @@ class Model:
         return model.predict(Split(source, rows)), rows
 
 
-def load(run_or_checkpoint: str | Path) -> Model:
+def load(run_or_checkpoint: str | Path, *, calibrated: bool = False) -> Model:
     """The best model of a finished run, or a checkpoint in Hugging Face format with a classifier.
+
+    calibrated: probabilities of classes are at the temperature that was fitted on evaluation data.
 
     Raises:
       ValueError: neither of the two, a run that has not finished, or files that are damaged.
     """
-    return Model(load_inference(Path(run_or_checkpoint).expanduser()))
+    inference = load_inference(Path(run_or_checkpoint).expanduser())
+    return Model(inference.calibrated() if calibrated else inference)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,7 @@ FLAGS = (
          required=True),
     Flag("text", "input column, or two for pairs: a,b; default: the run's own, else by usual names"),
     Flag("prefix", "before the names of the added columns predicted and probability_NAME"),
+    Flag("calibrated", "probabilities at the temperature that was fitted on evaluation data", default=False),
     Flag("safe_csv", "put ' before texts that a spreadsheet would take for a formula", default=False),
 )  # fmt: skip
 
@@ -40,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
         values.output, reads=values.input, prefix=values.prefix, guard_formulas=values.safe_csv
     )
     model = load_inference(values.run)
+    if values.calibrated:
+        model = model.calibrated()
     rows = label(model, values.input, column_names(values.text), to, say=_say)
     print(f"{rows} rows -> {values.output}")
     return 0

@@ -175,6 +175,25 @@ def _words(row: Row) -> tuple[str, ...]:
     return (join([predicted, f" {row['probability']:.3f}"]), f"label {row['label']}")
 
 
+def calibration(record: Record, plots: ModuleType) -> Html:
+    """How often predictions are right, against how probable they are, before and after the temperature."""
+    found, metrics = record.detail(record.split, "calibration"), record.metrics(record.split)
+    if not isinstance(found, Mapping):
+        return missing(f"No predictions/{record.split}.calibration.json.")
+    where = "" if record.split == "test" else ", which are these examples"
+    words = (
+        f"The expected calibration error is {metrics['ece']:.3f}, and {metrics['ece_calibrated']:.3f} with "
+        f"logits divided by {metrics['temperature']:.3g}, the temperature that was fitted on the evaluation "
+        f"data{where}. Predictions stay the same; predict --calibrated gives these probabilities."
+    )
+    caption = (
+        "How often predictions of each range of probability are right, a dot a range, larger where there are "
+        "more; on the line they are right as often as they are probable."
+    )
+    picture = plots.reliability(found["before"], found["after"])
+    return join([element("p", words), figure(picture, caption)])
+
+
 VIEW = View(
     tiles={
         "accuracy": "accuracy",
@@ -183,5 +202,9 @@ VIEW = View(
         "loss": "loss",
     },
     result=result,
-    sections={"Predictions": predictions, "Mistakes": confident_mistakes},
+    sections={
+        "Predictions": predictions,
+        "Calibration": calibration,
+        "Mistakes": confident_mistakes,
+    },
 )

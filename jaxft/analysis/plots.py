@@ -210,6 +210,27 @@ def scatter(true: np.ndarray, predicted: np.ndarray) -> str:
     return svg()
 
 
+def reliability(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Accuracy against probability of the ranges of a calibration (see analysis/calibration.py), twice."""
+    with _figure(4.7, 4.2) as (figure, svg):
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=_PALE, linewidth=1.2, zorder=1)
+        kinds = ((before, "o", _BLUE, "as they are"), (after, "D", _ORANGE, "at the temperature"))
+        for found, mark, colour, name in kinds:
+            share = np.array(found["count"]) / max(1, sum(found["count"]))
+            x, y = found["probability"], found["accuracy"]
+            axes.plot(x, y, color=colour, linewidth=1, alpha=0.6)
+            axes.scatter(x, y, 12 + 160 * share, color=colour, marker=mark, alpha=0.7, label=name)
+        axes.set_xlim(0, 1.03)
+        axes.set_ylim(0, 1.03)
+        axes.set_xlabel("probability of the predicted label")
+        axes.set_ylabel("share that is right")
+        axes.grid(color="#eceef0")
+        axes.set_axisbelow(True)
+        axes.legend(loc="upper left")
+    return svg()
+
+
 def histogram(values: np.ndarray, label: str, *, mark: float | None = 0.0) -> str:
     """How many values lie where, with a line at `mark`."""
     with _figure(4.7, 4.2) as (figure, svg):

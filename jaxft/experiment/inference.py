@@ -27,7 +27,7 @@ from jaxft.experiment.writing import Writer, make_writer
 from jaxft.models import Architecture, TextLimits, hf, load_architecture
 from jaxft.models.checkpoint import timm_config
 from jaxft.models.checkpoint.exported_config import FITTED
-from jaxft.tasks.contract import Predicted, Task, fitted
+from jaxft.tasks.contract import Calibrates, Predicted, Task, fitted
 from jaxft.tasks.table import TASKS
 from jaxft.training.parallel import Parallel, make_parallel
 from jaxft.training.programs import Programs
@@ -44,6 +44,7 @@ class Inference:
       params: placed, replicated under pmap.
       encoder: reads rows; a checkpoint's has no columns before `reading`.
       fitted: numbers that the task takes besides the parameters (see `tasks.contract.Fits`).
+      is_calibrated: whether probabilities are at the temperature that was fitted.
       writer: of a model that gives texts, whichever encoder it was made with.
     """
 
@@ -57,12 +58,29 @@ class Inference:
     encoder: Encoder
     writer: Writer | None
     fitted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    is_calibrated: bool = False
 
     @property
     def task(self) -> Task[Any]:
         """What it was trained for."""
         task = task_at(self.config, self.encoder.directory)
-        return fitted(task, self.fitted, self.names)
+        task = fitted(task, self.fitted, self.names)
+        return task.calibrated() if self.is_calibrated and isinstance(task, Calibrates) else task
+
+    def calibrated(self) -> Inference:
+        """The same model, with probabilities at the temperature that was fitted on evaluation data.
+
+        Raises:
+          ValueError: none was.
+        """
+        if not isinstance(self.task, Calibrates):
+            raise ValueError(f"no temperature is fitted for config.task={self.config.task!r}")
+        if "temperature" not in self.fitted:
+            raise ValueError(
+                "the model has no temperature: one is fitted by a run on its evaluation data, and is in "
+                "config.json of its best/ and exports"
+            )
+        return dataclasses.replace(self, is_calibrated=True)
 
     def reading(self, source: Source, columns: Sequence[str] = (), label: str = "") -> Inference:
         """The same model, reading these columns of `source`.

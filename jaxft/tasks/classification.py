@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxft.analysis import calibration, mistakes
 from jaxft.analysis import metrics as analysis
-from jaxft.analysis import mistakes
 from jaxft.analysis.metrics import softmax
 from jaxft.analysis.view import View
 from jaxft.data.files import Source
@@ -85,7 +85,11 @@ class Prediction:
 class Classification:
     """A task (see contract.py) whose predictions are 'logits' [N, C] float32.
 
-    Of them an evaluation keeps the predicted class, its probability and the loss.
+    Of them an evaluation keeps the predicted class, its probability and the loss, and itself where it is
+    small enough to calibrate.
+
+    temperature: fitted on the evaluation data; None: that is what is scored, and it is fitted on it.
+    is_calibrated: whether `answers` divides logits by it.
     """
 
     inputs: str
@@ -100,6 +104,8 @@ class Classification:
     compared: tuple[str, ...] = ("accuracy", "f1_macro", "loss")
     join: None = None
     focal_gamma: float = 0.0
+    temperature: float | None = None
+    is_calibrated: bool = False
 
     @property
     def settings(self) -> Mapping[str, str]:
@@ -135,15 +141,32 @@ class Classification:
     def kept(
         self, targets: Labels, found: Mapping[str, np.ndarray], places: np.ndarray
     ) -> Predicted:
-        """See `outcomes`."""
-        return analysis.outcomes(found["logits"], targets.ids[places])
+        """See `outcomes`; 'logits' too, if all are few."""
+        logits = found["logits"]
+        kept = analysis.outcomes(logits, targets.ids[places])
+        few = len(targets) * logits.shape[-1] <= calibration.MOST
+        return {**kept, "logits": logits} if few else kept
 
     def scores(
         self, predicted: Predicted, targets: Labels
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `classification_metrics`; the detail 'confusion' is what `Confusion.to_json` gives."""
+        """See `classification_metrics`; the detail 'confusion' is what `Confusion.to_json` gives.
+
+        Where the logits are known also 'temperature', 'ece' and, at it, 'ece_calibrated' and
+        'loss_calibrated'; and the detail 'calibration': {'before', 'after'} of `calibration`.
+        """
         metrics, counts = analysis.classification_metrics(predicted, targets.ids, targets.names)
-        return metrics, {"confusion": counts.to_json()}
+        details: dict[str, Any] = {"confusion": counts.to_json()}
+        if "logits" in predicted:
+            logits, labels = predicted["logits"], targets.ids
+            temperature = self.temperature or round(calibration.temperature_of(logits, labels), 6)
+            before, after = (calibration.calibration(logits, labels, t) for t in (1.0, temperature))
+            metrics |= {
+                "temperature": temperature, "ece": before["ece"], "ece_calibrated": after["ece"],
+                "loss_calibrated": after["loss"],
+            }  # fmt: skip
+            details["calibration"] = {"before": before, "after": after}
+        return metrics, details
 
     def rows(
         self, predicted: Predicted, targets: Labels, inputs: Sequence[str]
@@ -167,11 +190,25 @@ class Classification:
     def answers(
         self, predicted: Predicted, given: Unlabelled, names: Sequence[str]
     ) -> Iterator[Prediction]:
+        temperature = (self.temperature or 1.0) if self.is_calibrated else 1.0
         for scores in predicted["logits"]:
-            probabilities = map(float, softmax(scores))
+            probabilities = map(float, softmax(scores / temperature))
             yield Prediction(
                 names[int(scores.argmax())], dict(zip(names, probabilities, strict=True))
             )
+
+    def fits(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: metrics[key] for key in ("temperature",) if key in metrics}
+
+    def fitted(self, found: Mapping[str, Any], names: Sequence[str]) -> Classification:
+        """With the temperature, else with 1: other data must fit none."""
+        given = found.get("temperature")
+        number = float(given) if isinstance(given, int | float) else 1.0
+        sound = calibration.LOWEST <= number <= calibration.HIGHEST
+        return dataclasses.replace(self, temperature=number if sound else 1.0)
+
+    def calibrated(self) -> Classification:
+        return dataclasses.replace(self, is_calibrated=True)
 
     def id2label(self, names: Sequence[str]) -> dict[int, str]:
         return dict(enumerate(names))

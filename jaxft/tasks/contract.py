@@ -263,6 +263,15 @@ class Fits(Protocol):
         ...
 
 
+@runtime_checkable
+class Calibrates(Protocol):
+    """A task whose probabilities can be those of a temperature that was fitted (see `Fits`)."""
+
+    def calibrated(self) -> Any:
+        """The task whose `answers` have them."""
+        ...
+
+
 def fitted(task: Task[Any], found: Mapping[str, Any], names: Sequence[str]) -> Task[Any]:
     """The task with what was fitted for it, if anything is; see `Fits.fitted`."""
     return task.fitted(found, names) if isinstance(task, Fits) else task

@@ -378,7 +378,7 @@ def test_foreign_content_of_a_run_is_one_line(
         ({"id2label": ["a", "b", "c"]}, "does not name two or more classes"),
         ({"id2label": {"0": "a", "1": "b"}}, "no classifier for 2 labels"),
         ({"id2label": None}, "no classifier for 2 labels"),
-        ({"problem_type": "multi_label_classification"}, "is not implemented"),
+        ({"problem_type": "ranking"}, "is not implemented"),
     ],
 )
 def test_a_checkpoint_without_a_fitting_classifier_is_one_line(
