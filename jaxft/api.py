@@ -42,6 +42,13 @@ from jaxft.tasks.classification import Prediction as Prediction  # what `predict
 from jaxft.tasks.contract import Predicted
 from jaxft.terminal import config_file
 
+_OF_ANY_WIDTH = (
+    "choices",
+    "conversation",
+    "preference",
+    "texts",
+)  # kinds whose inputs may have any columns
+
 
 class Model:
     """A fine-tuned model that takes inputs from memory. Made by `load`.
@@ -124,7 +131,7 @@ class Model:
     def _predicted(self, given: Sequence[Any]) -> tuple[Predicted, Unlabelled]:
         columns = as_columns(self.inputs, given)
         expected = len(self._inference.encoder.columns)
-        if expected and len(columns) != expected and self.inputs not in ("choices", "texts"):
+        if expected and len(columns) != expected and self.inputs not in _OF_ANY_WIDTH:
             what = "pairs of texts" if expected == 2 else "single texts"
             raise ValueError(f"the model was trained on {what}")
         # The names of the run's own columns mean nothing here: the order counts.

@@ -210,6 +210,12 @@ FIELDS: tuple[Field, ...] = (
           needs=(Need("model.batch_stats", ("frozen",)),)),
     Field("train.temperature", 0.05, "of embeddings: similarities are divided by it, where texts are told "
           "from the others of a batch", 1e-4, 100, compiled=True),
+    Field("train.preference_loss", "dpo",
+          "of preference: dpo_norm is dpo over the mean token of an answer; ipo aims at a fixed margin",
+          choices=("dpo", "dpo_norm", "ipo"), compiled=True,
+          needs=(Need("train.label_smoothing", (0.0,), when=("ipo",)),)),
+    Field("train.beta", 0.1, "of preference: how little the model may move away from what it was",
+          1e-4, 1000, compiled=True),
     Field("train.log_every", 10, "steps between logged training metrics", 1, MOST_STEPS),
     Field("train.compile_cache", "~/.cache/jaxft", "compiled programs, reused by later runs; empty: none",
           form="path"),

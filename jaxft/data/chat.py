@@ -86,6 +86,18 @@ def conversation_of(values: Sequence[Any]) -> list[Message]:
     return messages
 
 
+def messages_of(value: Any) -> list[Message] | str:
+    """Of a value its messages, or the text that it is.
+
+    Raises:
+      NoConversation: it is neither.
+    """
+    value = _parsed(value)
+    if isinstance(value, list | tuple):
+        return _messages(value)
+    return str(_turn(value, "assistant", "answer")[0]["content"])
+
+
 def prompt_of(values: Sequence[Any]) -> list[Message]:
     """The messages that an answer is to be given to: without the last, where it is the assistant's.
 

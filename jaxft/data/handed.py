@@ -36,6 +36,10 @@ def as_columns(inputs: str, given: Sequence[Any]) -> Mapping[str, list[Any]]:
         return columns
     if inputs == "choices":
         return _choice_columns(given)
+    if inputs == "conversation":
+        return {"messages": list(given)}
+    if inputs == "preference":
+        return _preference_columns(given)
     if inputs == "question":
         pairs = list(_text_columns(given).values())
         if len(pairs) != 2:
@@ -65,6 +69,17 @@ def _text_columns(given: Sequence[Any]) -> dict[str, list[str]]:
                 raise ValueError(f"input {number} holds half of a surrogate pair: {text!a:.40}")
             column.append(text)
     return dict(zip(("first", "second"), columns, strict=False))
+
+
+def _preference_columns(given: Sequence[Any]) -> dict[str, list[Any]]:
+    """Prompts, preferred and other answers."""
+    for number, entry in enumerate(given, start=1):
+        if not isinstance(entry, tuple | list) or len(entry) != 3:
+            raise ValueError(
+                f"input {number} is no (prompt, preferred answer, other answer): {entry!r:.60}"
+            )
+    names = ("prompt", "chosen", "rejected")
+    return {name: [entry[i] for entry in given] for i, name in enumerate(names)}
 
 
 def _choice_columns(given: Sequence[Any]) -> dict[str, list[Any]]:

@@ -24,6 +24,12 @@ from jaxft.data.files import Column, Source
 from jaxft.data.images import find_image_column
 from jaxft.data.masked_texts import tokenize_masked
 from jaxft.data.masking import Masking
+from jaxft.data.preferences import (
+    every_preference,
+    find_preference_columns,
+    shown_preference,
+    tokenize_preferences,
+)
 from jaxft.data.questions import find_question_columns, text_of, tokenize_questions
 from jaxft.data.special_tokens import special_token
 from jaxft.data.targets import Unlabelled, unlabelled, unlabelled_words
@@ -203,6 +209,16 @@ def _tokens_of_conversations(
     )  # fmt: skip
 
 
+def _tokens_of_preferences(
+    source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
+) -> Tokens:
+    tokenizer = load_tokenizer(how.directory)
+    return tokenize_preferences(
+        source, rows, columns, tokenizer, load_template(how.directory, tokenizer),
+        max_length=how.max_length, vocab_size=how.vocab_size, cache_dir=how.cache_dir,
+    )  # fmt: skip
+
+
 def _chat_template(directory: str) -> dict[str, str]:
     """A file with the template by which conversations were written, where the checkpoint has none."""
     template = load_template(directory, load_tokenizer(directory))
@@ -254,6 +270,16 @@ KINDS: Mapping[str, Kind] = {
             tokens=_tokens_of_conversations,
             shown=shown_chat,
             settings=("data.loss_on",),
+            companions=_chat_template,
+            says=_said_of_template,
+        ),
+        Kind(
+            "preference",
+            find_preference_columns,
+            None,
+            tokens=_tokens_of_preferences,
+            shown=shown_preference,
+            unlabelled=every_preference,
             companions=_chat_template,
             says=_said_of_template,
         ),

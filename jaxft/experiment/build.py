@@ -15,11 +15,13 @@ import jax.numpy as jnp
 from jaxft.experiment.data import Batches, Encoder, make_encoder
 from jaxft.experiment.evaluation import Predictions
 from jaxft.experiment.prepared import Prepared
+from jaxft.experiment.references import References
 from jaxft.experiment.stages import Stages
 from jaxft.experiment.steps import evaluation_step, make_stages, slicing, structure
 from jaxft.experiment.writing import Writer, make_writer
 from jaxft.models import ReadReport, hf
 from jaxft.optim import path_map
+from jaxft.tasks.contract import Referring
 from jaxft.training.parallel import Parallel
 from jaxft.training.programs import Programs
 from jaxft.training.step import TrainState
@@ -74,7 +76,41 @@ def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple
     """
     check_trains(prepared)
     params, report = read_params(prepared, parallel)
+    prepared = with_references(prepared, parallel, params, report, cache=cache)
     return begin(prepared, share(prepared, parallel, report, cache=cache), params)
+
+
+def with_references(
+    prepared: Prepared, parallel: Parallel, params: Any, report: ReadReport, *, cache: str | None
+) -> Prepared:
+    """The same where the task compares with the model that the run begins with, with what that says.
+
+    params, report: of `read_params`.
+    """
+    if not isinstance(prepared.task, Referring):
+        return prepared
+    config, splits = prepared.config, prepared.splits
+    encoder = make_encoder(
+        config,
+        prepared.task.inputs,
+        prepared.directory,
+        prepared.architecture.limits,
+        splits,
+        cache,
+    )
+    # Weights that were drawn now are in no file.
+    drawn = config.model.scratch or bool(report.initialised)
+    weights = "" if drawn else hf.fingerprints(prepared.directory)["weights"]
+    references = References(
+        prepared.task, prepared.architecture, params, encoder, config, parallel, weights
+    )
+    splits = dataclasses.replace(
+        splits,
+        train=references.known_to(splits.train),
+        eval=references.known_to(splits.eval),
+        test=None if splits.test is None else references.known_to(splits.test),
+    )
+    return dataclasses.replace(prepared, splits=splits)
 
 
 def share(

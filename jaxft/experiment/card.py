@@ -29,6 +29,7 @@ _PIPELINES = {
     "image_classification": "image-classification",
     "causal_lm": "text-generation",
     "instruction": "text-generation",
+    "preference": "text-generation",
     "masked_lm": "fill-mask",
     "seq2seq": "text2text-generation",
 }

@@ -203,9 +203,15 @@ class Encoder:
 
     def tokens(self, split: Split) -> Tokens:
         """Token ids of a split of texts."""
-        assert self.kind.tokens is not None
+        assert self.kind.tokens is not None and isinstance(self.limits, TextLimits)
         columns = (*self.columns, split.answers) if split.answers else self.columns
-        return self.kind.tokens(split.source, split.targets.rows, columns, self.how)
+        tokens = self.kind.tokens(split.source, split.targets.rows, columns, self.how)
+        if self.limits.alone and tokens.texts > 1:
+            raise ValueError(
+                f"an example has {tokens.texts} texts, which have to lie in one row, and a bridged model "
+                "reads one text a row: this task needs a model of a native family"
+            )
+        return tokens
 
     def corruption(self, seed: int) -> Corruption | None:
         """What happens to the tokens of a batch."""

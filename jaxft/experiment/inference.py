@@ -21,13 +21,14 @@ from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.evaluation import Evaluation, evaluate, predict
 from jaxft.experiment.prepared import task_at
 from jaxft.experiment.provenance import fingerprint
+from jaxft.experiment.references import References
 from jaxft.experiment.split import Split
 from jaxft.experiment.steps import evaluation_step, slicing
 from jaxft.experiment.writing import Writer, make_writer
 from jaxft.models import Architecture, TextLimits, hf, load_architecture
 from jaxft.models.checkpoint import timm_config
 from jaxft.models.checkpoint.exported_config import FITTED
-from jaxft.tasks.contract import Calibrates, Predicted, Task, fitted
+from jaxft.tasks.contract import Calibrates, Predicted, Referring, Task, fitted
 from jaxft.tasks.table import TASKS
 from jaxft.training.parallel import Parallel, make_parallel
 from jaxft.training.programs import Programs
@@ -136,6 +137,7 @@ class Inference:
         Raises:
           ValueError: they have changed since, so that some may be rows it has trained on.
         """
+        split = self._with_reference(split)
         batches = self._batches(split)
         if held_out:
             self._check_held_out(batches)
@@ -143,6 +145,28 @@ class Inference:
             self.task, self.program, self.params, batches, self.parallel, split,
             writer=self.writing, threads=self.config.data.workers,
         )  # fmt: skip
+
+    def _with_reference(self, split: Split) -> Split:
+        """With what the model said that the run began with, where its task compares with that.
+
+        Raises:
+          ValueError: that model is not there any more, or was never in a file.
+        """
+        if not isinstance(self.task, Referring):
+            return split
+        given = self.config.model
+        if given.scratch:
+            raise ValueError(
+                "the run began with random weights, with which nothing can be compared"
+            )
+        params, _ = hf.read_params(
+            hf.resolve(given.path), self.architecture, key=jax.random.key(0),
+            shardings=_whole_on(self.parallel, self.architecture),
+        )  # fmt: skip
+        references = References(
+            self.task, self.architecture, params, self.encoder, self.config, self.parallel, ""
+        )
+        return references.known_to(split)
 
     def _check_held_out(self, batches: Batches) -> None:
         assert self.directory is not None
@@ -242,7 +266,7 @@ def _ready(
     config.eval.batch_size = max(config.eval.batch_size, parallel.shards)
     params, report = hf.read_params(
         str(path), architecture, key=jax.random.key(0),
-        shardings=parallel.shardings(jax.tree.map(lambda _: PartitionSpec(), architecture.whole)),
+        shardings=_whole_on(parallel, architecture),
     )  # fmt: skip
     if report.initialised:
         raise ValueError(
@@ -263,6 +287,10 @@ def _ready(
         make_writer(architecture, task, encoder, config, parallel),
         found if isinstance(found, Mapping) else {},
     )  # fmt: skip
+
+
+def _whole_on(parallel: Parallel, architecture: Architecture) -> Any:
+    return parallel.shardings(jax.tree.map(lambda _: PartitionSpec(), architecture.whole))
 
 
 def _are_texts(value: Any, least: int) -> bool:

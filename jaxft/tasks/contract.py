@@ -92,6 +92,19 @@ class Contrastive(Protocol):
         ...
 
 
+@runtime_checkable
+class Referring(Protocol):
+    """A task that compares the model with what it was before the first step.
+
+    Attributes:
+      reference: of what `predictions` brings back the array that its targets are given of that model, by
+        their `with_reference`.
+    """
+
+    @property
+    def reference(self) -> str: ...
+
+
 class Task(Protocol[Own]):
     """One kind of task.
 

@@ -170,7 +170,8 @@ class MaskedLanguageModelling(LanguageModelling):
         return unlabelled(len(source))
 
     def asked(self, batch: Arrays) -> tuple[jax.Array, jax.Array]:
-        return batch["original"], batch["chosen"].astype("float32")
+        chosen = batch["chosen"] & (batch["segment_ids"] > 0)
+        return batch["original"], chosen.astype("float32")
 
 
 def _join(found: Predicted, windows: np.ndarray, targets: Any) -> Predicted:

@@ -87,9 +87,10 @@ METRICS: Mapping[str, Mapping[str, Direction]] = {
     "instruction": _LANGUAGE,
     "masked_lm": _LANGUAGE,
     "seq2seq": {**_LANGUAGE, **WRITTEN},
+    "preference": {"accuracy": "max", "margin": "max", "loss": "min"},
 }
 # Tasks whose inputs may be more than two columns.
-MANY_COLUMNS = ("embedding", "instruction", "multiple_choice")
+MANY_COLUMNS = ("embedding", "instruction", "multiple_choice", "preference")
 
 
 def minimised(task: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from jaxft.tasks.instruction import Instruction
 from jaxft.tasks.language_modelling import LanguageModelling, MaskedLanguageModelling
 from jaxft.tasks.multi_label import MultiLabel
 from jaxft.tasks.multiple_choice import MultipleChoice
+from jaxft.tasks.preference import Preference
 from jaxft.tasks.question_answering import QuestionAnswering
 from jaxft.tasks.regression import Regression
 from jaxft.tasks.seq2seq import Seq2Seq
@@ -33,6 +34,7 @@ TASKS: Mapping[str, Task[Any]] = {
     "question_answering": QuestionAnswering(),
     "instruction": Instruction(),
     "seq2seq": Seq2Seq(),
+    "preference": Preference(),
 }
 
 
