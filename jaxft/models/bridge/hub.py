@@ -183,10 +183,8 @@ def _module(
 ) -> Any:  # fmt: skip
     kept = {key: _plain(value) for key, value in raw.items() if key not in _OF_LABELS}
     try:
-        # Rates at the library's defaults are written out first, so that they, too, are replaced.
-        whole = config_class.from_dict(kept).to_dict()
-        whole = {key: value for key, value in whole.items() if key not in _OF_LABELS}
-        config = config_class.from_dict(replace_dropout(whole, dropout))
+        config = config_class.from_dict(kept)  # once: some configs are not what they write
+        replace_dropout(config, dropout)
         # Which of a type's classes, where it has several.
         config.architectures = [x for x in raw.get("architectures") or () if isinstance(x, str)]
         if num_labels is not None:
@@ -198,6 +196,7 @@ def _module(
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{where}: transformers cannot make the model: {reason}") from error
     module.config.use_cache = False
+    _untie(module, raw)
     return module
 
 
@@ -208,6 +207,22 @@ def _plain(value: Any) -> Any:
             return float(value["__float__"])
         return {key: _plain(one) for key, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, list) else value
+
+
+def _untie(module: Any, raw: Mapping[str, Any]) -> None:
+    """Gives the output its own embeddings where config.json says so.
+
+    Some classes, as T5's, tie them all the same, and transformers unties them when it finds both in a
+    file; of T5 version 1.1 it writes that the decoder's output is not scaled.
+    """
+    own = raw.get("tie_word_embeddings") is False or raw.get("scale_decoder_outputs") is False
+    try:
+        output = module.get_output_embeddings()
+    except NotImplementedError:
+        return
+    if output is not None and own:
+        if output.weight is module.get_input_embeddings().weight:
+            output.weight = torch.nn.Parameter(torch.empty_like(output.weight))
 
 
 def _constants(module: Any) -> dict[str, Any]:

@@ -67,10 +67,7 @@ def load_bridged(
         num_blocks=num_blocks,
         abstract=_nested({path: leaf for path, leaf in leaves.items() if path in parameters}),
         whole=whole,
-        stored={
-            path: Stored(path.replace("/", "."), tuple(range(len(leaves[path].shape))))
-            for path in order
-        },
+        stored={path: _stored(path, len(leaves[path].shape), built.ties) for path in order},
         depths={path: depth_of[path] for path in order if path in parameters},
         statistics={path: depth_of[path] for path in order if path not in parameters},
         new_head=new_head or bool(others) and built.exports not in others,
@@ -146,6 +143,11 @@ def _settled(
     if absent := sorted(set(range(head + 1)) - set(result.values()) - {0}):
         raise ValueError(f"config.model.depths leaves no parameter at depth {absent[0]}")
     return result, head - 1
+
+
+def _stored(path: str, axes: int, ties: Mapping[str, tuple[str, ...]]) -> Stored:
+    name = path.replace("/", ".")
+    return Stored(name, tuple(range(axes)), ties.get(name, ()))
 
 
 def _dtype(x: Any) -> Any:

@@ -68,6 +68,14 @@ class Built:
         parameters = dict(self.module.named_parameters())
         return buffers | {name: parameters[name] for name in sorted(self.fixed)}
 
+    @property
+    def ties(self) -> dict[str, tuple[str, ...]]:
+        """Name of a tied parameter -> its other names, under which a file may hold it again."""
+        found: dict[str, tuple[str, ...]] = {}
+        for other, name in tied_names(self.module).items():
+            found[name] = (*found.get(name, ()), other)
+        return found
+
 
 def persistent_names(module: torch.nn.Module) -> set[str]:
     """Of what a checkpoint holds: parameters and persistent buffers, tied ones by every name."""
@@ -100,24 +108,20 @@ def path_of(name: str) -> str:
     return name.replace(".", "/")
 
 
-def replace_dropout(config: dict[str, Any], rate: float | None) -> dict[str, Any]:
-    """A config.json with every dropout rate replaced, and no block left out at random.
+def replace_dropout(config: Any, rate: float | None) -> None:
+    """Every dropout rate of a config of transformers replaced, and no block left out at random.
 
     Leaving out whole blocks (LayerDrop, arXiv:1909.11556) is a decision of Python's in the module's
     forward pass, and would be taken once, when it is traced.
     """
-    changed = dict(config)
-    for key, value in config.items():
-        if isinstance(value, dict):
-            changed[key] = replace_dropout(value, rate)
-        elif not isinstance(key, str):  # labels
-            continue
+    for key, value in list(vars(config).items()):
+        if hasattr(value, "to_dict"):
+            replace_dropout(value, rate)
         elif "layerdrop" in key or "layer_drop" in key:
-            changed[key] = 0.0
+            setattr(config, key, 0.0)
         elif rate is not None and ("dropout" in key or "pdrop" in key):
             if value is None or isinstance(value, float | int) and not isinstance(value, bool):
-                changed[key] = rate
-    return changed
+                setattr(config, key, rate)
 
 
 @contextlib.contextmanager

@@ -49,7 +49,6 @@ def naming(module: Any, base: str, labelled: Collection[str], pieces: Pieces) ->
             return (
                 (whole and not full.startswith(f"{base}."))  # of another head
                 or short in headless  # of the model without a head, as its pooler
-                or full in tied.values()  # a second copy of a tied tensor
                 or not computed.isdisjoint((full, f"{base}.{full}"))
                 or any(re.search(pattern, name) for pattern in patterns)
             )

@@ -131,7 +131,7 @@ def _naming(module: Any, labelled: Collection[str], constants: Collection[str]) 
     tied = tied_names(module)
 
     def unused(names: Collection[str], among: Collection[str]) -> list[str]:
-        return [name for name in names if name in constants or name in tied]
+        return [name for name in names if name in constants]
 
     modules = {path_of(name.rpartition(".")[0]) for name in labelled}
     return Naming("", tuple(sorted(modules)), lambda name: tied.get(name, name), unused)
