@@ -170,10 +170,12 @@ def bridged(folder: str, kind: str, inputs: dict[str, Any], logits: Any, gradien
     step = jax.jit(jax.value_and_grad(value, has_aux=True))
     (_, found), ours = step(split[True])
     worst = relative(np.asarray(found).reshape(logits.shape), logits.numpy())
-    steepest = max(
-        relative(np.asarray(x), gradients[path.replace("/", ".")].numpy())
-        for path, x in by_path(ours).items()
-        if path.replace("/", ".") in gradients
+    steepest = np.max(
+        [
+            relative(np.asarray(x), gradients[path.replace("/", ".")].numpy())
+            for path, x in by_path(ours).items()
+            if path.replace("/", ".") in gradients
+        ]
     )
     stepped = jax.tree.map(lambda p, g: np.asarray(p - 1e-3 * g), split[True], ours)
     (_, again), _ = step(stepped)

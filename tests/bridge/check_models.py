@@ -374,3 +374,18 @@ def test_what_cannot_be_traced_is_named_in_one_line():
     with pytest.raises(ValueError, match=said) as error:
         jax.jit(logits)(jnp.ones(3))
     assert "\n" not in str(error.value)
+
+
+def test_the_norm_of_zeros_has_the_gradient_of_pytorch():
+    import torchax
+
+    import jaxft.models.bridge.trace  # noqa: F401  (brings its operators)
+
+    env = torchax.default_env()
+
+    def length(x):
+        with env:
+            return env.t2j_iso(env.j2t_iso(x).norm(2, -1)).sum()
+
+    x = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    np.testing.assert_allclose(jax.grad(length)(x), [[0, 0], [0.6, 0.8]], atol=1e-6)

@@ -9,6 +9,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import torch
 import transformers
 
@@ -232,7 +234,14 @@ def _constants(module: Any) -> dict[str, Any]:
         empty = torch.zeros_like(getattr(owner, name), device="cpu")
         owner.register_buffer(name, empty, persistent=False)
     _initialise(module)
-    return {full: getattr(owner, name).numpy() for owner, name, full in found}
+    return {full: _as_numpy(getattr(owner, name)) for owner, name, full in found}
+
+
+def _as_numpy(x: torch.Tensor) -> np.ndarray:
+    """Also bfloat16, which torch does not hand to numpy."""
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return x.numpy()
 
 
 def _initialise(module: Any) -> None:

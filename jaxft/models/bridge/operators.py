@@ -39,6 +39,21 @@ def _copy(x: Any, source: Any, non_blocking: bool = False) -> Any:
     return x
 
 
+def _vector_norm(
+    x: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Any:
+    """With the gradient 0 of the 2-norm of a vector of zeros, as torch has it; jax has none there."""
+    env = torchax.default_env()
+    value = env.t2j_iso(x if dtype is None else x.to(dtype))
+    axes = tuple(dim) if isinstance(dim, list | tuple) else dim
+    if ord != 2:
+        found = jnp.linalg.vector_norm(value, ord=ord, axis=axes, keepdims=keepdim)
+        return env.j2t_iso(found)
+    square = jnp.sum(jnp.square(jnp.abs(value)), axis=axes, keepdims=keepdim)
+    root = jnp.sqrt(jnp.where(square > 0, square, 1))
+    return env.j2t_iso(jnp.where(square > 0, root, 0).astype(value.dtype))
+
+
 def _grouped_mm(
     x: Any, weights: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None
 ) -> Any:
@@ -60,3 +75,4 @@ def install() -> None:
     # torchax's own knows the weight by another name than torch, and some models give it by name.
     env.override_op_definition(linear, _linear)
     env.override_op_definition(torch.ops.aten._grouped_mm.default, _grouped_mm)
+    env.override_op_definition(torch.ops.aten.linalg_vector_norm.default, _vector_norm)
