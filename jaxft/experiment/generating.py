@@ -2,19 +2,83 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import tokenizers
 
 from jaxft.base.json_file import read_object
+from jaxft.data.chat import prompt_of
+from jaxft.data.chat_template import load_template
 from jaxft.data.special_tokens import special_token
 from jaxft.data.tokenizer import load_tokenizer
 from jaxft.experiment.inference import Inference
-from jaxft.generation.decoding import Settings, generate
+from jaxft.experiment.split import Split
+from jaxft.generation.decoding import Settings, check, generate
 from jaxft.generation.sampling import Sampling
+from jaxft.tasks.contract import Predicted, Task
+from jaxft.tasks.table import TASKS
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuing(Inference):
+    """A decoder that writes how a row goes on, and does not say what its task does of it.
+
+    Attributes:
+      settings: how it goes on.
+    """
+
+    settings: Settings = Settings()  # noqa: RUF009 frozen
+
+    @property
+    def task(self) -> Task[Any]:
+        """One whose predictions are texts."""
+        return TASKS["seq2seq"]
+
+    def predict(self, split: Split) -> Predicted:
+        """'written': of a conversation what the assistant says next, else what follows the text."""
+        tokenizer, source = load_tokenizer(self.encoder.directory), split.source
+        chat = self.encoder.inputs == "conversation"
+        template = load_template(self.encoder.directory, tokenizer) if chat else None
+        prompts = []
+        for row in split.targets.rows.tolist():
+            values = [source[row][name] for name in self.encoder.columns]
+            try:
+                prompts.append(
+                    _begun(tokenizer, values[0], self.settings.eos)
+                    if template is None
+                    else tokenizer.encode(
+                        template.prompt(prompt_of(values)), add_special_tokens=False
+                    ).ids
+                )
+            except ValueError as error:
+                raise ValueError(f"{source.where(row)}: {error}") from None
+        texts = _texts(self, prompts)
+        return {"written": np.array(texts, object), "seen": np.ones(len(texts), bool)}
+
+
+def continuing(
+    model: Inference, *, max_new_tokens: int, stop: Sequence[str] = (), **sampling: Any
+) -> Continuing:
+    """The same model, going on with what it reads.
+
+    Args:
+      sampling: see `generation.sampling.Sampling`.
+
+    Raises:
+      ValueError: a setting that cannot be, or a model that does not predict the next token.
+    """
+    directory, architecture = model.encoder.directory, model.architecture
+    eos = ending_tokens(directory, load_tokenizer(directory), architecture.hf_config)
+    dtype = jnp.dtype(model.config.model.dtype)
+    settings = Settings(max_new_tokens, Sampling(**sampling), eos, tuple(stop), dtype=dtype)
+    check(architecture, (), settings)
+    own = {field.name: getattr(model, field.name) for field in dataclasses.fields(Inference)}
+    return Continuing(**own, settings=settings)
 
 
 def continuations(
@@ -33,23 +97,22 @@ def continuations(
     for number, prompt in enumerate(prompts, start=1):
         if not isinstance(prompt, str):
             raise ValueError(f"prompt {number} is no text: {prompt!r:.40}")
-    directory = model.encoder.directory
-    tokenizer = load_tokenizer(directory)
-    eos = ending_tokens(directory, tokenizer, model.architecture.hf_config)
-    settings = Settings(
-        max_new_tokens, sampling, eos, tuple(stop), dtype=jnp.dtype(model.config.model.dtype)
-    )
-    # A prompt is not over, even where the tokenizer ends each text by a token; one alone begins a text.
-    encoded = [ids if len(ids) == 1 else _without_end(ids, eos)
-               for ids in (tokenizer.encode(prompt).ids for prompt in prompts)]  # fmt: skip
+    own = dataclasses.asdict(sampling)
+    going = continuing(model, max_new_tokens=max_new_tokens, stop=stop, **own)
+    tokenizer = load_tokenizer(model.encoder.directory)
+    return _texts(going, [_begun(tokenizer, prompt, going.settings.eos) for prompt in prompts])
+
+
+def _texts(model: Continuing, prompts: Sequence[list[int]]) -> list[str]:
+    tokenizer, settings = load_tokenizer(model.encoder.directory), model.settings
 
     def text(ids: Sequence[int]) -> str:
         return tokenizer.decode(list(ids))
 
-    found = generate(model.architecture, model.params, encoded, settings, text=text)
+    found = generate(model.architecture, model.params, prompts, settings, text=text)
     return [
-        _until(_new_text(tokenizer, prompt, _without_end(ids, eos)), settings.stop)
-        for prompt, ids in zip(encoded, found, strict=True)
+        _until(_new_text(tokenizer, prompt, _without_end(ids, settings.eos)), settings.stop)
+        for prompt, ids in zip(prompts, found, strict=True)
     ]
 
 
@@ -65,6 +128,12 @@ def ending_tokens(
         several = given if isinstance(given, list) else [given]
         found |= {number for number in several if type(number) is int and number >= 0}
     return tuple(sorted(found))
+
+
+def _begun(tokenizer: tokenizers.Tokenizer, text: str, eos: Sequence[int]) -> list[int]:
+    """A prompt is not over, even where the tokenizer ends each text by a token; one alone begins a text."""
+    ids = tokenizer.encode(text).ids
+    return ids if len(ids) == 1 else _without_end(ids, eos)
 
 
 def _without_end(ids: list[int], eos: Sequence[int]) -> list[int]:

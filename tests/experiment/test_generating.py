@@ -1,5 +1,6 @@
 """`load(…).generate` against transformers, from text to text."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,6 +9,12 @@ import torch
 import transformers
 
 import jaxft
+from jaxft import predict
+from jaxft.data import files
+from jaxft.data.chat_template import load_template
+from jaxft.data.tokenizer import load_tokenizer
+from jaxft.experiment import generating, inference
+from jaxft.experiment.split import Split
 from tests import tiny
 
 PROMPTS = ["the film was", "it is a very lovely day and so", "a"]
@@ -58,6 +65,39 @@ def test_a_seed_gives_the_same_texts_again(checkpoint):
     settings = {"max_new_tokens": 6, "temperature": 1.5, "top_p": 0.95}
     first, again, other = (model.generate(PROMPTS, seed=seed, **settings) for seed in (1, 1, 2))
     assert first == again != other
+
+
+def test_predict_goes_on_with_each_row(checkpoint, tmp_path, capsys):
+    rows = [{"text": prompt, "id": number} for number, prompt in enumerate(PROMPTS)]
+    given, said = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    given.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["predict", "--run", checkpoint, "--input", str(given), "--output", str(said)]
+    assert predict.main([*command, "--max_new_tokens", "9"]) == 0
+    found = [json.loads(line) for line in said.read_text().splitlines()]
+    texts = jaxft.load(checkpoint).generate(PROMPTS, max_new_tokens=9)
+    assert found == [{**row, "predicted": text} for row, text in zip(rows, texts, strict=True)]
+    for flags, message in (
+        (["--top_k", "3"], "--top_k is for texts that are generated: give --max_new_tokens, too"),
+        (["--max_new_tokens", "9", "--top_p", "x"], "--top_p must be a number, got 'x'"),
+        (["--max_new_tokens", "62"], "prompt 1 has 3 tokens"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predict.main([*command, *flags])
+
+
+def test_of_a_conversation_the_assistant_goes_on(checkpoint):
+    """With what the template writes before an answer, whether or not the row has one."""
+    model = inference.load_inference(checkpoint)
+    chat = dataclasses.replace(model.encoder, inputs="conversation", columns=("messages",))
+    going = generating.continuing(dataclasses.replace(model, encoder=chat), max_new_tokens=5)
+    asked = [{"role": "user", "content": "the film was"}]
+    answered = [*asked, {"role": "assistant", "content": "a very warm day"}]
+    source = files.table("rows", {"messages": [asked, answered]})
+    split = Split(source, going.encoder.kind.unlabelled(source, ("messages",)))
+    written = going.predict(split)["written"].tolist()
+    template = load_template(checkpoint, load_tokenizer(checkpoint))
+    expected = jaxft.load(checkpoint).generate([template.prompt(asked)], max_new_tokens=5)
+    assert written == expected * 2 and written[0].split()
 
 
 def test_mistakes_are_one_line(checkpoint):
