@@ -110,11 +110,11 @@ class Seq2Seq:
         return written.warnings_of(metrics)
 
     def columns(self, names: Sequence[str]) -> dict[str, str]:
-        return {"predicted": "text"}
+        return {"predicted_text": "text"}
 
     def is_output(self, row: Mapping[str, Any]) -> bool:
         last = (list(row) or [""])[-1]
-        return last.endswith("predicted") and isinstance(row[last], str)
+        return last.endswith("predicted_text") and isinstance(row[last], str)
 
     def answers(
         self, predicted: Predicted, given: Unlabelled, names: Sequence[str]

@@ -92,7 +92,7 @@ def test_evaluate_and_predict_say_what_the_run_said(world, tmp_path, capsys):
             ["predict", f"--run={run}", f"--input={tmp_path / 'new.csv'}", f"--output={out}"]
         ) == 0  # fmt: skip
     found = {
-        row["source"]: row["predicted"] for row in csv.DictReader(out.read_text().splitlines())
+        row["source"]: row["predicted_text"] for row in csv.DictReader(out.read_text().splitlines())
     }
     for row in rows_of(folder / "run/predictions/test.jsonl"):
         if "predicted" in row:
