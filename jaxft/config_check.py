@@ -85,7 +85,9 @@ def _check_field(field: Field, value: Any) -> None:
     ):
         return
     if not _has_type(field, value):
-        raise ValueError(f"{said} is not {type_name(field)}")
+        several = field.form == "place" and isinstance(value, tuple | list)
+        hint = "; several files are written as one text: 'a.csv,b.csv'" if several else ""
+        raise ValueError(f"{said} is not {type_name(field)}{hint}")
     _check_texts(said, value)
     if field.choices and value not in field.choices:
         raise ValueError(f"{said} is not {field.allowed()}{nearest(str(value), field.choices)}")

@@ -72,7 +72,8 @@ _UNREACHED = (OSError, http.client.HTTPException)
 
 
 def _why(error: Exception) -> str:
-    return files.first_line(error)
+    reason = getattr(error, "reason", None)  # of urllib: the error of the operating system
+    return files.first_line(reason if isinstance(reason, Exception) else error)
 
 
 def without_secrets(address: str) -> str:
@@ -140,7 +141,11 @@ def _filesystem(address: str) -> tuple[Any, str]:
     scheme = urlsplit(address).scheme.lower()
     try:
         if scheme in _ARROW:
-            system, path = FileSystem.from_uri(_ARROW[scheme] + address[len(scheme) :])
+            found = _ARROW[scheme] + address[len(scheme) :]
+            if found.startswith("gs:") and "retry_limit_seconds" not in found:
+                # Left to itself it tries for a quarter of an hour.
+                found += f"{'&' if '?' in found else '?'}retry_limit_seconds={_PATIENCE:.0f}"
+            system, path = FileSystem.from_uri(found)
             return ArrowFSWrapper(system), path
         return fsspec.core.url_to_fs(address)
     except (ImportError, ValueError, pyarrow.ArrowException) as error:

@@ -125,6 +125,10 @@ def _matching(pattern: str) -> list[str]:
         return remote.matching(pattern) if glob.has_magic(pattern.replace("?", "")) else [pattern]
     if found := sorted(glob.glob(os.path.expanduser(pattern), recursive=True)):
         return found
+    if _is_there(whole := pattern.partition("[")[0]):
+        raise ValueError(
+            f"{pattern}: a part of {whole} is written {whole}[:80%], {whole}[80%:] or {whole}[100:200]"
+        )
     folder = os.path.dirname(pattern)
     if glob.has_magic(folder) or not os.path.isdir(os.path.expanduser(folder or ".")):
         raise ValueError(f"{pattern}: no file has such a name")

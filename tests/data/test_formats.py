@@ -293,6 +293,11 @@ def test_parts_without_rows_are_refused(tmp_path):
     write_parts(tmp_path)
     with pytest.raises(ValueError, match=r"part-0.csv\[9:\]: no rows; part-0.csv has 4"):
         open_source(f"{tmp_path}/part-0.csv[9:]")
+    for slip in ("[80%]", "[:80]%", "[0:80 %]"):
+        with pytest.raises(
+            ValueError, match=r"a part of .*part-0.csv is written .*part-0.csv\[:80%\]"
+        ):
+            open_source(f"{tmp_path}/part-0.csv{slip}")
 
 
 # Remote files
