@@ -32,6 +32,7 @@ class Writer:
     """What a model gives for texts.
 
     Attributes:
+      end: the token that ends a text; None: each has as many as the longest.
       rows: of an evaluation that are written, evenly chosen among them.
     """
 
@@ -39,6 +40,7 @@ class Writer:
     config: ConfigDict
     encoder: Encoder
     parallel: Parallel
+    end: int | None
     rows: int
 
     def chosen(self, count: int) -> np.ndarray:
@@ -56,8 +58,12 @@ class Writer:
             threads=self.config.data.workers,
         )  # fmt: skip
         tokenizer = load_tokenizer(self.encoder.directory)
-        texts = tokenizer.decode_batch(found["written"].tolist(), skip_special_tokens=True)
-        return np.array(texts, object)
+        # Not by the tokenizer's special tokens alone: padding need not be one of them.
+        own = [
+            tokens[: tokens.index(self.end)] if self.end in tokens else tokens
+            for tokens in found["written"].tolist()
+        ]
+        return np.array(tokenizer.decode_batch(own, skip_special_tokens=True), object)
 
 
 def make_writer(
@@ -70,11 +76,15 @@ def make_writer(
     """The writer of a run or checkpoint; None where the task's models give no texts.
 
     Raises:
-      ValueError: texts are to be scored, and what scores them is not installed.
+      ValueError: the model is bridged; texts are to be scored, and what scores them is not installed.
     """
     if not isinstance(task, Writes):
         return None
-    assert isinstance(architecture, NativeArchitecture), "a bridged model has no head 'seq2seq'"
+    if not isinstance(architecture, NativeArchitecture):
+        raise ValueError(
+            f"config.task={config.task!r} needs a native family, and {architecture.model_type!r} is bridged "
+            "here; native is t5, with config.model.implementation='auto'"
+        )
     if config.eval.generate:
         require_libraries()
     beams = None
@@ -95,4 +105,5 @@ def make_writer(
         },
         axis_name=parallel.axis_name,
     )
-    return Writer(parallel.compile_eval(step), config, encoder, parallel, config.eval.generate)
+    program = parallel.compile_eval(step)
+    return Writer(program, config, encoder, parallel, ending.end, config.eval.generate)
