@@ -87,7 +87,7 @@ class Embedding:
         self, source: Source, column: str, inputs: Sequence[str], reading: Reading
     ) -> Numbers | Unlabelled:
         if len(inputs) < 2 or (column and len(inputs) != 2):
-            what = "two texts to a score" if column else "an anchor and a positive, at least"
+            what = "two texts to a score" if column else "at least an anchor and a positive"
             raise ValueError(
                 f"{source.name}: {what} are needed, and there is {', '.join(inputs)}; name the columns of "
                 "texts by config.data.text"

@@ -287,7 +287,7 @@ def test_ranks_count_what_stands_before_the_own():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.text": ("anchor",)}, "an anchor and a positive, at least are needed, and there is anchor"),
+        ({"data.text": ("anchor",)}, "at least an anchor and a positive are needed, and there is anchor"),
         ({"data.label": "negative", "data.text": ("anchor", "positive")}, "negative"),
         ({"eval.metric": "accuracy"}, "no metric of config.task='embedding'"),
         ({"train.label_smoothing": 0.1}, "has no meaning"),
