@@ -40,7 +40,7 @@ def _copy(x: Any, source: Any, non_blocking: bool = False) -> Any:
 
 
 def _vector_norm(
-    x: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+    x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Any:
     """With the gradient 0 of the 2-norm of a vector of zeros, as torch has it; jax has none there."""
     env = torchax.default_env()
