@@ -2,8 +2,8 @@
 
 The output has the input's columns, then those of the task, `predicted` first (of classes also one
 probability per label, `probability_NAME`), and is written in the format of its name: .csv, .jsonl or
-.parquet. With `--max_new_tokens N` a decoder goes on with each row, and that is `predicted`. An input that
-has a column of one of the added names is refused: `--prefix new_` calls them `new_predicted`,
+.parquet. With `--max_new_tokens N` a decoder goes on with each row, in `predicted_text`. An input that has a
+column of one of the added names is refused: `--prefix new_` calls them `new_predicted`,
 `new_probability_NAME`. What a format cannot hold is left out, and reported.
 """
 

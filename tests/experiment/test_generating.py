@@ -75,7 +75,7 @@ def test_predict_goes_on_with_each_row(checkpoint, tmp_path, capsys):
     assert predict.main([*command, "--max_new_tokens", "9"]) == 0
     found = [json.loads(line) for line in said.read_text().splitlines()]
     texts = jaxft.load(checkpoint).generate(PROMPTS, max_new_tokens=9)
-    assert found == [{**row, "predicted": text} for row, text in zip(rows, texts, strict=True)]
+    assert found == [{**row, "predicted_text": text} for row, text in zip(rows, texts, strict=True)]
     for flags, message in (
         (["--top_k", "3"], "--top_k is for texts that are generated: give --max_new_tokens, too"),
         (["--max_new_tokens", "9", "--top_p", "x"], "--top_p must be a number, got 'x'"),
