@@ -169,10 +169,10 @@ def is_remote(text: str) -> str:
 
 def _check_number(name: str, words: str, entry: Any) -> None:
     """An entry of a list of pairs, of which `words` name the two parts: 'pattern, factor'."""
-    second = words.split(", ")[1]
     if not (_is_pair(entry) and isinstance(entry[0], str)):
-        raise ValueError(f"config.{name}: {shown(entry)} is not a ({words}) pair")
-    of, number = entry
+        also = "".join(f", nor {text!r}" for text in BY_NAME[name].also)
+        raise ValueError(f"config.{name}: {shown(entry)} is not a ({words}) pair{also}")
+    (of, number), second = entry, words.split(", ")[1]
     if type(number) not in (int, float) or not 0 <= number <= MANY:
         raise ValueError(
             f"config.{name}: the {second} {shown(number)} of {shown(of)} is not a number between 0 and {MANY}"

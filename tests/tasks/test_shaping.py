@@ -167,7 +167,7 @@ def test_accumulation_is_the_big_batch_and_passes_that_agree_add_nothing(tmp_pat
     "change, message",
     [
         ({"train.class_weights": "balance"}, "class_weights='balance' is not a list .or 'balanced'"),
-        ({"train.class_weights": ("a", "b")}, "'a' is not a .label, weight. pair"),
+        ({"train.class_weights": ("a", "b")}, "'a' is not a .label, weight. pair, nor 'balanced'"),
         ({"train.class_weights": (("a", -1),)}, "weight -1 of 'a' is not a number between 0"),
         ({"train.focal_gamma": 2.0, "train.label_smoothing": 0.1}, "focal_gamma=2.0 needs .*smoothing"),
         ({"train.focal_gamma": -1.0}, "focal_gamma=-1.0 must be between 0 and 10"),
