@@ -248,7 +248,7 @@ def load_architecture(
     others = {one.architecture for key, one in family.heads.items() if key != kind}
     return Architecture(
         family=family,
-        hf_config=raw if timm else _defaults(family.config) | raw,
+        hf_config=raw if timm else family.completed(family.config, raw),
         config=config,
         limits=family.limits(config),
         head=kind,
@@ -295,12 +295,6 @@ def _stored(
 
 def _texts(value: Any) -> list[str]:
     return [x for x in value if isinstance(x, str)] if isinstance(value, list) else []
-
-
-def _defaults(config_type: Any) -> dict[str, Any]:
-    """Those that are not null, which says no more than a key that is not there."""
-    given = {field.name: field.default for field in dataclasses.fields(config_type)}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _depth(path: str, rules: tuple[tuple[str, int], ...]) -> int:

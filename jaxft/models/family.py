@@ -245,6 +245,17 @@ class Naming:
     unused: Callable[[Collection[str], Collection[str]], Collection[str]]
 
 
+def defaults(config_type: Any) -> dict[str, Any]:
+    """Those that are not null, which says no more than a key that is not there."""
+    given = {field.name: field.default for field in dataclasses.fields(config_type)}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def with_defaults(config_type: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json with the defaults of the fields that it lacks."""
+    return defaults(config_type) | dict(raw)
+
+
 @dataclasses.dataclass(frozen=True)
 class Family(Generic[C]):
     """All that differs between one family and another.
@@ -252,6 +263,8 @@ class Family(Generic[C]):
     Attributes:
         model_type: of config.json; of timm's models, which have none there, a name for messages.
         config: reads config.json; each field has a type and bounds there.
+        completed: `(config, config.json) ->` the config.json of which an export's is made, with the defaults
+            of `config` where the fields belong.
         dropouts: the fields of `config` that are dropout rates.
         limits: which inputs a model can take.
         base: name of the backbone in HF's models with a head, which files of the base model leave out;
@@ -282,6 +295,7 @@ class Family(Generic[C]):
     depth_rules: Callable[[C], tuple[tuple[str, int], ...]]
     tensor_rules: Callable[[C], tuple[tuple[str, PartitionSpec], ...]]
     stored: Callable[[str, int, C], Stored] = stored_by_leaf
+    completed: Callable[[type[C], Mapping[str, Any]], dict[str, Any]] = with_defaults
     causal: bool = False
     settled: Callable[[C, str], C] = lambda config, directory: config
     other_heads: tuple[str, ...] = ()
