@@ -201,6 +201,17 @@ VIT_SIZES = {
     "attention_probs_dropout_prob": 0.0,
 }
 
+SIGLIP_SIZES = {
+    "hidden_size": 15,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 13,
+    "num_channels": 2,
+    "image_size": 13,  # a rest of 1 is cut off
+    "patch_size": 4,
+    "layer_norm_eps": 1e-3,
+}
+
 DEBERTA = BERT_SIZES | {"type_vocab_size": 0, "relative_attention": True, "pos_att_type": ["c2p"]}
 
 
@@ -315,6 +326,15 @@ ROWS = {
             drop_path_rate=0.3,  # of no effect outside training
         ),
         images(12, 12),
+        "image",
+    ),
+    "siglip": Row(
+        of(
+            transformers.SiglipForImageClassification,
+            transformers.SiglipConfig,
+            vision_config=SIGLIP_SIZES | {"vision_use_head": False},
+        ),
+        images(13, 13),
         "image",
     ),
     "deit": Row(

@@ -25,6 +25,7 @@ from jaxft.models.families import (
     qwen3,
     resnet,
     roberta,
+    siglip,
     t5,
     timm_resnet,
     vgg,
@@ -52,6 +53,7 @@ FAMILIES: dict[str, Family[Any]] = {
     "vit": vit.FAMILY,
     "deit": deit.FAMILY,
     "dinov2": dinov2.FAMILY,
+    "siglip": siglip.FAMILY,
     "resnet": resnet.FAMILY,
     "convnext": convnext.FAMILY,
 }
