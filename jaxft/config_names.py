@@ -18,6 +18,7 @@ _CALLED: dict[str, str] = {
     "pretrained_model_name_or_path model_id backbone arch initial_checkpoint tokenizer_name weights "
     "tokenizer config_name architecture",
     "model.scratch": "from_scratch random_init",
+    "model.resize_vocabulary": "resize_token_embeddings resize_vocab resize_embeddings",
     "model.dropout": "drop_rate drop hidden_dropout_prob attention_probs_dropout_prob drop_mult ps "
     "classifier_dropout dropout_rate hidden_dropout",
     "model.dtype": "fp16 bf16 precision torch_dtype amp mixed_precision half tf32 half_precision",

@@ -134,7 +134,8 @@ def check_vocabulary(largest: int, tokenizer: tokenizers.Tokenizer, vocab_size: 
         word = tokenizer.id_to_token(largest)
         raise ValueError(
             f"the tokenizer gives token {largest} ({word!r}), but the "
-            f"model's vocabulary has {vocab_size}: the tokenizer belongs to another model"
+            f"model's vocabulary has {vocab_size}: the tokenizer belongs to another model, or has "
+            "tokens added to it: then set config.model.resize_vocabulary=True"
         )
 
 

@@ -20,6 +20,7 @@ from jaxft.experiment.stages import Stages
 from jaxft.experiment.steps import evaluation_step, make_stages, slicing, structure
 from jaxft.experiment.writing import Writer, make_writer
 from jaxft.models import ReadReport, hf
+from jaxft.models.checkpoint.growth import read_grown
 from jaxft.optim import path_map
 from jaxft.tasks.contract import Referring
 from jaxft.training.parallel import Parallel
@@ -189,7 +190,10 @@ def read_params(prepared: Prepared, parallel: Parallel) -> tuple[Any, ReadReport
 def own_copy(prepared: Prepared, shared: Shared, params: Any) -> Any:
     """A copy of shared weights for one trial; what no checkpoint holds is drawn by the trial's seed."""
     places = prepared.shardings(shared.parallel)
-    drawn = hf.initialise(prepared.architecture, shared.initialised, _head_key(prepared), places)
+    key, architecture = _head_key(prepared), prepared.architecture
+    drawn = hf.initialise(architecture, shared.initialised, key, places)
+    if not prepared.config.model.scratch:
+        drawn |= read_grown(prepared.directory, architecture, key, places)
     return path_map(lambda path, x: drawn[path] if path in drawn else jnp.copy(x), params)
 
 

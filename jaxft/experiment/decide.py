@@ -107,6 +107,11 @@ def _warnings(config: ConfigDict, architecture: Architecture, frozen: set[str]) 
         yield "every parameter is frozen: there is nothing to train"
     elif head and head <= frozen:  # a tied unembedding is a table of the stem
         yield "the head is frozen: a newly initialised one will stay random"
+    if still := sorted(frozen & architecture.grown.keys()):
+        yield (
+            f"model.resize_vocabulary: {', '.join(still)} frozen, so the rows of new tokens, too, stay "
+            "as they are drawn"
+        )
     if (
         has_batch_norms(architecture)
         and config.model.scratch

@@ -52,7 +52,7 @@ def export_run(
         lambda step: best_weights(saved, checkpoints, step, saved.source),
     )
     memory = Memory.from_json(checkpoints.memory(taken))
-    unchanged = saved.stages.saved_at(taken).frozen
+    unchanged = saved.stages.saved_at(taken).frozen - saved.prepared.architecture.grown.keys()
     finish.export(
         saved.prepared, whole, target, unchanged=unchanged, lead=True,
         metrics=memory.best_metrics if memory.best_step == taken else None,

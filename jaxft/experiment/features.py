@@ -13,6 +13,7 @@ from jaxft.data.inputs import KINDS
 from jaxft.data.loader import iterate
 from jaxft.data.targets import Targets
 from jaxft.experiment.data import Batches, Slicing, Splits, make_encoder
+from jaxft.experiment.prepared import needed_vocabulary
 from jaxft.experiment.split import Split
 from jaxft.models import Architecture, hf, load_architecture
 from jaxft.models.features import block_features, check_features
@@ -44,6 +45,7 @@ def open_architecture(
         new_head=True,
         implementation=config.model.implementation,
         depths=tuple((pattern, depth) for pattern, depth in config.model.depths),
+        vocabulary=needed_vocabulary(config, task, directory),
     )
     if architecture.inputs != KINDS[task.inputs].model:
         raise ValueError(

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict
 from jaxft.data.inputs import KINDS
+from jaxft.data.tokenizer import load_tokenizer
 from jaxft.experiment.data import Splits, make_encoder, open_splits
 from jaxft.experiment.decide import decide
 from jaxft.experiment.decisions import Decisions
@@ -21,7 +22,7 @@ from jaxft.experiment.optimizer import OptimizerOf, learning_rates, numbers
 from jaxft.models import Architecture, class_names, has_batch_norms, hf, load_architecture
 from jaxft.models.checkpoint import sentence_transformers
 from jaxft.optim import Finding, lint, path_map
-from jaxft.tasks.contract import Task
+from jaxft.tasks.contract import Referring, Task
 from jaxft.tasks.table import TASKS, task_of
 from jaxft.training.parallel import Parallel
 from jaxft.training.step import hyperparameters
@@ -133,6 +134,7 @@ def settle(
         new_head=bool(labels and names) and tuple(names) != splits.names,
         implementation=config.model.implementation,
         depths=tuple((pattern, depth) for pattern, depth in config.model.depths),
+        vocabulary=needed_vocabulary(config, task, directory),
     )
     if architecture.inputs != kind.model:
         raise ValueError(
@@ -143,6 +145,28 @@ def settle(
         encoder = make_encoder(config, kind.name, directory, architecture.limits, splits, cache)
         splits = dataclasses.replace(splits, windows=len(encoder.tokens(splits.train)))
     return _settled(config, directory, architecture, splits)
+
+
+def needed_vocabulary(config: ConfigDict, task: Task[Any], directory: str) -> int:
+    """With `model.resize_vocabulary`, how many token ids the checkpoint's tokenizer has; else 0.
+
+    Raises:
+      ValueError: there is none, or the new rows would be of no use to the task.
+    """
+    if not config.model.resize_vocabulary:
+        return 0
+    if KINDS[task.inputs].model != "text":
+        raise ValueError(
+            f"config.model.resize_vocabulary is for models of text, and config.task={config.task!r} is of "
+            f"{KINDS[task.inputs].model}s; leave it False"
+        )
+    if isinstance(task, Referring):
+        raise ValueError(
+            f"config.task={config.task!r} compares with the model that the run begins with, whose new "
+            "rows would be random; use config.model.resize_vocabulary in a run of another task, and "
+            "begin with its best/"
+        )
+    return 1 + max(load_tokenizer(directory).get_vocab(with_added_tokens=True).values())
 
 
 def _settled(

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -53,6 +53,8 @@ class Architecture:
     statistics: dict[str, int]  # path of a batch statistic -> the same
     tensor_rules: tuple[tuple[str, PartitionSpec], ...]  # (path pattern, spec over 'tensor')
     new_head: bool  # the checkpoint's own classifier is for other labels: initialise one
+    # path in `whole` -> its shape in the checkpoint, where that has fewer rows
+    grown: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     from_scratch = True
 
     @property
@@ -73,7 +75,8 @@ class Architecture:
     @property
     def note(self) -> str:
         """Which implementation this is, and what that means."""
-        return f"native {self.model_type}" + ": texts share rows" * (self.inputs == "text")
+        said = f"native {self.model_type}" + ": texts share rows" * (self.inputs == "text")
+        return said + ", rows for new tokens" * bool(self.grown)
 
     @property
     def naming(self) -> Naming:
@@ -203,6 +206,7 @@ def load_architecture(
     head: str | None = None,
     dropout: float | None = None,
     new_head: bool = False,
+    vocabulary: int = 0,
 ) -> Architecture:
     """Reads `directory/config.json`; no weights are touched.
 
@@ -214,12 +218,33 @@ def load_architecture(
         new_head: initialise the classifier even if the checkpoint's would fit, since its classes
             mean something else. So it is, too, if `architectures` of config.json names the class
             of another head of the family.
+        vocabulary: of a model of text, how many token ids it has to know: where config.json says fewer,
+            every leaf with an axis of them is `grown`.
 
     Raises:
         ValueError: no such file, an unknown model_type or architecture, a head that the family
             lacks, keys that are not implemented or fields that cannot be, all of them listed.
     """
     raw = config_json.load(directory)
+    given = _load(directory, raw, num_labels, head, dropout, new_head)
+    if not isinstance(given.limits, TextLimits) or given.limits.vocabulary >= vocabulary:
+        return given
+    raw = {**raw, "vocab_size": vocabulary}
+    larger, old = _load(directory, raw, num_labels, head, dropout, new_head), by_path(given.whole)
+    new = by_path(larger.whole)
+    grown = {path: leaf.shape for path, leaf in old.items() if leaf.shape != new[path].shape}
+    return dataclasses.replace(larger, grown=grown)
+
+
+def _load(
+    directory: str,
+    raw: dict[str, Any],
+    num_labels: int,
+    head: str | None,
+    dropout: float | None,
+    new_head: bool,
+) -> Architecture:
+    """As config.json says, which is `raw`."""
     timm = timm_config.is_timm(raw)
     family = (
         timm_config.family_of(directory, raw, TIMM)

@@ -1,6 +1,7 @@
 """What the rest of jaxft asks of a model, be it a family of its own or a bridged PyTorch module."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
@@ -83,6 +84,7 @@ class Architecture(Protocol):
         naming: which tensors of a checkpoint are its own.
         from_scratch: `init` gives every leaf a value to train from.
         new_head: the checkpoint's own classifier is for other labels: initialise one.
+        grown: path in `whole` -> its shape in the checkpoint, which has no rows for the newest tokens.
     """
 
     @property
@@ -119,6 +121,8 @@ class Architecture(Protocol):
     def from_scratch(self) -> bool: ...
     @property
     def new_head(self) -> bool: ...
+    @property
+    def grown(self) -> Mapping[str, tuple[int, ...]]: ...
 
     def init(self, key: jax.Array) -> Params:
         """All of `whole`, newly initialised. Under jit, leaves that are not used cost nothing."""

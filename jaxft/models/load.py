@@ -19,6 +19,7 @@ def load_architecture(
     new_head: bool = False,
     implementation: str = "auto",
     depths: Sequence[tuple[str, int]] = (),
+    vocabulary: int = 0,
 ) -> Architecture:
     """Reads `directory/config.json`; no weights are touched.
 
@@ -32,6 +33,7 @@ def load_architecture(
         implementation: 'native', 'bridge', or 'auto': native where the family is implemented, and all
             that config.json asks for.
         depths: ordered (path pattern, depth) for a bridged model, before what its structure says.
+        vocabulary: of a native family, as `architecture.load_architecture`; 0: as config.json says.
 
     Raises:
         ValueError: as `architecture.load_architecture` or `bridge.load.load_bridged`.
@@ -46,12 +48,22 @@ def load_architecture(
             )
         try:
             return architecture.load_architecture(
-                directory, num_labels=num_labels, head=head, dropout=dropout, new_head=new_head
+                directory,
+                num_labels=num_labels,
+                head=head,
+                dropout=dropout,
+                new_head=new_head,
+                vocabulary=vocabulary,
             )
         except config_json.NotNativeError as error:
             if implementation == "native":
                 raise ValueError(str(error)) from None
             because = str(error)
+    if vocabulary:
+        raise ValueError(
+            "config.model.resize_vocabulary is for native families, and this model is bridged"
+            f"{f', since {because}' if because else ''}; resize it with transformers and save it first"
+        )
     # torch takes seconds to import, and is an extra.
     from jaxft.models.bridge.load import load_bridged
 

@@ -1,6 +1,7 @@
 """A bridged model: PyTorch's module behind the contract of the native ones."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -60,6 +61,11 @@ class BridgedArchitecture:
     def from_scratch(self) -> bool:
         """`init` gives every leaf a value to train from."""
         return self.built.from_scratch
+
+    @property
+    def grown(self) -> Mapping[str, tuple[int, ...]]:
+        """Nothing: its module has the sizes of config.json."""
+        return {}
 
     @property
     def naming(self) -> Naming:

@@ -25,6 +25,7 @@ from jaxft.models.checkpoint.checkpoint_files import (
     replacing,
 )
 from jaxft.models.checkpoint.exported_config import exported_config
+from jaxft.models.checkpoint.growth import read_grown
 from jaxft.models.checkpoint.names import Match, ReadReport, match
 from jaxft.models.contract import Architecture
 from jaxft.models.family import Stored
@@ -71,7 +72,8 @@ def read_params(
     Args:
         directory: holds model.safetensors, or shards and their index, in fp32, fp16 or bf16, of the
             base model or of the model with a head.
-        key: for head modules that the checkpoint lacks or has for another number of labels.
+        key: for head modules that the checkpoint lacks or has for another number of labels, and for
+            the rows of new tokens.
         shardings: the jax Sharding of every leaf of that tree; None puts all on the default device.
         scratch: initialise everything and read nothing.
 
@@ -94,7 +96,11 @@ def read_params(
         tensors.require_equal(*found.sources[path], name, entry)
     new = [path for path in leaves if path not in found.sources]
     values = initialise(architecture, new, key, shardings)
+    if not scratch:
+        values |= read_grown(directory, architecture, key, shardings)
     for path, (name, entry) in found.sources.items():
+        if path in values:
+            continue
         values[path] = _read_leaf(
             entry, name, architecture.stored[path], leaves[path], places[path]
         )
@@ -137,7 +143,7 @@ def write_checkpoint(
         params: fully addressable arrays in the structure of `architecture.whole`; numpy will do.
         source: the checkpoint directory that the parameters came from; None if from none.
         unchanged: paths whose tensors are copied from `source` byte for byte, in its dtype, where
-            it has them. Everything else is written in fp32, counts as 64-bit integers.
+            it has them in this shape. Everything else is written in fp32, counts as 64-bit integers.
         max_shard_bytes: of a file of weights; a larger tensor has one of its own.
         dtype: 'F32', 'F16' or 'BF16' for every tensor but counts, the unchanged ones included; '':
             as said.
@@ -300,7 +306,8 @@ def _pending(
     chosen: str,
 ) -> dict[str, tensors.Pending]:
     """What is to be written, by name; nothing is read or converted yet."""
-    copied = match(source, architecture).sources if source and unchanged else {}
+    same = unchanged - architecture.grown.keys()
+    copied = match(source, architecture).sources if source and same else {}
     pending = {}
     whole_numbers = {
         path
@@ -309,7 +316,7 @@ def _pending(
     }
     for path, leaf in by_path(params).items():
         stored = architecture.stored[path]
-        kept = copied.get(path) if path in unchanged else None
+        kept = copied.get(path) if path in same else None
         if kept and (chosen in ("", kept[1].dtype) or path in whole_numbers):
             old_name, entry = kept
             read = functools.partial(tensors.read, entry, old_name)

@@ -112,7 +112,8 @@ def _misfits(
 ) -> list[str]:
     leaves, found = by_path(architecture.whole), []
     for path, (name, entry) in sources.items():
-        shape = architecture.stored[path].reordered(leaves[path].shape)
+        shape = architecture.grown.get(path, leaves[path].shape)
+        shape = architecture.stored[path].reordered(shape)
         if entry.shape != shape:
             found.append(f"{name} is {list(entry.shape)}, expected {list(shape)}")
         elif entry.dtype not in (dtypes := tensors.readable_as(leaves[path].dtype)):
