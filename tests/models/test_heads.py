@@ -199,6 +199,7 @@ def test_a_head_that_a_family_lacks_is_refused_in_one_line(tmp_path):
         load(tmp_path / "vit", head="token")
     checkpoint("bert", tmp_path)
     with pytest.raises(
-        ValueError, match=r"has sequence, token, masked \(did you mean 'token'\?\)$"
+        ValueError,
+        match=r"has sequence, token, question, choice, embedding, masked \(did you mean 'token'\?\)$",
     ):
         load(tmp_path / "bert", head="tokens")
