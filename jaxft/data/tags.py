@@ -20,6 +20,7 @@ TAG_COLUMNS = ("tags", "ner_tags", "ner", "labels", "pos_tags", "pos", "upos", "
 OUTSIDE = "O"
 # BIO (IOB1, IOB2), BILOU and BIOES: where in its entity a word is, and of which type that is.
 _TAG = re.compile(r"([BILUES])-(.+)", re.DOTALL)
+_NEARLY = re.compile(r"([BILUES])[ _:]+(.+)", re.DOTALL)
 _ORDER = "BILESU"
 
 
@@ -140,6 +141,7 @@ def read_tags(
         raise ValueError(_said_of(source, dropped, fault) + advice)
     if names is None:
         names = item_names or complete(set(codes))
+        _check_prefixes(f"{source.name}: column {column!r}", names)
         if len(names) < 2:
             raise ValueError(
                 f"{source.name}: column {column!r} holds one tag only ({some(names)}); there is nothing "
@@ -169,6 +171,17 @@ def complete(found: set[str]) -> list[str]:
     entities = [f"{prefix}-{kind}" for kind in types for prefix in prefixes]
     outside = [OUTSIDE] if OUTSIDE in found or entities else []
     return [*outside, *plain, *entities]
+
+
+def _check_prefixes(where: str, names: Sequence[str]) -> None:
+    """Raises ValueError if every tag but 'O' has a prefix without its hyphen: each would be a type."""
+    nearly = [_NEARLY.fullmatch(name) for name in names if name != OUTSIDE]
+    begins = next((match for match in nearly if match and match[1] == "B"), None)
+    if begins and all(nearly):
+        raise ValueError(
+            f"{where} has tags like {begins[0]!r}, whose prefix is not told from its type; a hyphen joins "
+            f"them: {begins[1] + '-' + begins[2]!r}"
+        )
 
 
 def _words(value: Any) -> list[str] | None:

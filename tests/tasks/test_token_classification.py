@@ -175,6 +175,15 @@ def test_unknown_names_are_told_with_the_nearest():
         read_tags(source(tokens=[["a"]], tags=[["O"]]), "tags", "tokens")
 
 
+@pytest.mark.parametrize("mark", [" ", "_", ":"])
+def test_prefixes_without_a_hyphen_are_refused(mark):
+    rows = [["O", f"B{mark}x"], [f"B{mark}y", f"I{mark}y"]]
+    with pytest.raises(ValueError, match=f"has tags like 'B{mark}[xy]', .* joins them: 'B-[xy]'"):
+        read_tags(source(tokens=[["a", "b"]] * 2, tags=rows), "tags", "tokens")
+    other = [[*row, "NOUN"] for row in rows]  # a tag set that merely looks like it
+    assert len(read_tags(source(tokens=[["a", "b", "c"]] * 2, tags=other), "tags", "tokens"))
+
+
 def test_rare_types_are_in_both_parts_of_a_split():
     rows = [["O", "B-x"]] * 30 + [["B-x", "B-y"]] * 10 + [["O", "O"]] * 60
     tags = read_tags(source(tokens=[["a", "b"]] * 100, tags=rows), "tags", "tokens")
