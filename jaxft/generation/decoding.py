@@ -100,10 +100,15 @@ def check(
             f"{name!r} is bridged, and a bridged module keeps nothing of the tokens before: it does not "
             "generate"
         )
+    if architecture.head == "seq2seq":
+        raise ValueError(
+            f"{name!r} writes a text for one that it reads and goes on with none: predict, without "
+            "max_new_tokens, gives its texts"
+        )
     if architecture.head != "causal":
         raise ValueError(
-            f"{name!r} with a head for {architecture.head!r} does not predict the next token; load it with "
-            "the head 'causal'"
+            f"{name!r} with a head for {architecture.head!r} does not predict the next token; what was "
+            "trained by causal_lm, instruction or preference does"
         )
     limits = architecture.limits
     assert isinstance(limits, TextLimits)

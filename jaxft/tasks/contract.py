@@ -68,6 +68,15 @@ class Configured(Protocol):
 
 
 @runtime_checkable
+class Varying(Protocol):
+    """A task some of whose metrics only some data have."""
+
+    def lacking(self, targets: Any) -> tuple[str, ...]:
+        """Names in `METRICS` of those that an evaluation on these targets does not give."""
+        ...
+
+
+@runtime_checkable
 class Writes(Protocol):
     """What a task also has whose models give texts: `answers` then finds them as 'written' [E]."""
 

@@ -106,6 +106,11 @@ class Embedding:
             )
         return scaled
 
+    def lacking(self, targets: Numbers | Unlabelled) -> tuple[str, ...]:
+        if isinstance(targets, Numbers):
+            return "mrr", "recall_at_1", "recall_at_5", "recall_at_10"
+        return "spearman", "pearson"
+
     def embed(self, outputs: Arrays, batch: Arrays) -> jax.Array:
         """[R, K, G, D] float32 of unit length; any of empty slots. outputs: 'tokens' [R, L, D]."""
         tokens, starts = outputs["tokens"].astype(jnp.float32), batch["starts"]

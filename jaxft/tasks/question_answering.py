@@ -166,6 +166,12 @@ class QuestionAnswering:
         """All of it; see `join`."""
         return found
 
+    def lacking(self, targets: Answers) -> tuple[str, ...]:
+        of_answered = "has_answer_f1", "has_answer_exact_match"
+        if targets.answered.all():
+            return (*of_answered, "no_answer_accuracy")
+        return () if targets.answered.any() else of_answered
+
     def scores(
         self, predicted: Predicted, targets: Answers
     ) -> tuple[dict[str, Any], dict[str, Any]]:

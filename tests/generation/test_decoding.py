@@ -13,6 +13,7 @@ from jaxft.generation import sampling
 from jaxft.generation.decoding import Settings, generate
 from jaxft.generation.sampling import Sampling
 from jaxft.models import hf
+from tests import tiny
 
 VOCABULARY, NEW = 97, 12
 SIZES = {
@@ -232,6 +233,9 @@ def test_what_cannot_be_generated_is_one_line(tmp):
     with pytest.raises(ValueError, match="head for 'sequence' does not predict the next token"):
         other = models.load_architecture(str(tmp / "gpt2"), num_labels=2)
         generate(other, params, [[1]], Settings(NEW))
+    with pytest.raises(ValueError, match="'t5' writes .* predict, without max_new_tokens"):
+        t5 = models.load_architecture(tiny.t5(tmp / "t5"), num_labels=0, head="seq2seq")
+        generate(t5, params, [[1]], Settings(NEW))
     with pytest.raises(ValueError, match="need the tokenizer"):
         generate(architecture, params, [[1]], Settings(NEW, stop=(".",)))
     for wrong in ({"top_p": 0.0}, {"temperature": -1}, {"top_k": 1.5}, {"min_p": 2}):
