@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from jaxft.config import ConfigDict
-from jaxft.data.inputs import KINDS
 from jaxft.data.loader import iterate
 from jaxft.data.targets import Targets
 from jaxft.experiment.data import Batches, Slicing, Splits, make_encoder
+from jaxft.experiment.model import open_model
 from jaxft.experiment.prepared import needed_vocabulary
 from jaxft.experiment.split import Split
-from jaxft.models import Architecture, hf, load_architecture
+from jaxft.models import Architecture, hf
 from jaxft.models.features import block_features, check_features
 from jaxft.tasks.contract import Task
 
@@ -38,20 +38,15 @@ def open_architecture(
     Raises ValueError: it is none, or takes other inputs than the task has.
     """
     directory = hf.resolve(name)
-    architecture = load_architecture(
+    labels = len(task.id2label(splits.names))
+    architecture = open_model(
+        config,
         directory,
-        num_labels=len(task.id2label(splits.names)),
-        head=task.head,
+        name=name,
+        num_labels=labels,
         new_head=True,
-        implementation=config.model.implementation,
-        depths=tuple((pattern, depth) for pattern, depth in config.model.depths),
         vocabulary=needed_vocabulary(config, task, directory),
     )
-    if architecture.inputs != KINDS[task.inputs].model:
-        raise ValueError(
-            f"config.task={config.task!r} needs models of {KINDS[task.inputs].model}, but {name} is "
-            f"{architecture.model_type!r}, a model of {architecture.inputs}"
-        )
     return directory, architecture
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from jaxft.base.nearest import nearest
 from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict
 from jaxft.data.inputs import KINDS
@@ -17,12 +18,14 @@ from jaxft.experiment.data import Splits, make_encoder, open_splits
 from jaxft.experiment.decide import decide
 from jaxft.experiment.decisions import Decisions
 from jaxft.experiment.length import Length, run_length
+from jaxft.experiment.model import open_model
 from jaxft.experiment.opening import Given
 from jaxft.experiment.optimizer import OptimizerOf, learning_rates, numbers
-from jaxft.models import Architecture, class_names, has_batch_norms, hf, load_architecture
+from jaxft.models import Architecture, class_names, has_batch_norms, hf
 from jaxft.models.checkpoint import sentence_transformers
 from jaxft.optim import Finding, lint, path_map
-from jaxft.tasks.contract import Referring, Task
+from jaxft.tasks.contract import Referring, Task, Varying
+from jaxft.tasks.names import METRICS
 from jaxft.tasks.table import TASKS, task_of
 from jaxft.training.parallel import Parallel
 from jaxft.training.step import hyperparameters
@@ -113,10 +116,22 @@ def prepare(config: ConfigDict, cache: str | None = None, given: Given | None = 
     task = task_at(config, directory)
     names = class_names(directory)
     splits = open_splits(config, task, names, cache, given)
+    _check_metric(config, task, splits)
     prepared = settle(config, directory, splits, cache)
     # By the headers alone: a checkpoint without weights, or with others, is refused here.
     fresh = () if config.model.scratch else hf.missing(directory, prepared.architecture)
     return dataclasses.replace(prepared, decisions=prepared.decisions.knowing(fresh))
+
+
+def _check_metric(config: ConfigDict, task: Task[Any], splits: Splits) -> None:
+    """Raises ValueError where the evaluation data do not have what is to choose the checkpoint."""
+    lacking = task.lacking(splits.eval.targets) if isinstance(task, Varying) else ()
+    if config.eval.metric in lacking:
+        there = [name for name in METRICS[config.task] if name not in lacking]
+        raise ValueError(
+            f"config.eval.metric={config.eval.metric!r} is not among the metrics of such evaluation data as "
+            f"{splits.eval.source.name}, which are {', '.join(there)}{nearest(config.eval.metric, there)}"
+        )
 
 
 def settle(
@@ -126,21 +141,15 @@ def settle(
     names and numbers of `splits` count."""
     task, kind = TASKS[config.task], KINDS[TASKS[config.task].inputs]
     names, labels = class_names(directory), len(task.id2label(splits.names))
-    architecture = load_architecture(
+    architecture = open_model(
+        config,
         directory,
+        name=config.model.path,
         num_labels=labels,
-        head=task.head,
         dropout=config.model.dropout,
         new_head=bool(labels and names) and tuple(names) != splits.names,
-        implementation=config.model.implementation,
-        depths=tuple((pattern, depth) for pattern, depth in config.model.depths),
         vocabulary=needed_vocabulary(config, task, directory),
     )
-    if architecture.inputs != kind.model:
-        raise ValueError(
-            f"config.task={config.task!r} needs a model of {kind.model}, but "
-            f"{config.model.path} is {architecture.model_type!r}, a model of {architecture.inputs}"
-        )
     if kind.windowed and splits.windows is None:
         encoder = make_encoder(config, kind.name, directory, architecture.limits, splits, cache)
         splits = dataclasses.replace(splits, windows=len(encoder.tokens(splits.train)))

@@ -45,6 +45,19 @@ def every_token(config: Any, batch: Batch) -> None:
     """None: the head has an output for each token of a row."""
 
 
+class NoHeadError(ValueError):
+    """A model has no head of the kind that is asked for.
+
+    Attributes:
+        what: the message without the kinds that there are.
+        has: these.
+    """
+
+    def __init__(self, what: str, kind: str, has: Collection[str]):
+        super().__init__(f"{what}; it has {', '.join(has) or 'none'}{nearest(kind, has)}")
+        self.what, self.has = what, tuple(has)
+
+
 class Classifier(nnx.Module):
     """Dropout and one linear map, `classifier`."""
 
@@ -170,13 +183,11 @@ def choose(kinds: Collection[str], kind: str | None, model_type: str) -> str:
     """The kind of head that is asked for; None is the first, a family's classification head.
 
     Raises:
-        ValueError: the family has no head of that kind; one line with those that it has.
+        NoHeadError: the family has no head of that kind.
     """
     if kind is None:
         return next(iter(kinds))
     if kind not in kinds:
-        raise ValueError(
-            f"a head of kind {kind!r} is not implemented for model_type {model_type!r}; it has "
-            f"{', '.join(kinds)}{nearest(kind, kinds)}"
-        )
+        what = f"a head of kind {kind!r} is not implemented for model_type {model_type!r}"
+        raise NoHeadError(what, kind, kinds)
     return kind

@@ -6,6 +6,7 @@ from jaxft.models import architecture
 from jaxft.models.checkpoint import config_json, timm_config
 from jaxft.models.contract import Architecture
 from jaxft.models.families import FAMILIES, TIMM
+from jaxft.models.heads import NoHeadError
 
 IMPLEMENTATIONS = ("auto", "native", "bridge")
 
@@ -31,7 +32,7 @@ def load_architecture(
         dropout: replaces every dropout rate of the checkpoint; None keeps them.
         new_head: initialise the classifier even if the checkpoint's would fit.
         implementation: 'native', 'bridge', or 'auto': native where the family is implemented, and all
-            that config.json asks for.
+            that config.json asks for; bridged also where it lacks a head of tokens.
         depths: ordered (path pattern, depth) for a bridged model, before what its structure says.
         vocabulary: of a native family, as `architecture.load_architecture`; 0: as config.json says.
 
@@ -59,6 +60,11 @@ def load_architecture(
             if implementation == "native":
                 raise ValueError(str(error)) from None
             because = str(error)
+        except NoHeadError as error:
+            # Not heads that predict tokens: of an encoder, transformers' causal class sees what follows.
+            if implementation == "native" or head != "token" or "sequence" not in error.has:
+                raise
+            because = error.what
     if vocabulary:
         raise ValueError(
             "config.model.resize_vocabulary is for native families, and this model is bridged"

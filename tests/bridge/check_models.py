@@ -347,6 +347,22 @@ def test_what_a_native_family_lacks_is_bridged(tmp_path, raw, reason):
         load_architecture(str(tmp_path), num_labels=2)
 
 
+def test_a_head_of_tokens_that_a_native_family_lacks_is_bridged(tmp_path):
+    raw = {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2,
+           "vocab_size": 50}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    found = load_architecture(str(tmp_path), num_labels=2, head="token")
+    assert found.exports == "T5ForTokenClassification" and "not native, since a head" in found.note
+    with pytest.raises(
+        ValueError, match="'token' is not implemented for .* it has sequence, seq2seq"
+    ):
+        load_architecture(str(tmp_path), num_labels=2, head="token", implementation="native")
+    # A causal head of an encoder would see what it is to predict.
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="'causal' is not implemented for model_type 'bert'"):
+        load_architecture(str(tmp_path), num_labels=0, head="causal")
+
+
 def test_what_cannot_be_traced_is_named_in_one_line():
     import torch
 

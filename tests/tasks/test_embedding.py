@@ -290,7 +290,9 @@ def test_ranks_count_what_stands_before_the_own():
         ({"data.text": ("anchor",)}, "at least an anchor and a positive are needed, and there is anchor"),
         ({"data.label": "negative", "data.text": ("anchor", "positive")}, "negative"),
         ({"eval.metric": "accuracy"}, "no metric of config.task='embedding'"),
+        ({"eval.metric": "spearman"}, "such evaluation data as .*, which are recall_at_1, .* mrr, loss"),
         ({"train.label_smoothing": 0.1}, "has no meaning"),
+        ({"train.beta": 0.3}, "train.beta=0.3 has no meaning for .*embedding"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(world, tmp_path, changes, message):
@@ -303,5 +305,10 @@ def test_scores_that_are_no_cosines_are_refused(world, tmp_path):
     changes = {**settings(world[0]), "data.train": write_scored(tmp_path / "s.csv", 60)}
     with pytest.raises(ValueError, match=r"holds 2, .* give config.data.score_scale=2, by which"):
         train(f"{CONFIG}:scores", tmp_path / "run", changes)
+    scaled = changes | {"data.score_scale": 2.0}
+    with pytest.raises(
+        ValueError, match="'mrr' is not among .*, which are spearman, pearson, loss"
+    ):
+        train(CONFIG, tmp_path / "run", scaled)
     assert Embedding().recognises({"architectures": ["BertModel"]})
     assert not Embedding().recognises({"architectures": ["GPT2LMHeadModel"]})

@@ -28,6 +28,7 @@ from jaxft.models.bridge.pieces import Pieces
 from jaxft.models.bridge.selection import LastMarked
 from jaxft.models.families import FAMILIES
 from jaxft.models.family import ImageLimits, TextLimits
+from jaxft.models.heads import NoHeadError
 
 # kind of head -> (its classes by config, how one is made)
 HEADS = {
@@ -163,9 +164,11 @@ def _class_for(
     chosen = [kind for kind in has if kind in ("sequence", "image")] if head is None else [head]
     if not chosen or chosen[0] not in has:
         kind = chosen[0] if chosen else "sequence or image"
-        raise ValueError(
+        raise NoHeadError(
             f"{where}: transformers has no class of model_type {raw['model_type']!r} with a head of "
-            f"kind {kind!r}; it has {', '.join(has) or 'none'} of {', '.join(HEADS)}"
+            f"kind {kind!r} that is bridged",
+            kind,
+            has,
         )
     return chosen[0], HEADS[chosen[0]][1]
 
