@@ -132,6 +132,8 @@ def _one_text_a_row(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     own = np.concatenate([segments == text + 1 for text in range(batch["starts"].shape[1])])
     rows = np.tile(np.arange(len(segments)), batch["starts"].shape[1])
     order = np.argsort(~own, axis=1, kind="stable")  # the text's tokens first
+    # No wider than its longest text: a model may have fewer positions than all texts have tokens.
+    order = order[:, : int(own.sum(1).max())]
     there = np.take_along_axis(own, order, axis=1)
     found = {
         name: np.take_along_axis(batch[name][rows], order, axis=1) * there

@@ -42,7 +42,9 @@ def write(path, rows=40, *, seed=0):
             good, bad = (
                 rng.choices(tiny.WORDS[mood], k=rng.randint(1, 3)) for mood in ("good", "bad")
             )
-            row = {"prompt": f"day {number}", "chosen": " ".join(good), "rejected": " ".join(bad)}
+            # Some pairs are longer together than the model has positions.
+            prompt = f"day {number}" + " very" * (35 if number % 9 == 4 else 0)
+            row = {"prompt": prompt, "chosen": " ".join(good), "rejected": " ".join(bad)}
             file.write(json.dumps(row) + "\n")
     return str(path)
 
