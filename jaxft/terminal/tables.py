@@ -25,9 +25,10 @@ def show_metrics(
 
     Args:
       metrics: what `Evaluation.to_json` gives.
-      headline: the metrics of the first row.
+      headline: the metrics of the first row, of which only some data, or some settings, have all.
     """
     console = plain_console(stream or sys.stdout)
+    headline = [name for name in headline if name in metrics]
     numbers = Table(*headline, box=None)
     numbers.add_row(*(f"{metrics[name]:.4f}" for name in headline))
     console.print(numbers)

@@ -409,3 +409,9 @@ def test_the_console_runs_a_command_or_says_which_is_meant(capsys, monkeypatch, 
     assert console.main(argv) == 2
     error = capsys.readouterr().err
     assert error.startswith("jaxft: error: ") and said in error and error.count("\n") == 1
+
+
+def test_a_metric_that_the_data_does_not_give_has_no_column():
+    out = io.StringIO()
+    show_metrics({"loss": 1.0}, ("loss", "rougeL"), stream=out)
+    assert out.getvalue().split() == ["loss", "1.0000"]
