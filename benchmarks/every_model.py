@@ -303,7 +303,7 @@ def page(found: dict[tuple[str, str], str]) -> str:
         "Written by `python benchmarks/every_model.py`: each class is made tiny from its default config with"
         " random weights; its logits and the gradient of every parameter through the bridge are held to"
         " PyTorch's (1e-4 and 1e-3 of the largest value), a step is taken, and transformers loads what is"
-        " exported and gives the same logits again.",
+        " exported and gives the same logits again. How these rows came about is in BUILD_NOTES.md.",
         "",
         f"**Of the {len(tried)} classes that PyTorch builds tiny and runs on a CPU, {len(works)} work"
         f" ({len(works) / max(len(tried), 1):.1%}); of their {len(types)} model types {whole} do so with"
