@@ -7,7 +7,8 @@ an instruction with its input and output (Alpaca), and pairs of a prompt and a c
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,11 +128,27 @@ def read_conversations(
 
     Raises ValueError: a row is none, naming the first and how many.
     """
-    usable, faulty, fault = [], [], ""
+    usable, faulty = usable_rows(
+        source, columns, lambda values: answered(conversation_of(values)), _shown(columns),
+        drop_bad=drop_bad, advice=advice,
+    )  # fmt: skip
+    found = unlabelled(len(source)).take(usable)
+    return Unlabelled(found.rows, found.offsets, dropped=faulty)
+
+
+def usable_rows(
+    source: Source, columns: Sequence[str], read: Callable[[Sequence[Any]], object], what: str, *,
+    drop_bad: bool, advice: str,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """(rows that `read` takes the values of, the others), int64.
+
+    what: is faulty, for messages. Other arguments and errors as of `read_conversations`.
+    """
+    usable, faulty, fault = array("q"), array("q"), ""
     for rows, columns_of_values in source.chunks(columns):
         for row, values in zip(rows.tolist(), zip(*columns_of_values, strict=True), strict=True):
             try:
-                answered(conversation_of(values))
+                read(values)
                 usable.append(row)
             except NoConversation as error:
                 faulty.append(row)
@@ -141,11 +158,9 @@ def read_conversations(
             f"; {len(faulty)} rows are like this ({source.numbered(faulty)})" if faulty[1:] else ""
         )
         raise ValueError(
-            f"{source.where(faulty[0])}: {_shown(columns)} {fault}{more}: mend them, or leave them "
-            f"out{advice}"
+            f"{source.where(faulty[0])}: {what} {fault}{more}: mend them, or leave them out{advice}"
         )
-    found = unlabelled(len(source)).take(np.array(usable, np.int64))
-    return Unlabelled(found.rows, found.offsets, dropped=np.array(faulty, np.int64))
+    return np.array(usable, np.int64), np.array(faulty, np.int64)
 
 
 def answered(messages: list[Message]) -> list[Message]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tokenizers
 
 from jaxft.data.chat import find_chat_columns, shown_chat
 from jaxft.data.chat_template import FILE, load_template
@@ -58,6 +59,19 @@ class Tokenising:
     vocab_size: int
     cache_dir: str | None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def usual(self) -> dict[str, Any]:
+        """The arguments that every kind of texts takes."""
+        return {
+            "max_length": self.max_length,
+            "vocab_size": self.vocab_size,
+            "cache_dir": self.cache_dir,
+        }
+
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """The checkpoint's, read anew: each kind sets its own truncation."""
+        return load_tokenizer(self.directory)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,63 +121,16 @@ class Kind:
     alone: bool = False
 
 
-def _tokens_of_texts(
-    source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
-) -> Tokens:
-    return tokenize(
-        source, rows, columns, load_tokenizer(how.directory), max_length=how.max_length,
-        vocab_size=how.vocab_size, cache_dir=how.cache_dir,
-    )  # fmt: skip
-
-
-def _tokens_of_words(
-    source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
-) -> Tokens:
-    return tokenize_words(
-        source, rows, columns[0], load_tokenizer(how.directory), max_length=how.max_length,
-        vocab_size=how.vocab_size, cache_dir=how.cache_dir,
-    )  # fmt: skip
-
-
 def _tokens_of_documents(
     source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
 ) -> Tokens:
-    tokenizer = load_tokenizer(how.directory)
-    return tokenize_documents(
-        source, rows, columns[0], tokenizer, end=special_token(tokenizer, how.directory, "eos"),
-        max_length=how.max_length, vocab_size=how.vocab_size, cache_dir=how.cache_dir,
-    )  # fmt: skip
-
-
-def _tokens_to_mask(
-    source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
-) -> Tokens:
-    return tokenize_masked(
-        source, rows, columns[0], load_tokenizer(how.directory), max_length=how.max_length,
-        vocab_size=how.vocab_size, cache_dir=how.cache_dir,
-    )  # fmt: skip
-
-
-def _tokens_of_questions(
-    source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
-) -> Tokens:
-    return tokenize_questions(
-        source, rows, columns, load_tokenizer(how.directory), max_length=how.max_length,
-        stride=how.settings["data.stride"], vocab_size=how.vocab_size, cache_dir=how.cache_dir,
-    )  # fmt: skip
-
-
-def _tokens_of_choices(
-    source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
-) -> Tokens:
-    return tokenize_choices(
-        source, rows, columns, load_tokenizer(how.directory), max_length=how.max_length,
-        vocab_size=how.vocab_size, cache_dir=how.cache_dir,
-    )  # fmt: skip
+    tokenizer = how.tokenizer()
+    end = special_token(tokenizer, how.directory, "eos")
+    return tokenize_documents(source, rows, columns[0], tokenizer, end=end, **how.usual)
 
 
 def _masking(how: Tokenising, seed: int) -> Masking:
-    tokenizer = load_tokenizer(how.directory)
+    tokenizer = how.tokenizer()
     mask = special_token(tokenizer, how.directory, "mask")
     if mask is None or mask >= how.vocab_size:  # as transformers adds one to a BERT without it
         raise ValueError(
@@ -173,15 +140,6 @@ def _masking(how: Tokenising, seed: int) -> Masking:
     share, whole_words = (how.settings[name] for name in _MASKING)
     vocabulary = min(tokenizer.get_vocab_size(), how.vocab_size)
     return Masking(share, mask, vocabulary, whole_words, seed)
-
-
-def _tokens_of_groups(
-    source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
-) -> Tokens:
-    return tokenize_text_group(
-        source, rows, columns, load_tokenizer(how.directory), max_length=how.max_length,
-        vocab_size=how.vocab_size, cache_dir=how.cache_dir,
-    )  # fmt: skip
 
 
 def _one_text(source: Source, columns: Sequence[str]) -> Unlabelled:
@@ -201,22 +159,20 @@ def _with_contexts(source: Source, columns: Sequence[str]) -> Unlabelled:
 def _tokens_of_conversations(
     source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
 ) -> Tokens:
-    tokenizer = load_tokenizer(how.directory)
+    tokenizer = how.tokenizer()
+    template = load_template(how.directory, tokenizer)
+    alone = how.settings["data.loss_on"] == "completions"
     return tokenize_conversations(
-        source, rows, columns, tokenizer, load_template(how.directory, tokenizer),
-        completions_only=how.settings["data.loss_on"] == "completions", max_length=how.max_length,
-        vocab_size=how.vocab_size, cache_dir=how.cache_dir,
-    )  # fmt: skip
+        source, rows, columns, tokenizer, template, completions_only=alone, **how.usual
+    )
 
 
 def _tokens_of_preferences(
     source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
 ) -> Tokens:
-    tokenizer = load_tokenizer(how.directory)
-    return tokenize_preferences(
-        source, rows, columns, tokenizer, load_template(how.directory, tokenizer),
-        max_length=how.max_length, vocab_size=how.vocab_size, cache_dir=how.cache_dir,
-    )  # fmt: skip
+    tokenizer = how.tokenizer()
+    template = load_template(how.directory, tokenizer)
+    return tokenize_preferences(source, rows, columns, tokenizer, template, **how.usual)
 
 
 def _chat_template(directory: str) -> dict[str, str]:
@@ -234,11 +190,10 @@ def _said_of_template(directory: str) -> str:
 def _tokens_of_both(
     source: Source, rows: np.ndarray, columns: Sequence[str], how: Tokenising
 ) -> Tokens:
-    prefix, max_target_length = (how.settings[name] for name in _BOTH)
+    prefix, most = (how.settings[name] for name in _BOTH)
     return tokenize_both(
-        source, rows, columns, how.directory, prefix=prefix, max_length=how.max_length,
-        max_target_length=max_target_length, vocab_size=how.vocab_size, cache_dir=how.cache_dir,
-    )  # fmt: skip
+        source, rows, columns, how.directory, prefix=prefix, max_target_length=most, **how.usual
+    )
 
 
 def _every_word(source: Source, columns: Sequence[str]) -> Unlabelled:
@@ -250,7 +205,15 @@ _BOTH = ("data.prefix", "data.max_target_length")
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("text", find_text_columns, text_fault, tokens=_tokens_of_texts, pairs=True),
+        Kind(
+            "text",
+            find_text_columns,
+            text_fault,
+            tokens=lambda source, rows, columns, how: tokenize(
+                source, rows, columns, how.tokenizer(), **how.usual
+            ),
+            pairs=True,
+        ),
         Kind(
             "document", find_document_column, text_fault, tokens=_tokens_of_documents, windowed=True
         ),
@@ -258,7 +221,9 @@ KINDS: Mapping[str, Kind] = {
             "masked text",
             find_document_column,
             text_fault,
-            tokens=_tokens_to_mask,
+            tokens=lambda source, rows, columns, how: tokenize_masked(
+                source, rows, columns[0], how.tokenizer(), **how.usual
+            ),
             windowed=True,
             settings=_MASKING,
             corrupt=_masking,
@@ -287,7 +252,9 @@ KINDS: Mapping[str, Kind] = {
             "words",
             lambda source, given, label: find_words_column(source, given),
             words_fault,
-            tokens=_tokens_of_words,
+            tokens=lambda source, rows, columns, how: tokenize_words(
+                source, rows, columns[0], how.tokenizer(), **how.usual
+            ),
             shown=lambda values: " ".join(words_of(values[0])),
             unlabelled=_every_word,
         ),
@@ -295,7 +262,14 @@ KINDS: Mapping[str, Kind] = {
             "question",
             lambda source, given, label: find_question_columns(source, given),
             text_fault,
-            tokens=_tokens_of_questions,
+            tokens=lambda source, rows, columns, how: tokenize_questions(
+                source,
+                rows,
+                columns,
+                how.tokenizer(),
+                stride=how.settings["data.stride"],
+                **how.usual,
+            ),
             shown=lambda values: text_of(values[0]),
             unlabelled=_with_contexts,
             pairs=True,
@@ -306,7 +280,9 @@ KINDS: Mapping[str, Kind] = {
             "choices",
             find_choice_columns,
             choice_fault,
-            tokens=_tokens_of_choices,
+            tokens=lambda source, rows, columns, how: tokenize_choices(
+                source, rows, columns, how.tokenizer(), **how.usual
+            ),
             shown=shown_choices,
             pairs=True,
         ),
@@ -314,7 +290,9 @@ KINDS: Mapping[str, Kind] = {
             "texts",
             find_text_group,
             text_fault,
-            tokens=_tokens_of_groups,
+            tokens=lambda source, rows, columns, how: tokenize_text_group(
+                source, rows, columns, how.tokenizer(), **how.usual
+            ),
             unlabelled=_one_text,
             alone=True,
         ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import tokenizers
 
 from jaxft.data import token_cache
-from jaxft.data.chat import Message, NoConversation, conversation_of, messages_of
+from jaxft.data.chat import Message, NoConversation, conversation_of, messages_of, usable_rows
 from jaxft.data.chat_template import ChatTemplate
 from jaxft.data.conversations import encoded
 from jaxft.data.encode import Encoded, kept
@@ -122,24 +121,10 @@ def read_preferences(
     source: Source, columns: Sequence[str], *, drop_bad: bool = False, advice: str = ""
 ) -> Preferences:
     """The rows of a source that are pairs of answers. Arguments and errors as of `read_conversations`."""
-    usable, faulty, fault = array("q"), array("q"), ""
-    for rows, values in source.chunks(columns):
-        for row, own in zip(rows.tolist(), zip(*values, strict=True), strict=True):
-            try:
-                pair_of(own)
-                usable.append(row)
-            except NoConversation as error:
-                faulty.append(row)
-                fault = fault or str(error)
-    if faulty and not (drop_bad and usable):
-        more = (
-            f"; {len(faulty)} rows are like this ({source.numbered(faulty)})" if faulty[1:] else ""
-        )
-        raise ValueError(
-            f"{source.where(faulty[0])}: the row {fault}{more}: mend them, or leave them out{advice}"
-        )
-    rows = np.array(usable, np.int64)
-    return Preferences(rows, np.arange(len(rows) + 1), dropped=np.array(faulty, np.int64))
+    rows, faulty = usable_rows(
+        source, columns, pair_of, "the row", drop_bad=drop_bad, advice=advice
+    )
+    return Preferences(rows, np.arange(len(rows) + 1), dropped=faulty)
 
 
 def every_preference(source: Source, columns: Sequence[str]) -> Preferences:
