@@ -156,7 +156,7 @@ def test_export_needs_no_data_and_writes_nothing_into_the_run(
     def unavailable(*_, **__):
         raise AssertionError("export reads data")
 
-    monkeypatch.setattr("jaxft.experiment.data.open_source", unavailable)
+    monkeypatch.setattr("jaxft.experiment.opening.open_source", unavailable)
     run = watched[0] / "run"
 
     def files() -> dict[Path, int]:
