@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -56,9 +57,9 @@ class Prepared:
     hyperparameters: dict[str, np.ndarray]
     learning_rates: np.ndarray
 
-    @property
+    @functools.cached_property
     def task(self) -> Task[Any]:
-        """What is learned."""
+        """What is learned. Kept, since the checkpoint may be asked how it pools."""
         return task_at(self.config, self.directory)
 
     def inputs(self) -> dict[str, Any]:
