@@ -6,12 +6,14 @@ an instruction with its input and output (Alpaca), and pairs of a prompt and a c
 
 from __future__ import annotations
 
+import hashlib
 import json
 from array import array
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+import tokenizers
 
 from jaxft.base.nearest import nearest
 from jaxft.data.files import Source
@@ -19,7 +21,9 @@ from jaxft.data.labels import find_column
 from jaxft.data.targets import Unlabelled, unlabelled
 from jaxft.data.text import lone_surrogate
 
+T = TypeVar("T")
 Message = dict[str, Any]  # 'role' and 'content', texts; and what else a template may read
+_AT_A_TIME = 256  # rows that are looked at, and given to the tokenizer
 
 # Columns under which conversations are commonly found, the likeliest first; all of a group are there.
 GROUPS = (
@@ -161,6 +165,37 @@ def usable_rows(
             f"{source.where(faulty[0])}: {what} {fault}{more}: mend them, or leave them out{advice}"
         )
     return np.array(usable, np.int64), np.array(faulty, np.int64)
+
+
+def rows_read(
+    source: Source, rows: np.ndarray, columns: Sequence[str], read: Callable[[Sequence[Any]], T],
+    what: str,
+) -> Iterator[tuple[list[int], list[T]]]:  # fmt: skip
+    """Some rows after the other, few at a time, with what `read` makes of the values of each.
+
+    what: is faulty, for the message. ValueError: `read` raised NoConversation, naming the row.
+    """
+    for part, values in source.chunks(columns, rows):
+        every = list(zip(*values, strict=True))
+        for start in range(0, len(part), _AT_A_TIME):
+            numbers, found = part[start : start + _AT_A_TIME].tolist(), []
+            for row, own in zip(numbers, every[start : start + _AT_A_TIME], strict=True):
+                try:
+                    found.append(read(own))
+                except NoConversation as error:
+                    raise ValueError(f"{source.where(row)}: {what} {error}") from None
+            yield numbers, found
+
+
+def contents_key(
+    kind: str, how: Sequence[Any], tokenizer: tokenizers.Tokenizer, parts: Iterable[Any]
+) -> str:
+    """A hash of what the tokens of conversations follow from: 32 hexadecimal digits."""
+    digest = hashlib.blake2b(kind.encode(), digest_size=16)
+    digest.update(json.dumps(how).encode() + tokenizer.to_str().encode())
+    for part in parts:
+        digest.update(json.dumps(part, default=str).encode())
+    return digest.hexdigest()
 
 
 def answered(messages: list[Message]) -> list[Message]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,15 +11,13 @@ import numpy as np
 import tokenizers
 
 from jaxft.data import token_cache
-from jaxft.data.chat import Message, NoConversation, answered, conversation_of
+from jaxft.data.chat import Message, answered, contents_key, conversation_of, rows_read
 from jaxft.data.chat_template import ChatTemplate
 from jaxft.data.encode import Encoded, kept
 from jaxft.data.files import Source
 from jaxft.data.text import check_vocabulary
 from jaxft.data.tokenizer import attempt
 from jaxft.data.tokens import Tokens, joined
-
-_AT_A_TIME = 256  # conversations given to the tokenizer
 
 
 def tokenize_conversations(
@@ -155,32 +151,12 @@ def _conversations(
     source: Source, rows: np.ndarray, columns: Sequence[str]
 ) -> Iterator[tuple[list[int], list[list[Message]]]]:
     """Some rows after the other, with their messages."""
-    for part, values in source.chunks(columns, rows):
-        every = list(zip(*values, strict=True))
-        for start in range(0, len(part), _AT_A_TIME):
-            numbers = part[start : start + _AT_A_TIME].tolist()
-            yield (
-                numbers,
-                [
-                    _of_row(source, row, own)
-                    for row, own in zip(numbers, every[start : start + _AT_A_TIME], strict=True)
-                ],
-            )
-
-
-def _of_row(source: Source, row: int, values: Sequence[Any]) -> list[Message]:
-    try:
-        return answered(conversation_of(values))
-    except NoConversation as error:
-        raise ValueError(f"{source.where(row)}: it {error}") from None
+    return rows_read(source, rows, columns, lambda values: answered(conversation_of(values)), "it")
 
 
 def _key(
     source: Source, rows: np.ndarray, columns: Sequence[str], tokenizer: tokenizers.Tokenizer,
     how: Sequence[Any],
 ) -> str:  # fmt: skip
-    digest = hashlib.blake2b(f"chat {token_cache.VERSION} {len(rows)} ".encode(), digest_size=16)
-    digest.update(json.dumps(how).encode() + tokenizer.to_str().encode())
-    for _, conversations in _conversations(source, rows, columns):
-        digest.update(json.dumps(conversations, default=str).encode())
-    return digest.hexdigest()
+    parts = (conversations for _, conversations in _conversations(source, rows, columns))
+    return contents_key(f"chat {token_cache.VERSION} {len(rows)} ", how, tokenizer, parts)

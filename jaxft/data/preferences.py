@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +10,15 @@ import numpy as np
 import tokenizers
 
 from jaxft.data import token_cache
-from jaxft.data.chat import Message, NoConversation, conversation_of, messages_of, usable_rows
+from jaxft.data.chat import (
+    Message,
+    NoConversation,
+    contents_key,
+    conversation_of,
+    messages_of,
+    rows_read,
+    usable_rows,
+)
 from jaxft.data.chat_template import ChatTemplate
 from jaxft.data.conversations import encoded
 from jaxft.data.encode import Encoded, kept
@@ -27,7 +33,6 @@ GROUPS = (
     ("instruction", "chosen", "rejected"),
     ("chosen", "rejected"),
 )
-_AT_A_TIME = 256  # pairs given to the tokenizer
 Pair = tuple[
     list[Message], list[Message], int
 ]  # both conversations, and how many messages they share
@@ -210,24 +215,13 @@ def _written(
 def _pairs(
     source: Source, rows: np.ndarray, columns: Sequence[str]
 ) -> Iterator[tuple[list[int], list[Pair]]]:
-    for part, values in source.chunks(columns, rows):
-        every = list(zip(*values, strict=True))
-        for start in range(0, len(part), _AT_A_TIME):
-            numbers, pairs = part[start : start + _AT_A_TIME].tolist(), []
-            for row, own in zip(numbers, every[start : start + _AT_A_TIME], strict=True):
-                try:
-                    pairs.append(pair_of(own))
-                except NoConversation as error:
-                    raise ValueError(f"{source.where(row)}: the row {error}") from None
-            yield numbers, pairs
+    """Some rows after the other, with their pairs."""
+    return rows_read(source, rows, columns, pair_of, "the row")
 
 
 def _key(
     source: Source, rows: np.ndarray, columns: Sequence[str], tokenizer: tokenizers.Tokenizer,
     how: Sequence[Any],
 ) -> str:  # fmt: skip
-    digest = hashlib.blake2b(f"pairs {token_cache.VERSION} {len(rows)} ".encode(), digest_size=16)
-    digest.update(json.dumps(how).encode() + tokenizer.to_str().encode())
-    for _, pairs in _pairs(source, rows, columns):
-        digest.update(json.dumps(pairs, default=str).encode())
-    return digest.hexdigest()
+    parts = (pairs for _, pairs in _pairs(source, rows, columns))
+    return contents_key(f"pairs {token_cache.VERSION} {len(rows)} ", how, tokenizer, parts)
