@@ -181,8 +181,7 @@ class Classification:
         return analysis.warnings_of(metrics)
 
     def columns(self, names: Sequence[str]) -> dict[str, str]:
-        """The predicted label, then a probability a label."""
-        return {"predicted": "text", **{f"probability_{name}": "number" for name in names}}
+        return with_probabilities(names)
 
     def is_output(self, row: Mapping[str, Any]) -> bool:
         return has_probabilities(row)
@@ -222,6 +221,11 @@ class Classification:
 
     def names_in(self, hf_config: Mapping[str, Any]) -> tuple[str, ...]:
         return class_names(hf_config)
+
+
+def with_probabilities(names: Sequence[str]) -> dict[str, str]:
+    """What `predict` adds: what is predicted, then a probability a label."""
+    return {"predicted": "text", **{f"probability_{name}": "number" for name in names}}
 
 
 def has_probabilities(row: Mapping[str, Any]) -> bool:

@@ -24,7 +24,12 @@ from jaxft.data.files import Source
 from jaxft.data.label_names import joined
 from jaxft.data.label_sets import LabelSets, find_set_column, read_label_sets
 from jaxft.data.targets import Unlabelled
-from jaxft.tasks.classification import class_names, has_probabilities, logits_of
+from jaxft.tasks.classification import (
+    class_names,
+    has_probabilities,
+    logits_of,
+    with_probabilities,
+)
 from jaxft.tasks.contract import Arrays, Predicted, Reading
 from jaxft.tasks.shaping import focal_factor, label_divergence
 
@@ -168,8 +173,7 @@ class MultiLabel:
         return analysis.warnings_of(metrics)
 
     def columns(self, names: Sequence[str]) -> dict[str, str]:
-        """The predicted labels, then a probability a label."""
-        return {"predicted": "text", **{f"probability_{name}": "number" for name in names}}
+        return with_probabilities(names)
 
     def is_output(self, row: Mapping[str, Any]) -> bool:
         return has_probabilities(row)
