@@ -51,6 +51,15 @@ def arguments(
     ]  # fmt: skip
 
 
+def fields(folder: Path, data: str, batch: int, **more: object) -> dict[str, object]:
+    """Of a short run of `folder`/bert on `folder`/`data`, in one batch shape."""
+    return {
+        "model.path": str(folder / "bert"), "data.train": str(folder / data),
+        "data.max_shapes": 1, "train.compile_cache": "", "train.batch_size": batch,
+        "parallel.mode": "jit", "log.tensorboard": False, **more,
+    }  # fmt: skip
+
+
 def weights(run: Path) -> dict[str, np.ndarray]:
     """What a finished run exported."""
     return load_file(run / "best" / "model.safetensors")

@@ -16,7 +16,7 @@ from jaxft import evaluate, export, load, predict, train
 from jaxft.analysis import embeddings as analysis
 from jaxft.models.checkpoint import sentence_transformers
 from jaxft.tasks.embedding import Embedding
-from tests import tiny
+from tests import tiny, worlds
 from tests.tasks.gradients import assert_same, of_first_update
 
 ROOT = Path(__file__).parents[2]
@@ -59,11 +59,7 @@ def write_scored(path, rows, *, seed=0):
 
 
 def settings(folder):
-    return {
-        "model.path": str(folder / "bert"), "data.train": str(folder / "pairs.csv"),
-        "data.max_shapes": 1, "train.compile_cache": "", "train.batch_size": 32,
-        "parallel.mode": "jit", "log.tensorboard": False,
-    }  # fmt: skip
+    return worlds.fields(folder, "pairs.csv", 32)
 
 
 @pytest.fixture(scope="module")

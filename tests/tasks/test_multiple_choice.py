@@ -13,7 +13,7 @@ import transformers
 from jaxft import evaluate, export, load, predict, train
 from jaxft.data.choices import choice_fault, find_choice_columns, parts_of, read_choices
 from jaxft.data.files import table
-from tests import tiny
+from tests import tiny, worlds
 from tests.tasks.gradients import assert_same, of_first_update
 
 ROOT = Path(__file__).parents[2]
@@ -42,11 +42,7 @@ def write(path, rows, *, seed=0, kind="good"):
 
 
 def settings(folder):
-    return {
-        "model.path": str(folder / "bert"), "data.train": str(folder / "train.csv"),
-        "data.max_shapes": 1, "train.compile_cache": "", "train.batch_size": 16,
-        "parallel.mode": "jit", "log.tensorboard": False,
-    }  # fmt: skip
+    return worlds.fields(folder, "train.csv", 16)
 
 
 @pytest.fixture(scope="module")

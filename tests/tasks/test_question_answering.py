@@ -12,7 +12,7 @@ import transformers
 from jaxft import evaluate, export, load, predict, train
 from jaxft.analysis import answers as analysis
 from jaxft.tasks.question_answering import QuestionAnswering
-from tests import tiny
+from tests import tiny, worlds
 from tests.tasks.gradients import assert_same, of_first_update
 
 ROOT = Path(__file__).parents[2]
@@ -47,12 +47,8 @@ def write(path, rows, *, seed=0, none=0.25):
 
 
 def settings(folder):
-    return {
-        "model.path": str(folder / "bert"), "data.train": str(folder / "train.jsonl"),
-        "data.max_length": LENGTH, "data.stride": STRIDE, "data.max_shapes": 1,
-        "train.compile_cache": "", "train.batch_size": 16, "parallel.mode": "jit",
-        "log.tensorboard": False,
-    }  # fmt: skip
+    more = {"data.max_length": LENGTH, "data.stride": STRIDE}
+    return worlds.fields(folder, "train.jsonl", 16, **more)
 
 
 @pytest.fixture(scope="module")
