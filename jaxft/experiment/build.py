@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxft.experiment.data import Batches, Encoder, make_encoder
+from jaxft.experiment.encoder import Batches, Encoder, make_encoder
 from jaxft.experiment.evaluation import Predictions
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.references import References

@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxft.experiment.data import Slicing
 from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.encoder import Slicing
 from jaxft.experiment.inference import load_run
 from jaxft.experiment.measure import own_rows
 from jaxft.experiment.provenance import versions

@@ -16,7 +16,8 @@ from jaxft.data.checks import check_inputs
 from jaxft.data.inputs import KINDS
 from jaxft.data.targets import Targets
 from jaxft.data.tokenizer import load_tokenizer
-from jaxft.experiment.data import Encoder, Splits, make_encoder, open_splits
+from jaxft.experiment.data import Splits, open_splits
+from jaxft.experiment.encoder import Encoder, make_encoder
 from jaxft.experiment.features import features_of, open_architecture, open_frozen
 from jaxft.experiment.output import Output, check_output
 from jaxft.experiment.split import Split

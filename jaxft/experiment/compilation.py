@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import jax
 
-from jaxft.experiment.data import Batches
+from jaxft.experiment.encoder import Batches
 from jaxft.training.parallel import Parallel
 
 _WRITER = ".writer-"  # and the number of a process: it may be writing entries

@@ -16,7 +16,7 @@ from jaxft.analysis.pictures import inline
 from jaxft.data.inputs import Kind
 from jaxft.data.loader import TextBatches, iterate
 from jaxft.data.targets import Targets
-from jaxft.experiment.data import Batches, Encoder
+from jaxft.experiment.encoder import Batches, Encoder
 from jaxft.experiment.split import Split
 from jaxft.tasks.contract import Join, Predicted, Task, Writes, fitted
 from jaxft.training.parallel import Parallel

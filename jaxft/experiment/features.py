@@ -11,7 +11,8 @@ import numpy as np
 from jaxft.config import ConfigDict
 from jaxft.data.loader import iterate
 from jaxft.data.targets import Targets
-from jaxft.experiment.data import Batches, Slicing, Splits, make_encoder
+from jaxft.experiment.data import Splits
+from jaxft.experiment.encoder import Batches, Slicing, make_encoder
 from jaxft.experiment.model import open_model
 from jaxft.experiment.prepared import needed_vocabulary
 from jaxft.experiment.split import Split

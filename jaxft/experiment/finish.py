@@ -15,8 +15,8 @@ from jaxft.config import default_config, to_json
 from jaxft.data.inputs import KINDS
 from jaxft.experiment.card import model_card
 from jaxft.experiment.compilation import release_free_memory
-from jaxft.experiment.data import Batches
 from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.encoder import Batches
 from jaxft.experiment.evaluation import Evaluation, Predictions, evaluate
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.provenance import versions

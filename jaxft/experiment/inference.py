@@ -16,8 +16,8 @@ from jaxft.base.nearest import nearest
 from jaxft.config import ConfigDict, default_config
 from jaxft.data.inputs import KINDS
 from jaxft.data.sources import Source
-from jaxft.experiment.data import Batches, Encoder, settings_of
 from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.encoder import Batches, Encoder, settings_of
 from jaxft.experiment.evaluation import Evaluation, evaluate, predict
 from jaxft.experiment.prepared import task_at
 from jaxft.experiment.provenance import fingerprint

@@ -15,9 +15,10 @@ from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict
 from jaxft.data.inputs import KINDS
 from jaxft.data.tokenizer import load_tokenizer
-from jaxft.experiment.data import Splits, make_encoder, open_splits
+from jaxft.experiment.data import Splits, open_splits
 from jaxft.experiment.decide import decide
 from jaxft.experiment.decisions import Decisions
+from jaxft.experiment.encoder import make_encoder
 from jaxft.experiment.length import Length, run_length
 from jaxft.experiment.model import open_model
 from jaxft.experiment.opening import Given

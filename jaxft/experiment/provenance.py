@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxft.data.loader import TextBatches
-from jaxft.experiment.data import Batches
+from jaxft.experiment.encoder import Batches
 from jaxft.models import hf
 
 if TYPE_CHECKING:  # which imports far more than a reader of source.json needs

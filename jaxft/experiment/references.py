@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 
 from jaxft.config import ConfigDict
 from jaxft.data.loader import TextBatches
-from jaxft.experiment.data import Encoder
+from jaxft.experiment.encoder import Encoder
 from jaxft.experiment.evaluation import predict
 from jaxft.experiment.split import Split
 from jaxft.experiment.steps import evaluation_step, slicing

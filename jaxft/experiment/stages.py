@@ -16,7 +16,7 @@ import jax
 
 from jaxft import optim
 from jaxft.experiment.compilation import batch_shapes, release_free_memory
-from jaxft.experiment.data import Batches
+from jaxft.experiment.encoder import Batches
 from jaxft.training.parallel import Parallel
 from jaxft.training.programs import Programs
 from jaxft.training.step import Optimizer, TrainState

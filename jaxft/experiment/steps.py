@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict
 from jaxft.config_fields import FIELDS
-from jaxft.experiment.data import Slicing
 from jaxft.experiment.decide import frozen_blocks, moving_statistics
+from jaxft.experiment.encoder import Slicing
 from jaxft.experiment.optimizer import OptimizerOf
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.stages import Stage, abstract_params, split_for

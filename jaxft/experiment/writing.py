@@ -13,7 +13,7 @@ import numpy as np
 from jaxft.analysis.written import require_libraries
 from jaxft.config import ConfigDict
 from jaxft.data.tokenizer import load_tokenizer
-from jaxft.experiment.data import Encoder
+from jaxft.experiment.encoder import Encoder
 from jaxft.experiment.evaluation import predict
 from jaxft.experiment.split import Split
 from jaxft.experiment.steps import slicing

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxft.config import default_config, override
-from jaxft.experiment.data import Slicing, make_encoder, open_splits
+from jaxft.experiment.data import open_splits
+from jaxft.experiment.encoder import Slicing, make_encoder
 from jaxft.models import load_architecture
 from jaxft.tasks.table import TASKS
 

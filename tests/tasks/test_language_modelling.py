@@ -15,7 +15,7 @@ from jaxft.config import default_config, override
 from jaxft.data.documents import find_document_column, windows
 from jaxft.data.files import table
 from jaxft.data.tokenizer import load_tokenizer
-from jaxft.experiment.data import Slicing, make_encoder
+from jaxft.experiment.encoder import Slicing, make_encoder
 from jaxft.experiment.prepared import prepare
 from jaxft.models import hf
 from jaxft.training import step

@@ -16,7 +16,7 @@ from jaxft.data.chat import NoConversation
 from jaxft.data.files import table
 from jaxft.data.preferences import find_preference_columns, pair_of, read_preferences
 from jaxft.experiment.build import read_params, with_references
-from jaxft.experiment.data import Slicing, make_encoder
+from jaxft.experiment.encoder import Slicing, make_encoder
 from jaxft.experiment.prepared import prepare
 from jaxft.experiment.references import References
 from jaxft.experiment.steps import devices

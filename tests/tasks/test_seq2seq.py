@@ -15,7 +15,7 @@ import transformers
 from jaxft import evaluate, export, load, predict, train
 from jaxft.analysis import written
 from jaxft.config import default_config, override, validate
-from jaxft.experiment.data import Slicing, make_encoder
+from jaxft.experiment.encoder import Slicing, make_encoder
 from jaxft.experiment.prepared import prepare
 from jaxft.experiment.writing import make_writer
 from jaxft.models import hf

@@ -1,0 +1,211 @@
+"""From splits to batches: what the checkpoint's inputs are decides how rows become arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxft.base.nested import flatten
+from jaxft.config import ConfigDict
+from jaxft.data.batching import plan_evaluation, plan_training
+from jaxft.data.corruption import Corruption
+from jaxft.data.images import Augment, Images, Preprocess
+from jaxft.data.inputs import KINDS, Kind, Tokenising
+from jaxft.data.loader import ImageBatches, TextBatches
+from jaxft.data.targets import Unlabelled
+from jaxft.data.tokens import Tokens
+from jaxft.experiment import changes
+from jaxft.experiment.data import Splits
+from jaxft.experiment.split import Split
+from jaxft.models import ImageLimits, TextLimits
+
+Batches = TextBatches | ImageBatches
+
+
+@dataclasses.dataclass(frozen=True)
+class Slicing:
+    """How batches are cut: over devices, microbatches and processes."""
+
+    shards: int = 1
+    accumulate: int = 1
+    process_index: int = 0
+    process_count: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Turns splits into batches by what the checkpoint's inputs are.
+
+    Attributes:
+      inputs: kind of the task's, see `KINDS`.
+      directory: the checkpoint's, for tokenizer or preprocessor files.
+      limits: which inputs the model can take.
+      columns: input columns.
+      max_length: longest text in tokens.
+      cache: directory of tokenised text; None: not kept.
+      settings: the config fields that tokenising depends on (`Kind.settings`).
+    """
+
+    inputs: str
+    directory: str
+    limits: TextLimits | ImageLimits
+    columns: tuple[str, ...]
+    max_length: int
+    cache: str | None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        """Of the inputs."""
+        return KINDS[self.inputs]
+
+    @property
+    def how(self) -> Tokenising:
+        """How texts become tokens."""
+        assert isinstance(self.limits, TextLimits)
+        return Tokenising(
+            self.directory, self.max_length, self.limits.vocabulary, self.cache, self.settings
+        )
+
+    def tokens(self, split: Split) -> Tokens:
+        """Token ids of a split of texts."""
+        assert self.kind.tokens is not None and isinstance(self.limits, TextLimits)
+        columns = (*self.columns, split.answers) if split.answers else self.columns
+        tokens = self.kind.tokens(split.source, split.targets.rows, columns, self.how)
+        if self.limits.alone and tokens.texts > 1:
+            raise ValueError(
+                f"an example has {tokens.texts} texts, which have to lie in one row, and a bridged model "
+                "reads one text a row: this task needs a model of a native family"
+            )
+        return tokens
+
+    def corruption(self, seed: int) -> Corruption | None:
+        """What happens to the tokens of a batch."""
+        return self.kind.corrupt(self.how, seed) if self.kind.corrupt else None
+
+    def noise(self, config: ConfigDict) -> Corruption | None:
+        """What is done to the tokens of training texts: what the kind asks for, or noise."""
+        if changes.has_noise(config):
+            return changes.noise_of(config, self.how)
+        return self.corruption(config.train.seed)
+
+    def packs(self, config: ConfigDict) -> bool:
+        """Whether several texts share a row."""
+        assert isinstance(self.limits, TextLimits)
+        return config.data.pack and not self.limits.alone
+
+    def images(self, split: Split, augment: Augment | None, seed: int) -> Images:
+        """Decoded images of an image split."""
+        limits = self.limits
+        assert isinstance(limits, ImageLimits)
+        preprocess = Preprocess.from_checkpoint(
+            self.directory, image_size=(limits.height, limits.width), channels=limits.channels
+        )
+        return Images(
+            split.source,
+            split.targets.rows,
+            self.columns[0],
+            preprocess,
+            augment=augment,
+            seed=seed,
+        )
+
+    def training(self, split: Split, config: ConfigDict, steps: int, cut: Slicing) -> Batches:
+        """`steps` batches of an endless shuffled stream; batch i depends on i alone."""
+        c, mixture = config.train, split.source.mixture
+        here: dict[str, Any] = {
+            "process_index": cut.process_index,
+            "process_count": cut.process_count,
+        }
+        if self.kind.model == "image":
+            images = self.images(split, changes.augment_of(config), c.seed)
+            return ImageBatches(
+                images, split.targets, batch_size=c.batch_size, steps=steps, seed=c.seed,
+                shards=cut.shards, row_multiple=cut.accumulate, mixture=mixture, **here,
+            )  # fmt: skip
+        tokens = self.tokens(split)
+        sampler = None
+        if mixture is not None:
+            rows = split.targets.rows[tokens.example_of(np.arange(len(tokens)))]
+            sampler = mixture.sampler(rows, batch_size=c.batch_size, seed=c.seed)
+        plan = plan_training(
+            tokens.room, batch_size=c.batch_size, steps=steps, seed=c.seed, shards=cut.shards,
+            row_multiple=cut.accumulate, pack=self.packs(config), max_shapes=config.data.max_shapes,
+            mixture=sampler,
+        )  # fmt: skip
+        return TextBatches(
+            tokens, split.targets, plan, corrupt=self.noise(config), mixture=mixture, **here
+        )
+
+    def evaluation(self, split: Split, config: ConfigDict, cut: Slicing) -> Batches:
+        """Every example once."""
+        size = config.eval.batch_size
+        here: dict[str, Any] = {
+            "process_index": cut.process_index,
+            "process_count": cut.process_count,
+        }
+        if self.kind.model == "image":
+            images = self.images(split, None, 0)
+            return ImageBatches(
+                images,
+                split.targets,
+                batch_size=size,
+                steps=None,
+                seed=0,
+                shards=cut.shards,
+                **here,
+            )
+        tokens = self.tokens(split)
+        plan = plan_evaluation(
+            tokens.room, batch_size=size, shards=cut.shards, pack=self.packs(config)
+        )
+        return TextBatches(tokens, split.targets, plan, corrupt=self.corruption(0), **here)
+
+    def unanswered(self, split: Split, config: ConfigDict, cut: Slicing) -> TextBatches:
+        """The texts of every example once, each in a row of its own, without what is to be given."""
+        rows = split.targets.rows
+        targets = Unlabelled(rows, np.arange(len(rows) + 1))
+        tokens = self.tokens(Split(split.source, targets))
+        plan = plan_evaluation(
+            tokens.lengths, batch_size=config.eval.batch_size, shards=cut.shards, pack=False
+        )
+        return TextBatches(
+            tokens, targets, plan, process_index=cut.process_index, process_count=cut.process_count
+        )
+
+
+def make_encoder(
+    config: ConfigDict, inputs: str, directory: str, limits: TextLimits | ImageLimits,
+    splits: Splits, cache: str | None,
+) -> Encoder:  # fmt: skip
+    """The encoder of a run.
+
+    Raises:
+      ValueError: data.max_length is above what the checkpoint has positions for, or there are two
+        text columns and it cannot tell them apart.
+    """
+    changes.check_changes(config, inputs)
+    length = 0
+    if isinstance(limits, TextLimits):
+        length = config.data.max_length or limits.usual or limits.positions
+        if length > limits.positions:
+            raise ValueError(
+                f"config.data.max_length={length} is above the {limits.positions} positions of the "
+                "checkpoint"
+            )
+        if KINDS[inputs].pairs and len(splits.columns) == 2 and not limits.pairs:
+            raise ValueError(
+                f"{directory} has no token type for a second text, so it cannot tell two texts apart; "
+                f"give one text column in config.data.text, not {', '.join(splits.columns)}"
+            )
+    settings = settings_of(config, inputs)
+    return Encoder(inputs, directory, limits, splits.columns, length, cache, settings)
+
+
+def settings_of(config: ConfigDict, inputs: str) -> dict[str, Any]:
+    """The config fields that tokenising inputs of this kind depends on."""
+    values = flatten(config)
+    return {name: values[name] for name in KINDS[inputs].settings}
