@@ -110,7 +110,7 @@ FIELDS: tuple[Field, ...] = (
           form="pairs", compiled=True),
     Field("model.scratch", False, "true: take the architecture only and initialise every parameter"),
     Field("model.resize_vocabulary", False,
-          "of native models of text: rows in the embeddings for tokens that were added to the tokenizer",
+          "of models of text: rows in the embeddings for tokens that were added to the tokenizer",
           compiled=True),
     Field("model.dropout", None, "none keeps the checkpoint's own rates", 0, 0.99, kind=float, compiled=True),
     Field("model.dtype", "float32", "compute type; bfloat16 halves activations, parameters stay float32",

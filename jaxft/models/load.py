@@ -34,7 +34,8 @@ def load_architecture(
         implementation: 'native', 'bridge', or 'auto': native where the family is implemented, and all
             that config.json asks for; bridged also where it lacks a head of tokens.
         depths: ordered (path pattern, depth) for a bridged model, before what its structure says.
-        vocabulary: of a native family, as `architecture.load_architecture`; 0: as config.json says.
+        vocabulary: of a model of text, how many token ids it has to know: where config.json says fewer,
+            every leaf with an axis of them is `grown`; 0: as config.json says.
 
     Raises:
         ValueError: as `architecture.load_architecture` or `bridge.load.load_bridged`.
@@ -65,11 +66,6 @@ def load_architecture(
             if implementation == "native" or head != "token" or "sequence" not in error.has:
                 raise
             because = error.what
-    if vocabulary:
-        raise ValueError(
-            "config.model.resize_vocabulary is for native families, and this model is bridged"
-            f"{f', since {because}' if because else ''}; resize it with transformers and save it first"
-        )
     # torch takes seconds to import, and is an extra.
     from jaxft.models.bridge.load import load_bridged
 
@@ -80,6 +76,7 @@ def load_architecture(
         dropout=dropout,
         new_head=new_head,
         depths=tuple(depths),
+        vocabulary=vocabulary,
         because=because,
     )
 

@@ -24,14 +24,14 @@ def checked(name: str, marked: str) -> None:
 
 
 @pytest.mark.skipif(not INSTALLED, reason="needs jaxft[bridge]")
-@pytest.mark.parametrize("name", ["check_models", "check_runs", "check_native"])
+@pytest.mark.parametrize("name", ["check_models", "check_runs", "check_native", "check_resizing"])
 def test_in_its_own_process(name):
     checked(name, "not slow")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED, reason="needs jaxft[bridge]")
-@pytest.mark.parametrize("name", ["check_models", "check_runs", "check_native"])
+@pytest.mark.parametrize("name", ["check_models", "check_runs", "check_native", "check_resizing"])
 def test_the_long_checks_in_their_own_process(name):
     checked(name, "slow")
 

@@ -85,13 +85,3 @@ def test_tables_grow_and_the_export_is_transformers(name, tmp_path):
     assert table.shape[0] == SIZE
     assert unembedding is None or unembedding.weight.shape[0] == SIZE
     assert all(torch.isfinite(x).all() for x in theirs.parameters())
-
-
-def test_a_bridged_model_does_not_grow(tmp_path):
-    torch_model(ROWS["bert"]).save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"^config\.model\.resize_vocabulary is for native families"
-    ):
-        models.load_architecture(
-            str(tmp_path), num_labels=3, implementation="bridge", vocabulary=SIZE
-        )

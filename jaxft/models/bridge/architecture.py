@@ -34,6 +34,7 @@ class BridgedArchitecture:
     depths: dict[str, int]
     statistics: dict[str, int]
     new_head: bool
+    grown: Mapping[str, tuple[int, ...]]
 
     @property
     def limits(self) -> TextLimits | ImageLimits:
@@ -55,17 +56,13 @@ class BridgedArchitecture:
         """Which implementation this is, and what that means."""
         row = "one text a row, " if self.inputs == "text" else ""
         said = f"bridge to {self.exports} of {self.built.library}: {row}no remat, no tensor axis"
+        said += ", rows for new tokens" * bool(self.grown)
         return f"{said}; not native, since {self.because}" if self.because else said
 
     @property
     def from_scratch(self) -> bool:
         """`init` gives every leaf a value to train from."""
         return self.built.from_scratch
-
-    @property
-    def grown(self) -> Mapping[str, tuple[int, ...]]:
-        """Nothing: its module has the sizes of config.json."""
-        return {}
 
     @property
     def naming(self) -> Naming:

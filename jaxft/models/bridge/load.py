@@ -12,7 +12,7 @@ import numpy as np
 from jaxft.models.checkpoint import config_json, timm_config
 from jaxft.models.contract import Architecture
 from jaxft.models.families import TIMM, family_of
-from jaxft.models.family import Stored
+from jaxft.models.family import Stored, TextLimits
 from jaxft.models.tree import Params, by_path
 
 EXTRA = "pip install 'jaxft[bridge]'"
@@ -26,6 +26,7 @@ def load_bridged(
     dropout: float | None = None,
     new_head: bool = False,
     depths: tuple[tuple[str, int], ...] = (),
+    vocabulary: int = 0,
     because: str = "",
 ) -> Architecture:
     """Reads `directory/config.json`; no weights are touched, and none are made.
@@ -33,11 +34,14 @@ def load_bridged(
     Args:
         num_labels, head, dropout, new_head: as `models.load_architecture`.
         depths: ordered (path pattern, depth), before what the module's structure says.
+        vocabulary: how many token ids a model of text has to know: where config.json says fewer, what has
+            a row for each is `grown`.
         because: what the native family, which would be taken before, refuses of config.json.
 
     Raises:
         ValueError: torch or torchax is not installed, the library has no such model, code of the
-            checkpoint would run, or a pattern matches nothing or leaves a gap between blocks.
+            checkpoint would run, a pattern matches nothing or leaves a gap between blocks, or what has
+            rows for tokens cannot have more.
     """
     raw = config_json.load(directory)
     where = os.path.join(directory, "config.json")
@@ -45,8 +49,7 @@ def load_bridged(
     from jaxft.models.bridge.architecture import BridgedArchitecture
     from jaxft.models.bridge.module import path_of
 
-    build = _library(where, raw)
-    built = build(where, raw, head, num_labels, dropout)
+    raw, built, grown = _built(where, raw, head, num_labels, dropout, vocabulary)
     depth_of = {path_of(name): depth for name, depth in built.depths.items()}
     depth_of, num_blocks = _settled(depth_of, depths, max(built.depths.values(), default=1) - 1)
     leaves = {
@@ -71,7 +74,24 @@ def load_bridged(
         depths={path: depth_of[path] for path in order if path in parameters},
         statistics={path: depth_of[path] for path in order if path not in parameters},
         new_head=new_head or bool(others) and built.exports not in others,
+        grown={path_of(name): shape for name, shape in grown.items()},
     )
+
+
+def _built(
+    where: str, raw: dict[str, Any], head: str | None, num_labels: int, dropout: float | None,
+    vocabulary: int,
+) -> tuple[dict[str, Any], Any, dict[str, tuple[int, ...]]]:  # fmt: skip
+    """(config.json, the module of it, what of it has fewer rows in the checkpoint, by name)."""
+    from jaxft.models.bridge import resizing
+
+    build = _library(where, raw)
+    built = build(where, raw, head, num_labels, dropout)
+    if not isinstance(built.limits, TextLimits) or built.limits.vocabulary >= vocabulary:
+        return raw, built, {}
+    raw = resizing.with_vocabulary(raw, built.module.config, vocabulary)
+    larger = build(where, raw, head, num_labels, dropout)
+    return raw, larger, resizing.grown(where, built, larger)
 
 
 def _require(directory: str, raw: Mapping[str, Any], because: str) -> None:

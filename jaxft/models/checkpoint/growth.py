@@ -18,9 +18,9 @@ _BLOCK = 256  # new rows at a time: their weights are [_BLOCK, old rows]
 def read_grown(
     directory: str, architecture: Architecture, key: jax.Array, shardings: Params | None = None
 ) -> dict[str, jax.Array]:
-    """The leaves of `architecture.grown` that the checkpoint has: its rows, and below them new ones.
+    """The leaves of `architecture.grown` that the checkpoint has: its rows, and after them new ones.
 
-    They are computed on the host, so on any number of devices they are the same.
+    Rows lie along the axis that is longer. They are computed on the host, so on any number of devices they are the same.
 
     Args:
         key, shardings: as of `hf.read_params`; each table has draws of its own.
@@ -37,8 +37,15 @@ def read_grown(
     for path in (path for path in architecture.grown if path in sources):
         (name, entry), leaf, place = sources[path], leaves[path], places[path]
         old = tensors.read(entry, name).transpose(architecture.stored[path].axes)
+        axis = next(i for i, size in enumerate(old.shape) if size != leaf.shape[i])
         seed = [*jax.random.key_data(key).tolist(), zlib.crc32(path.encode())]
-        table = grow(old.astype(leaf.dtype), leaf.shape[0], np.random.default_rng(seed))
+        rows = np.moveaxis(old.astype(leaf.dtype), axis, 0)
+        if path in architecture.statistics:  # never trained: as transformers has it, zeros
+            table = np.zeros((leaf.shape[axis], *rows.shape[1:]), leaf.dtype)
+            table[: len(rows)] = rows
+        else:
+            table = grow(rows, leaf.shape[axis], np.random.default_rng(seed))
+        table = np.moveaxis(table, 0, axis)
         found[path] = (
             jnp.asarray(table)
             if place is None
