@@ -20,7 +20,8 @@ def read_grown(
 ) -> dict[str, jax.Array]:
     """The leaves of `architecture.grown` that the checkpoint has: its rows, and after them new ones.
 
-    Rows lie along the axis that is longer. They are computed on the host, so on any number of devices they are the same.
+    Rows lie along the axis that is longer. New ones are computed on the host, so on any number of devices
+    they are the same.
 
     Args:
         key, shardings: as of `hf.read_params`; each table has draws of its own.
