@@ -182,6 +182,13 @@ FIELDS: tuple[Field, ...] = (
     Field("data.color_jitter", 0.0,
           "of images: brightness, contrast and saturation change by up to this share", 0, 1),
     Field("data.erase", 0.0, "of images: probability of a random rectangle without content", 0, 1),
+    Field("data.mixup", 0.0, "of images: each is mixed with another, by a share of Beta(a, a) with this a; "
+          "0: not at all", 0, 1000),
+    Field("data.cutmix", 0.0, "of images: a box of each, of a share of Beta(a, a) with this a, is another's; "
+          "0: not at all", 0, 1000),
+    Field("data.mix_probability", 1.0, "of an image to be mixed at all, where that is asked for", 0, 1),
+    Field("data.mix_switch", 0.5, "probability of cutmix in place of mixup, where both are asked for", 0, 1,
+          needs=(Need("data.mixup"), Need("data.cutmix"))),
     Field("data.token_dropout", 0.0,
           "of texts: probability of each training token to be hidden", 0, 0.9),
     Field("data.word_swap", 0.0,

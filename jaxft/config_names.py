@@ -50,6 +50,10 @@ _CALLED: dict[str, str] = {
     "data.pack": "packing group_by_length sample_packing",
     "data.augment": "augmentation aug_transforms aa auto_augment hflip data_augmentation item_tfms "
     "batch_tfms aug augmentations transforms",
+    "data.mixup": "mixup_alpha mix_up",
+    "data.cutmix": "cutmix_alpha cut_mix",
+    "data.mix_probability": "mixup_prob cutmix_prob mixup_probability",
+    "data.mix_switch": "mixup_switch_prob switch_prob",
     "data.cache": "cache_dir data_cache",
     "data.workers": "num_workers dataloader_num_workers preprocessing_num_workers n_workers workers_count",
     "train.batch_size": "per_device_train_batch_size train_batch_size bs batch global_batch_size batchsize "

@@ -16,6 +16,7 @@ import numpy as np
 from jaxft.data.batching import EvalPlan, Layout, TrainPlan
 from jaxft.data.corruption import Corruption
 from jaxft.data.images import Images
+from jaxft.data.mixing import Mixing, mixed_targets
 from jaxft.data.mixture import Mixture, MixtureSampler
 from jaxft.data.sampler import Sampler
 from jaxft.data.targets import Batch, Targets
@@ -116,6 +117,8 @@ class ImageBatches:
     steps: of the run; None is one pass in the source's order (evaluation). The batch is padded
     with zero images of weight 0 to a multiple of shards * row_multiple.
     mixture: as of `TextBatches`; source [B].
+    mixing: of each image with the next of the global batch; targets are then those of both, see
+      `mixed_targets`. source and index are the image's own.
     """
 
     def __init__(
@@ -129,6 +132,7 @@ class ImageBatches:
         shards: int = 1,
         row_multiple: int = 1,
         mixture: Mixture | None = None,
+        mixing: Mixing | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -138,7 +142,7 @@ class ImageBatches:
         if batch_size < 1:
             raise ValueError(f"the batch size must be at least 1, got {batch_size}")
         self.images, self.targets = images, targets
-        self.mixture = mixture
+        self.mixture, self.mixing = mixture, mixing
         self.sampler: Sampler | MixtureSampler = (
             Sampler(len(targets), batch_size, None if steps is None else seed)
             if mixture is None
@@ -159,21 +163,50 @@ class ImageBatches:
 
     def __getitem__(self, step: int) -> Batch:
         examples, epoch = self.sampler(step)
+        slots, pixels = self._own(examples), self._no_pixels()
+        own = slots[slots >= 0]
+        found = self.images.pixels(own, epoch)
+        nexts, shares = None, np.ones(len(slots), np.float32)
+        if self.mixing:
+            nexts = self._own(np.roll(examples, -1))
+            if len(own):
+                shares[: len(own)] = self._mix(found, own, nexts[len(own) - 1], epoch)
+        pixels[: len(own)] = found
+        return self._with_targets(pixels, slots, nexts, shares)
+
+    def _own(self, examples: np.ndarray) -> np.ndarray:
+        """This process's slots of the global batch, -1 where empty: after all others."""
         slots = np.full(self.rows, -1, np.int64)
         slots[: len(examples)] = examples
-        slots = slots[_own_rows(self.rows, self.process_index, self.process_count)]
-        pixels = np.zeros((len(slots), *self.images.shape), np.float32)
-        pixels[slots >= 0] = self.images.pixels(slots[slots >= 0], epoch)
-        return self._with_targets(pixels, slots)
+        return slots[_own_rows(self.rows, self.process_index, self.process_count)]
+
+    def _no_pixels(self) -> np.ndarray:
+        return np.zeros((self.rows // self.process_count, *self.images.shape), np.float32)
+
+    def _mix(self, pixels: np.ndarray, own: np.ndarray, after: int, epoch: int) -> np.ndarray:
+        """Mixes the images of `own` in place, the last with that of the example `after`."""
+        assert self.mixing is not None
+        alone = after == own[0]  # the whole batch is here
+        last = pixels[0].copy() if alone else self.images.pixels(np.array([after]), epoch)[0]
+        return self.mixing.mix(pixels, last, self.targets.rows[own], epoch)
 
     def blank(self, steps: Iterable[int] | None = None) -> list[Batch]:
         """A batch of padding in the one shape that there is, whatever the steps."""
         slots = np.full(self.rows // self.process_count, -1, np.int64)
-        pixels = np.zeros((len(slots), *self.images.shape), np.float32)
-        return [self._with_targets(pixels, slots)]
+        shares = np.ones(len(slots), np.float32)
+        return [
+            self._with_targets(self._no_pixels(), slots, slots if self.mixing else None, shares)
+        ]
 
-    def _with_targets(self, pixels: np.ndarray, slots: np.ndarray) -> Batch:
-        return _filled(self.targets, slots, {"pixel_values": pixels}, self.mixture)
+    def _with_targets(
+        self, pixels: np.ndarray, slots: np.ndarray, nexts: np.ndarray | None, shares: np.ndarray
+    ) -> Batch:
+        """nexts: the slots of the images that these are mixed with; None: they are not mixed."""
+        inputs = {"pixel_values": pixels}
+        batch = _filled(self.targets, slots, inputs, self.mixture)
+        if nexts is None:
+            return batch
+        return mixed_targets(batch, self.targets.fill(nexts, inputs), shares)
 
 
 def _filled(targets: Targets, slots: np.ndarray, inputs: Batch, mixture: Mixture | None) -> Batch:

@@ -6,6 +6,7 @@ from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict, default_config
 from jaxft.data.augment import Augment
 from jaxft.data.inputs import Tokenising
+from jaxft.data.mixing import Mixing
 from jaxft.data.text_noise import TextNoise, text_noise
 from jaxft.data.tokenizer import load_tokenizer
 
@@ -13,13 +14,19 @@ _CROP = (0.35, 1.0)  # area of a random crop
 # Fields that change training examples -> the kind of inputs that they change.
 _CHANGES = {
     "data.augment": "image", "data.augment_policy": "image", "data.color_jitter": "image",
-    "data.erase": "image", "data.token_dropout": "text", "data.word_swap": "text",
+    "data.erase": "image", "data.mixup": "image", "data.cutmix": "image",
+    "data.token_dropout": "text", "data.word_swap": "text",
 }  # fmt: skip
 
 
 def check_changes(config: ConfigDict, inputs: str) -> None:
     """ValueError for a change of examples that is asked for and would not be made."""
     given, defaults = flatten(config), flatten(default_config())
+    if config.data.mix_probability != 1 and not mixing_of(config):
+        raise ValueError(
+            f"config.data.mix_probability={config.data.mix_probability} is of images that are mixed: it "
+            "needs config.data.mixup or config.data.cutmix other than 0"
+        )
     for field, kind in _CHANGES.items():
         if given[field] != defaults[field] and inputs != kind:
             whole = " that have one target as a whole" if kind == "text" else ""
@@ -40,6 +47,12 @@ def augment_of(config: ConfigDict) -> Augment:
         jitter=c.color_jitter,
         erase=c.erase,
     )
+
+
+def mixing_of(config: ConfigDict) -> Mixing:
+    """How training images are mixed with each other."""
+    c = config.data
+    return Mixing(c.mixup, c.cutmix, c.mix_probability, c.mix_switch, config.train.seed)
 
 
 def has_noise(config: ConfigDict) -> bool:

@@ -124,7 +124,8 @@ class Encoder:
             images = self.images(split, changes.augment_of(config), c.seed)
             return ImageBatches(
                 images, split.targets, batch_size=c.batch_size, steps=steps, seed=c.seed,
-                shards=cut.shards, row_multiple=cut.accumulate, mixture=mixture, **here,
+                shards=cut.shards, row_multiple=cut.accumulate, mixture=mixture,
+                mixing=changes.mixing_of(config), **here,
             )  # fmt: skip
         tokens = self.tokens(split)
         sampler = None

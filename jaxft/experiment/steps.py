@@ -20,6 +20,7 @@ from jaxft.experiment.stages import Stage, abstract_params, split_for
 from jaxft.models import Architecture, Pass, move_statistics
 from jaxft.optim import path_map
 from jaxft.tasks.contract import Contrastive, Shaped, Task
+from jaxft.tasks.mixed import mixed_loss
 from jaxft.training.by_source import losses_by_source
 from jaxft.training.cached_gradient import CachedGradient
 from jaxft.training.gradient import GradientFn, MeanGradient
@@ -82,7 +83,10 @@ def _step(
             axis_name=parallel.axis_name,
         ),
     )
-    loss = functools.partial(prepared.task.loss, label_smoothing=config.train.label_smoothing)
+    loss = functools.partial(
+        mixed_loss,
+        loss=functools.partial(prepared.task.loss, label_smoothing=config.train.label_smoothing),
+    )
     mixture, by_source = prepared.splits.train.source.mixture, None
     # Of a loss that compares examples with each other no part is one source's.
     if mixture is not None and not isinstance(prepared.task, Contrastive):

@@ -45,6 +45,7 @@ class Regression:
     unused: tuple[str, ...] = (
         "data.classes",
         "data.examples_per_class",
+        "data.cutmix",
         "train.label_smoothing",
     )
     shown: tuple[str, ...] = ("loss", "pearson", "spearman", "rmse")
