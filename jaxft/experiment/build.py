@@ -136,7 +136,7 @@ def share(
         # Planned now, so that a mistake in the test data is found before the training and not after.
         test_batches=None if splits.test is None else encoder.evaluation(splits.test, config, cut),
         eval_rows=Predictions(task, splits.eval, encoder),
-        eval_step=evaluation_step(architecture, task, config.model.dtype, parallel),
+        eval_step=evaluation_step(architecture, task.predictions, config.model.dtype, parallel),
         writer=make_writer(architecture, task, encoder, config, parallel),
         initialised=report.initialised,
         dropped=report.dropped,

@@ -13,23 +13,21 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxft.base.nearest import nearest
-from jaxft.config import ConfigDict, default_config
-from jaxft.data.inputs import KINDS
+from jaxft.config import ConfigDict
 from jaxft.data.sources import Source
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.encoder import Batches, Encoder, settings_of
 from jaxft.experiment.evaluation import Evaluation, evaluate, predict
+from jaxft.experiment.existing import Existing, open_existing, open_run
 from jaxft.experiment.prepared import task_at
 from jaxft.experiment.provenance import fingerprint
 from jaxft.experiment.references import References
 from jaxft.experiment.split import Split
 from jaxft.experiment.steps import evaluation_step, slicing
 from jaxft.experiment.writing import Writer, make_writer
-from jaxft.models import Architecture, TextLimits, hf, load_architecture
-from jaxft.models.checkpoint import timm_config
+from jaxft.models import Architecture, TextLimits, hf
 from jaxft.models.checkpoint.exported_config import FITTED
 from jaxft.tasks.contract import Calibrates, Predicted, Referring, Task, fitted
-from jaxft.tasks.table import TASKS
 from jaxft.training.parallel import Parallel, make_parallel
 from jaxft.training.programs import Programs
 
@@ -187,11 +185,7 @@ def load_inference(path: str | Path) -> Inference:
     Raises:
       ValueError: neither of the two, a run that has not finished, or files that are damaged.
     """
-    directory = RunDirectory(path)
-    raw = directory.read_json("config.json")
-    if "model_type" in raw or timm_config.is_timm(raw):
-        return _from_checkpoint(directory.path)
-    return load_run(directory)
+    return _ready(open_existing(path))
 
 
 def load_run(directory: RunDirectory, model: Path | None = None) -> Inference:
@@ -200,24 +194,7 @@ def load_run(directory: RunDirectory, model: Path | None = None) -> Inference:
     Raises:
       ValueError: as `load_inference`.
     """
-    config = directory.config()
-    if model is None and not directory.best.is_dir():
-        raise ValueError(
-            f"{directory.path} has no best/ yet: finish the run with the command that began it, "
-            f"or write one now with: python -m jaxft.export --run {directory.path} "
-            f"--output {directory.best}"
-        )
-    source, task, place = directory.source(), TASKS[config.task], model or directory.best
-    names, columns = source["label names"], source["columns"]
-    if not _are_texts(names, task.fewest_names) or not _are_texts(columns, 1):
-        raise ValueError(f"{directory.path / 'source.json'} is not what jaxft wrote; restore it")
-    architecture = load_architecture(
-        str(place), num_labels=len(task.id2label(names)), head=task.head,
-        implementation=config.model.implementation,
-    )  # fmt: skip
-    if architecture.inputs != KINDS[task.inputs].model:
-        raise ValueError(f"{place} is not the model of the run: it is of another task")
-    return _ready(place, architecture, tuple(names), tuple(columns), config, directory)
+    return _ready(open_run(directory, model))
 
 
 def column_names(text: str) -> tuple[str, ...]:
@@ -234,67 +211,31 @@ def named_by_flags() -> Iterator[None]:
         raise ValueError(str(error).replace("config.data.", "--")) from error
 
 
-def _from_checkpoint(path: Path) -> Inference:
-    raw = RunDirectory(path).read_json("config.json")
-    config = default_config()
-    for name, task in TASKS.items():
-        if not task.recognises(raw):
-            continue
-        try:
-            labelled = timm_config.with_labels(raw) if timm_config.is_timm(raw) else raw
-            names = task.names_in(labelled)
-        except ValueError as error:
-            raise ValueError(f"{path / 'config.json'}: {error}") from None
-        labels = len(task.id2label(names))
-        architecture = load_architecture(str(path), num_labels=labels, head=task.head)
-        if architecture.inputs == KINDS[task.inputs].model:
-            config.task = name
-            return _ready(path, architecture, names, (), config, None)
-    raise ValueError(
-        f"{path}: problem_type {raw.get('problem_type')!r} of {raw.get('architectures')!r:.80} is not "
-        f"implemented; there are {', '.join(TASKS)}"
-    )
-
-
-def _ready(
-    path: Path, architecture: Architecture, names: tuple[str, ...], columns: tuple[str, ...],
-    config: ConfigDict, directory: RunDirectory | None,
-) -> Inference:  # fmt: skip
+def _ready(found: Existing) -> Inference:
     """Place the parameters and wrap the program."""
     parallel = make_parallel("auto")
+    path, architecture, config = str(found.path), found.architecture, found.config
     # What a run was trained on says nothing of what is here: each device gets one example at least.
     config.eval.batch_size = max(config.eval.batch_size, parallel.shards)
     params, report = hf.read_params(
-        str(path), architecture, key=jax.random.key(0),
-        shardings=_whole_on(parallel, architecture),
-    )  # fmt: skip
-    if report.initialised:
-        raise ValueError(
-            f"{path} has no classifier for {architecture.num_labels} labels (it lacks "
-            f"{', '.join(report.initialised)}); fine-tune it first"
-        )
-    task = task_at(config, str(path))
-    program = evaluation_step(architecture, task, config.model.dtype, parallel)
+        path, architecture, key=jax.random.key(0), shardings=_whole_on(parallel, architecture)
+    )
+    found.check_whole(report.initialised)
+    task = task_at(config, path)
+    program = evaluation_step(architecture, task.predictions, config.model.dtype, parallel)
     limits = architecture.limits
     positions = limits.usual or limits.positions if isinstance(limits, TextLimits) else 0
     encoder = Encoder(
-        task.inputs, str(path), limits, columns, config.data.max_length or positions, None,
+        task.inputs, path, limits, found.columns, config.data.max_length or positions, None,
         settings_of(config, task.inputs),
     )  # fmt: skip
-    found = architecture.hf_config.get(FITTED)
+    fitted = architecture.hf_config.get(FITTED)
     return Inference(
-        directory, config, architecture, names, params, program, parallel, encoder,
+        found.directory, config, architecture, found.names, params, program, parallel, encoder,
         make_writer(architecture, task, encoder, config, parallel),
-        found if isinstance(found, Mapping) else {},
+        fitted if isinstance(fitted, Mapping) else {},
     )  # fmt: skip
 
 
 def _whole_on(parallel: Parallel, architecture: Architecture) -> Any:
     return parallel.shardings(jax.tree.map(lambda _: PartitionSpec(), architecture.whole))
-
-
-def _are_texts(value: Any, least: int) -> bool:
-    """Whether this is a list of so many different texts, or more."""
-    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-        return False
-    return least <= len(value) == len(set(value))

@@ -26,7 +26,14 @@ from jaxft.training.cached_gradient import CachedGradient
 from jaxft.training.gradient import GradientFn, MeanGradient
 from jaxft.training.parallel import Parallel, make_parallel
 from jaxft.training.programs import Programs
-from jaxft.training.step import Disagreement, Optimizer, TrainState, eval_step, train_step
+from jaxft.training.step import (
+    Disagreement,
+    Optimizer,
+    Predictions,
+    TrainState,
+    eval_step,
+    train_step,
+)
 
 
 def make_stages(
@@ -121,17 +128,18 @@ def _gradient(task: Task[Any], accumulate: int, axis_name: str | None) -> Gradie
 
 
 def evaluation_step(
-    architecture: Architecture, task: Task[Any], dtype: str, parallel: Parallel
+    architecture: Architecture, predictions: Predictions, dtype: str, parallel: Parallel
 ) -> Programs:
-    """`(params, batch) -> predictions` of the task, compiled a shape at a time.
+    """`(params, batch) -> predictions`, compiled a shape at a time.
 
     Args:
+      predictions: of a task, or what else is to be known of each example.
       dtype: of the computation: `model.dtype`.
     """
     step = functools.partial(
         eval_step,
         forward=functools.partial(architecture.apply, how=Pass(dtype=jnp.dtype(dtype))),
-        predictions=task.predictions,
+        predictions=predictions,
         axis_name=parallel.axis_name,
     )
     return parallel.compile_eval(step)
