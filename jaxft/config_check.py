@@ -99,7 +99,7 @@ def _check_field(field: Field, value: Any) -> None:
             raise ValueError(f"{said} must be more than 0; '100%' is once, at the end")
     elif field.form == "path" and (remote := is_remote(value)):
         raise ValueError(f"{said} is a remote place ({remote}); only local directories are written")
-    elif field.name == "model.path" and is_remote(value):
+    elif field.name in ("model.path", "distill.teacher") and is_remote(value):
         raise ValueError(
             f"{said} is an address; give a local directory, or the hub id alone: OWNER/NAME"
         )

@@ -230,6 +230,20 @@ FIELDS: tuple[Field, ...] = (
     Field("train.compile_cache", "~/.cache/jaxft", "compiled programs, reused by later runs; empty: none",
           form="path"),
 
+    Field("distill.teacher", "",
+          "a finished run, a directory in Hugging Face format or a hub id: a model whose outputs for the "
+          "training rows are learned beside the labels; read once, before the first step", form="place",
+          needs=(Need("data.augment", ("none",)), Need("data.augment_policy", ("none",)),
+                 Need("data.color_jitter", (0.0,)), Need("data.erase", (0.0,)),
+                 Need("data.mixup", (0.0,)), Need("data.cutmix", (0.0,)),
+                 Need("data.token_dropout", (0.0,)), Need("data.word_swap", (0.0,)))),
+    Field("distill.weight", 0.5,
+          "what the distance from the teacher counts, the loss of the labels counts the rest; 0: as "
+          "without a teacher", 0, 1, compiled=True, needs=(Need("distill.teacher"),)),
+    Field("distill.temperature", 2.0,
+          "of classes and labels: the logits of both models are divided by it before they are compared",
+          1e-2, 100, compiled=True, needs=(Need("distill.teacher"),)),
+
     Field("optim.lr", 5e-5,
           "peak learning rate of the head; layer_decay and lr_mult scale it per parameter", 0, 10),
     Field("optim.optimizer", "adamw", "sgd has momentum b1; lion wants about a tenth of adamw's lr",

@@ -70,6 +70,10 @@ _CALLED: dict[str, str] = {
     "train.log_every": "logging_steps log_every_n_steps log_interval logging_interval log_every_steps "
     "log_steps log.every log.steps",
     "train.compile_cache": "compilation_cache jit_cache compile_cache_dir",
+    "distill.teacher": "teacher_model teacher_name_or_path teacher_model_name_or_path distillation_teacher "
+    "teacher_path",
+    "distill.weight": "alpha_ce alpha_distil distillation_alpha distill_alpha kd_alpha kd_weight",
+    "distill.temperature": "distillation_temperature distill_temperature kd_temperature distillation_tau",
     "optim.lr": "learning_rate lrate lr_max max_lr base_lr peak_lr init_lr base_learning_rate step_size eta",
     "optim.optimizer": "opt optim optimizer_name opt_func optimizer_type",
     "optim.schedule": "lr_scheduler_type sched scheduler lr_schedule lr_scheduler lr_sched",

@@ -15,7 +15,8 @@ means: decided from the data or the checkpoint, or not used. A duration is '100 
 '10%' of the run. This page is written from `jaxft/config_fields.py`.
 """
 _TITLES = {
-    "": "The task", "model": "Model", "data": "Data", "train": "Training", "optim": "Optimizer",
+    "": "The task", "model": "Model", "data": "Data", "train": "Training",
+    "distill": "A teacher", "optim": "Optimizer",
     "eval": "Evaluation", "parallel": "Devices", "checkpoint": "Checkpoints", "log": "Logs",
 }  # fmt: skip
 
@@ -42,7 +43,7 @@ def _row(field: Field) -> str:
 
 
 def _need(need: Need) -> str:
-    nothing = "empty" if BY_NAME[need.other].kind is tuple else "0"
+    nothing = "empty" if BY_NAME[need.other].kind in (tuple, str) else "0"
     what = " or ".join(map(_shown, need.values)) or f"other than {nothing}"
     where = f" where it is {' or '.join(map(_shown, need.when))}" if need.when else ""
     return f"needs `{need.other}` {what}{where}"

@@ -83,6 +83,10 @@ class Labels:
     def contents(self) -> tuple[np.ndarray, ...]:
         return self.rows, self.ids
 
+    def mean_weight(self) -> float:
+        """What an example counts in the loss, the mean over all."""
+        return 1.0 if self.weights is None else float(self.weights[self.ids].mean())
+
     def numbered_as(self, names: Sequence[str]) -> Labels:
         """The same labels under another numbering of the same names."""
         number = {name: i for i, name in enumerate(names)}

@@ -74,14 +74,19 @@ class Tags:
 
     def fill(self, slots: np.ndarray, inputs: Batch) -> Batch:
         """'labels' int32 and 'weight' float32 [R, L]: the first token of each word counts."""
+        word = self.word_of(slots, inputs)
+        counts = word >= 0
+        labels = np.zeros(word.shape, np.int32)
+        labels[counts] = self.ids[word[counts]]
+        index = places(self.rows, slots)["index"]
+        return {"labels": labels, "weight": counts.astype(np.float32), "index": index}
+
+    def word_of(self, slots: np.ndarray, inputs: Batch) -> np.ndarray:
+        """[R, L] int64: of each token that begins a word its number among those of all examples, else -1."""
         words = inputs["words"]
         slot = np.maximum(inputs["segment_ids"] - 1, 0)
         example = np.take_along_axis(slots, slot, axis=1)
-        counts = words >= 0
-        labels = np.zeros(words.shape, np.int32)
-        labels[counts] = self.ids[self.offsets[example[counts]] + words[counts]]
-        index = places(self.rows, slots)["index"]
-        return {"labels": labels, "weight": counts.astype(np.float32), "index": index}
+        return np.where(words >= 0, self.offsets[example] + words, -1)
 
     def contents(self) -> tuple[np.ndarray, ...]:
         return self.rows, self.offsets, self.ids

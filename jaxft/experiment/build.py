@@ -18,6 +18,7 @@ from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.references import References
 from jaxft.experiment.stages import Stages
 from jaxft.experiment.steps import evaluation_step, make_stages, slicing, structure
+from jaxft.experiment.teaching import is_taught, with_teacher
 from jaxft.experiment.writing import Writer, make_writer
 from jaxft.models import ReadReport, hf
 from jaxft.models.checkpoint.growth import read_grown
@@ -76,6 +77,8 @@ def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple
       ValueError: nothing would train, or an input cannot be read.
     """
     check_trains(prepared)
+    # First, so that the teacher's weights are gone when those of the run come.
+    prepared = with_teacher(prepared, parallel, cache=cache)
     params, report = read_params(prepared, parallel)
     prepared = with_references(prepared, parallel, params, report, cache=cache)
     return begin(prepared, share(prepared, parallel, report, cache=cache), params)
@@ -154,6 +157,7 @@ def begin(
       like: another run over the same `shared`: its programs are used where they serve.
     """
     check_trains(prepared)
+    assert prepared.teacher is None or is_taught(prepared), "with_teacher comes first"
     config, parallel = prepared.config, shared.parallel
     cut = slicing(parallel, config.train.accumulate)
     batches = shared.encoder.training(prepared.splits.train, config, prepared.length.steps, cut)

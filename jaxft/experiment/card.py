@@ -54,7 +54,7 @@ def model_card(
         f"# {os.path.basename(os.path.normpath(config.model.path))}, fine-tuned",
         f"A `{prepared.architecture.exports}` "
         + (f"fine-tuned from `{base}`" if base else "trained from random weights")
-        + f" for {config.task.replace('_', ' ')}.",
+        + f" for {config.task.replace('_', ' ')}{_taught(prepared)}.",
         "## Data",
         _data(prepared),
         "## Evaluation",
@@ -79,6 +79,11 @@ def _front(prepared: Prepared, base: str) -> str:
     if pipeline := _PIPELINES.get(prepared.config.task):
         lines += [f"pipeline_tag: {pipeline}"]
     return "\n".join([*lines, "---"])
+
+
+def _taught(prepared: Prepared) -> str:
+    c = prepared.config.distill
+    return f", taught by `{_name(c.teacher)}`" if c.teacher and c.weight else ""
 
 
 def _data(prepared: Prepared) -> str:
@@ -118,6 +123,7 @@ def _frozen(prepared: Prepared, unchanged: Collection[str]) -> str:
 def _settings(config: Any) -> str:
     defaults = flatten(default_config())
     hidden = {"model.path", "data.train", "data.eval", "data.test", "data.dir", "workdir"}
+    hidden |= {"distill.teacher"}
     changed = [
         f"    {name} = {json.dumps(value, ensure_ascii=False, default=str)}"
         for name, value in flatten(config).items()

@@ -20,6 +20,7 @@ from jaxft.experiment.session import Session, opened
 from jaxft.experiment.signals import Stopped, raised
 from jaxft.experiment.steps import devices
 from jaxft.experiment.table import parameter_rows
+from jaxft.experiment.teacher import Teacher
 from jaxft.experiment.timing import Stopwatch
 from jaxft.experiment.weights import what_counts
 from jaxft.training.checkpoint import check_resume_step
@@ -144,6 +145,8 @@ def _introduce(run: Run, logs: Logs) -> None:
     labels = f", {len(splits.names)} labels" if splits.names else ""
     logs.say(f"model {prepared.config.model.path}: {prepared.decisions.summary}")
     logs.say(f"implementation {prepared.architecture.note}")
+    if prepared.teacher is not None:
+        logs.say(_said_of_teacher(prepared.teacher, prepared.config))
     logs.say(f"data {rows} rows{labels}; {'; '.join(splits.notes)}")
     logs.say(
         f"{prepared.length.steps} steps, {prepared.length.epoch} an epoch; {run.parallel.summary}"
@@ -163,3 +166,11 @@ def _introduce(run: Run, logs: Logs) -> None:
         logs.say(f"not used from the checkpoint: {', '.join(run.shared.dropped)}")
     for warning in prepared.decisions.warnings:
         logs.say(f"warning: {warning}")
+
+
+def _said_of_teacher(teacher: Teacher, config: ConfigDict) -> str:
+    c, model = config.distill, teacher.model
+    return (
+        f"teacher {c.teacher}: {model.architecture.exports}; the loss is {1 - c.weight:g} x that of the "
+        f"labels + {c.weight:g} x the distance from it"
+    )

@@ -23,6 +23,7 @@ from jaxft.experiment.length import Length, run_length
 from jaxft.experiment.model import open_model
 from jaxft.experiment.opening import Given
 from jaxft.experiment.optimizer import OptimizerOf, learning_rates, numbers
+from jaxft.experiment.teacher import Teacher, find_teacher, fitting
 from jaxft.models import Architecture, class_names, has_batch_norms, hf
 from jaxft.models.checkpoint import sentence_transformers
 from jaxft.optim import Finding, lint, path_map
@@ -33,7 +34,9 @@ from jaxft.training.parallel import Parallel
 from jaxft.training.step import hyperparameters
 
 # What the trials of one search have in common: the data, the model, the devices.
-_SHARED = ("task", "model.", "data.", "parallel.", "eval.batch_size", "train.class_weights")
+_SHARED = (
+    "task", "model.", "data.", "parallel.", "eval.batch_size", "train.class_weights", "distill.teacher",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Prepared:
       hyperparameters: the numbers that the optimizer takes as inputs.
       learning_rates: [steps] of the schedule, before any factor. Read by the loop: calling the
         schedule there would dispatch a dozen tiny programs a step.
+      teacher: from which it learns, too; None: from none.
     """
 
     config: ConfigDict
@@ -57,6 +61,7 @@ class Prepared:
     length: Length
     hyperparameters: dict[str, np.ndarray]
     learning_rates: np.ndarray
+    teacher: Teacher | None = None
 
     @functools.cached_property
     def task(self) -> Task[Any]:
@@ -87,7 +92,13 @@ class Prepared:
                     f"config.{field}={after[field]!r}: trials that share data and model have the same, "
                     f"{before[field]!r}"
                 )
-        return _settled(config, self.directory, self.architecture, self.splits)
+        c, trial = config.distill, _settled(config, self.directory, self.architecture, self.splits)
+        if c.teacher and c.weight and self.teacher is None:
+            raise ValueError(
+                f"config.distill.weight={c.weight}: trials that share data were prepared with weight 0, so "
+                "without the teacher; prepare them with another weight"
+            )
+        return dataclasses.replace(trial, teacher=self.teacher if c.weight else None)
 
 
 def task_at(config: ConfigDict, directory: str) -> Task[Any]:
@@ -116,13 +127,15 @@ def prepare(config: ConfigDict, cache: str | None = None, given: Given | None = 
         raise ValueError("config.model.path is empty: give a checkpoint directory or a hub id")
     directory = hf.resolve(config.model.path)
     task = task_at(config, directory)
-    names = class_names(directory)
+    names, model = class_names(directory), find_teacher(config, task)
     splits = open_splits(config, task, names, cache, given)
+    teacher = None if model is None else fitting(model, config, splits)
     _check_metric(config, task, splits)
     prepared = settle(config, directory, splits, cache)
     # By the headers alone: a checkpoint without weights, or with others, is refused here.
     fresh = () if config.model.scratch else hf.missing(directory, prepared.architecture)
-    return dataclasses.replace(prepared, decisions=prepared.decisions.knowing(fresh))
+    decisions = prepared.decisions.knowing(fresh)
+    return dataclasses.replace(prepared, decisions=decisions, teacher=teacher)
 
 
 def _check_metric(config: ConfigDict, task: Task[Any], splits: Splits) -> None:

@@ -31,6 +31,7 @@ def source_record(run: Run) -> dict[str, Any]:
     splits = run.prepared.splits
     return {
         **model_record(run.prepared),
+        **({} if run.prepared.teacher is None else run.prepared.teacher.record()),
         "label names": list(splits.names),
         "columns": list(splits.columns),
         "training rows": len(splits.train.targets),
@@ -58,11 +59,15 @@ def fingerprint(batches: Batches) -> str:
     digest = hashlib.sha256()
     for array in batches.targets.contents():
         digest.update(np.ascontiguousarray(array).data)  # no copy, of what may be gigabytes
-    if isinstance(batches, TextBatches):
-        digest.update(batches.tokens.fingerprint.encode())
-    else:
-        digest.update(batches.images.fingerprint().encode())
+    digest.update(inputs_fingerprint(batches).encode())
     return digest.hexdigest()
+
+
+def inputs_fingerprint(batches: Batches) -> str:
+    """Of the tokens or the images alone, in their order."""
+    if isinstance(batches, TextBatches):
+        return batches.tokens.fingerprint
+    return batches.images.fingerprint()
 
 
 def versions(names: tuple[str, ...] = _VERSIONS) -> dict[str, str]:

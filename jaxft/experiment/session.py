@@ -14,6 +14,7 @@ from jaxft.experiment.build import Run
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.evaluation import Evaluation
 from jaxft.experiment.timing import Stopwatch
+from jaxft.tasks.distillation import PARTS
 from jaxft.tasks.names import METRICS, minimised
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.logs import Logs
@@ -44,7 +45,8 @@ def opened(
              tensorboard=config.log.tensorboard, enabled=lead,
              epoch_examples=len(prepared.splits.train.targets), shown=prepared.task.shown,
              minimised=minimised(config.task), when_waiting=_when_waiting(config),
-             sources=mixture.names if mixture else ()) as logs,
+             sources=mixture.names if mixture else (),
+             parts=PARTS if prepared.teacher else ()) as logs,
     ):  # fmt: skip
         yield Session(run, directory, saves, logs, clock)
 

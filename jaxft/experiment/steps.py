@@ -19,7 +19,8 @@ from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.stages import Stage, abstract_params, split_for
 from jaxft.models import Architecture, Pass, move_statistics
 from jaxft.optim import path_map
-from jaxft.tasks.contract import Contrastive, Shaped, Task
+from jaxft.tasks.contract import Contrastive, Distils, Shaped, Task
+from jaxft.tasks.distillation import DistillationLoss
 from jaxft.tasks.mixed import mixed_loss
 from jaxft.training.by_source import losses_by_source
 from jaxft.training.cached_gradient import CachedGradient
@@ -28,8 +29,10 @@ from jaxft.training.parallel import Parallel, make_parallel
 from jaxft.training.programs import Programs
 from jaxft.training.step import (
     Disagreement,
+    Loss,
     Optimizer,
     Predictions,
+    Tally,
     TrainState,
     eval_step,
     train_step,
@@ -90,16 +93,7 @@ def _step(
             axis_name=parallel.axis_name,
         ),
     )
-    loss = functools.partial(
-        mixed_loss,
-        loss=functools.partial(prepared.task.loss, label_smoothing=config.train.label_smoothing),
-    )
-    mixture, by_source = prepared.splits.train.source.mixture, None
-    # Of a loss that compares examples with each other no part is one source's.
-    if mixture is not None and not isinstance(prepared.task, Contrastive):
-        by_source = functools.partial(
-            losses_by_source, loss=loss, count=len(mixture.names), axis_name=parallel.axis_name
-        )
+    loss = _loss(prepared)
     return functools.partial(
         train_step,
         forward=forward,
@@ -109,8 +103,33 @@ def _step(
         gradient=_gradient(prepared.task, config.train.accumulate, parallel.axis_name),
         held=path_map(lambda path, _: path in held, state.params) if held else None,
         moved=None if state.stats is None else move_statistics,
-        by_source=by_source,
+        tallies=_tallies(prepared, loss, parallel.axis_name),
     )
+
+
+def _loss(prepared: Prepared) -> Loss:
+    """The task's, and the distance from the teacher where there is one."""
+    config, task = prepared.config, prepared.task
+    own = functools.partial(task.loss, label_smoothing=config.train.label_smoothing)
+    loss = functools.partial(mixed_loss, loss=own)
+    if prepared.teacher is None:
+        return loss
+    assert isinstance(task, Distils), task
+    return DistillationLoss(task, loss, config.distill.weight, config.distill.temperature)
+
+
+def _tallies(prepared: Prepared, loss: Loss, axis_name: str | None) -> dict[str, Tally]:
+    """What the log tells apart of the loss: 'sources' of a mixture, 'parts' of distillation."""
+    tallies: dict[str, Tally] = {}
+    mixture = prepared.splits.train.source.mixture
+    # Of a loss that compares examples with each other no part is one source's.
+    if mixture is not None and not isinstance(prepared.task, Contrastive):
+        tallies["sources"] = functools.partial(
+            losses_by_source, loss=loss, count=len(mixture.names), axis_name=axis_name
+        )
+    if isinstance(loss, DistillationLoss):
+        tallies["parts"] = functools.partial(loss.parts, axis_name=axis_name)
+    return tallies
 
 
 def _apart(task: Task[Any], factor: float) -> Disagreement | None:

@@ -19,6 +19,7 @@ from jaxft.data.files import Source
 from jaxft.data.labels import LABEL_COLUMNS, Labels, find_target_column, read_labels
 from jaxft.data.targets import Unlabelled
 from jaxft.tasks.contract import Arrays, Predicted, Reading
+from jaxft.tasks.distillation import class_distance
 from jaxft.tasks.shaping import divergence, focal_factor
 
 # In the names of transformers' classes whose config.json says nothing else of what they are for.
@@ -134,6 +135,12 @@ class Classification:
     def disagreement(self, first: Arrays, second: Arrays, batch: Arrays) -> jax.Array:
         apart = divergence(first["logits"], second["logits"])
         return jnp.sum(apart * batch["weight"])
+
+    def logits(self, outputs: Arrays, batch: Arrays) -> Arrays:
+        return logits_of(outputs, batch)
+
+    def distance(self, outputs: Arrays, batch: Arrays, temperature: float) -> jax.Array:
+        return class_distance(outputs["logits"], batch["teacher"], temperature)
 
     def predictions(self, outputs: Arrays, batch: Arrays) -> Arrays:
         return logits_of(outputs, batch)

@@ -270,6 +270,19 @@ class Shaped(Protocol):
 
 
 @runtime_checkable
+class Distils(Protocol):
+    """A task whose models can learn from the outputs of another, which do not depend on its tokens."""
+
+    def logits(self, outputs: Arrays, batch: Arrays) -> Arrays:
+        """What is kept of a teacher: as `predictions`, but 'logits' [..., C] float32 of each."""
+        ...
+
+    def distance(self, outputs: Arrays, batch: Arrays, temperature: float) -> jax.Array:
+        """[...] float32: how far each prediction is from the batch's 'teacher' [..., C]; 0: not at all."""
+        ...
+
+
+@runtime_checkable
 class Fits(Protocol):
     """A task of which some numbers are fitted on the evaluation data and then used on other data."""
 

@@ -31,6 +31,7 @@ from jaxft.tasks.classification import (
     with_probabilities,
 )
 from jaxft.tasks.contract import Arrays, Predicted, Reading
+from jaxft.tasks.distillation import label_distance
 from jaxft.tasks.shaping import focal_factor, label_divergence
 
 
@@ -125,6 +126,12 @@ class MultiLabel:
     def disagreement(self, first: Arrays, second: Arrays, batch: Arrays) -> jax.Array:
         apart = label_divergence(first["logits"], second["logits"])
         return jnp.sum(apart * batch["weight"])
+
+    def logits(self, outputs: Arrays, batch: Arrays) -> Arrays:
+        return logits_of(outputs, batch)
+
+    def distance(self, outputs: Arrays, batch: Arrays, temperature: float) -> jax.Array:
+        return label_distance(outputs["logits"], batch["teacher"], temperature)
 
     def predictions(self, outputs: Arrays, batch: Arrays) -> Arrays:
         return logits_of(outputs, batch)

@@ -19,6 +19,7 @@ from jaxft.data.labels import Labels, find_column
 from jaxft.data.targets import Unlabelled
 from jaxft.tasks import classification
 from jaxft.tasks.contract import Arrays, Predicted, Reading
+from jaxft.tasks.distillation import class_distance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +73,14 @@ class MultipleChoice:
         """Sums over examples. outputs: 'logits' [R, K * G, 1]. batch: 'labels', 'weight' [R, K]."""
         return classification.loss({"logits": _scores(outputs, batch)}, batch, label_smoothing)
 
-    def predictions(self, outputs: Arrays, batch: Arrays) -> Arrays:
+    def logits(self, outputs: Arrays, batch: Arrays) -> Arrays:
         return classification.logits_of({"logits": _scores(outputs, batch)}, batch)
+
+    def distance(self, outputs: Arrays, batch: Arrays, temperature: float) -> jax.Array:
+        return class_distance(_scores(outputs, batch), batch["teacher"], temperature)
+
+    def predictions(self, outputs: Arrays, batch: Arrays) -> Arrays:
+        return self.logits(outputs, batch)
 
     def kept(
         self, targets: Labels, found: Mapping[str, np.ndarray], places: np.ndarray

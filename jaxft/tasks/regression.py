@@ -22,6 +22,7 @@ from jaxft.data.files import Source
 from jaxft.data.numbers import Numbers, find_number_column, read_numbers
 from jaxft.data.targets import Unlabelled
 from jaxft.tasks.contract import Arrays, Predicted, Reading
+from jaxft.tasks.distillation import number_distance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Regression:
         "data.examples_per_class",
         "data.cutmix",
         "train.label_smoothing",
+        "distill.temperature",
     )
     shown: tuple[str, ...] = ("loss", "pearson", "spearman", "rmse")
     headline: tuple[str, ...] = ("loss", "pearson", "spearman", "rmse", "mae", "r2")
@@ -79,8 +81,14 @@ class Regression:
         error = outputs["logits"][..., 0].astype(jnp.float32) - batch["labels"]
         return jnp.sum(error**2 * batch["weight"]), jnp.sum(batch["weight"])
 
-    def predictions(self, outputs: Arrays, batch: Arrays) -> Arrays:
+    def logits(self, outputs: Arrays, batch: Arrays) -> Arrays:
         return {"logits": outputs["logits"].astype(jnp.float32), "index": batch["index"]}
+
+    def distance(self, outputs: Arrays, batch: Arrays, temperature: float) -> jax.Array:
+        return number_distance(outputs["logits"], batch["teacher"])
+
+    def predictions(self, outputs: Arrays, batch: Arrays) -> Arrays:
+        return self.logits(outputs, batch)
 
     def kept(
         self, targets: Numbers, found: Mapping[str, np.ndarray], places: np.ndarray

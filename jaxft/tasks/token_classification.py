@@ -24,6 +24,7 @@ from jaxft.data.tags import OUTSIDE, TAG_COLUMNS, Tags, read_tags, split_tag, ty
 from jaxft.data.targets import Unlabelled
 from jaxft.tasks import classification
 from jaxft.tasks.contract import Arrays, Predicted, Reading
+from jaxft.tasks.distillation import class_distance
 
 _EXAMPLES = 1024  # whose tags are texts at a time
 
@@ -79,13 +80,16 @@ class TokenClassification:
         """Sums over words. outputs: 'logits' [R, L, C]. batch: 'labels', 'weight' [R, L]."""
         return classification.loss(outputs, batch, label_smoothing)
 
+    def logits(self, outputs: Arrays, batch: Arrays) -> Arrays:
+        return {"logits": outputs["logits"].astype(jnp.float32), **_words(batch)}
+
+    def distance(self, outputs: Arrays, batch: Arrays, temperature: float) -> jax.Array:
+        return class_distance(outputs["logits"], batch["teacher"], temperature)
+
     def predictions(self, outputs: Arrays, batch: Arrays) -> Arrays:
         scores = jax.nn.log_softmax(outputs["logits"].astype(jnp.float32))
-        slot = jnp.maximum(batch["segment_ids"] - 1, 0)
-        row = jnp.take_along_axis(batch["index"], slot, axis=1)
         found = {
-            "index": jnp.where(batch["words"] >= 0, row, -1),
-            "item": jnp.maximum(batch["words"], 0),
+            **_words(batch),
             "tag": jnp.argmax(scores, -1).astype(jnp.int32),
             "probability": jnp.exp(jnp.max(scores, -1)),
         }
@@ -180,6 +184,17 @@ class TokenClassification:
 
     def names_in(self, hf_config: Mapping[str, Any]) -> tuple[str, ...]:
         return classification.class_names(hf_config)
+
+
+def _words(batch: Arrays) -> Arrays:
+    """[R, L]: 'index', the row of the source that each first token of a word is of, else -1, and 'item',
+    the word's number in it."""
+    slot = jnp.maximum(batch["segment_ids"] - 1, 0)
+    row = jnp.take_along_axis(batch["index"], slot, axis=1)
+    return {
+        "index": jnp.where(batch["words"] >= 0, row, -1),
+        "item": jnp.maximum(batch["words"], 0),
+    }
 
 
 def _tags(predicted: Predicted, names: Sequence[str]) -> list[str]:

@@ -33,6 +33,7 @@ def _only(batch: Arrays, number: int) -> Arrays:
     """The batch in which what is of other sources is padding: of weight 0, in no segment, no row."""
     own = batch["source"] == number
     found = {**batch, "index": jnp.where(own, batch["index"], -1)}
+    weights = [name for name in ("weight", "teacher_weight") if name in batch]
     for name, segments in batch.items():
         if name.endswith("segment_ids"):
             slots = own.shape[1]
@@ -40,8 +41,10 @@ def _only(batch: Arrays, number: int) -> Arrays:
             slot = jnp.clip((segments - 1) // texts, 0, slots - 1)
             of_token = jnp.take_along_axis(own, slot, axis=1) & (segments > 0)
             found[name] = jnp.where(of_token, segments, 0)
-            if batch["weight"].shape == segments.shape != own.shape:
-                found["weight"] = jnp.where(of_token, batch["weight"], 0)
-    if batch["weight"].shape == own.shape:
-        found["weight"] = jnp.where(own, batch["weight"], 0)
+            for weight in weights:
+                if batch[weight].shape == segments.shape != own.shape:
+                    found[weight] = jnp.where(of_token, batch[weight], 0)
+    for weight in weights:
+        if batch[weight].shape == own.shape:
+            found[weight] = jnp.where(own, batch[weight], 0)
     return found

@@ -44,6 +44,7 @@ class Logs:
       minimised: the metrics of which less is better; of all others more is.
       when_waiting: what to do where the devices wait for data, said once.
       sources: names of those that are mixed, whose share and loss are written, too.
+      parts: names under which the parts of the loss are written.
       enabled: False on all processes but the first. They still raise on a non-finite loss, so that
         all processes end at the same step instead of waiting for each other.
 
@@ -66,9 +67,11 @@ class Logs:
         minimised: Collection[str] = ("loss",),
         when_waiting: str = "",
         sources: Sequence[str] = (),
+        parts: Sequence[str] = (),
     ):
         self.enabled = enabled
-        self._shown, self._minimised, self._sources = shown, minimised, sources
+        self._shown, self._minimised = shown, minimised
+        self._sources, self._parts = sources, parts
         self._epoch_examples = epoch_examples
         self._directory = Path(directory)
         self._steps_per_epoch = steps_per_epoch
@@ -126,7 +129,7 @@ class Logs:
         Args:
           step: updates done.
           metrics: scalars 'loss' (mean), 'weight' (examples), 'grad_norm', and 'tokens' if known; and
-            'sources' [S, 2] of a mixture, sums of losses and weights.
+            sums of losses and weights: 'sources' [S, 2] of a mixture, 'parts' [P, 2] of the loss.
           learning_rate: of this update, before any scale per parameter.
           fed: how full its batch was, and how long batches were waited for.
 
@@ -212,13 +215,13 @@ class Logs:
 
     def _fetch(self, step: Step) -> None:
         arrays = {name: np.asarray(value) for name, value in step.metrics.items()}
-        sources = arrays.pop("sources", np.zeros((0, 2)))
+        tallies = {name: arrays.pop(name) for name in ("sources", "parts") if name in arrays}
         values = {name: float(value) for name, value in arrays.items()}
         self._check_finite(step.number, values)
         if self._progress is None:
             return
         self._clock = step.handed_in if self._clock is None else self._clock
-        self._window.add(step, values, sources)
+        self._window.add(step, values, tallies)
         if step.number % self._log_every == 0:
             self._write_window()
         self._progress.advance(step.number)
@@ -262,10 +265,12 @@ class Logs:
             values["tokens_per_second"] = round(window.tokens / elapsed, 1)
         if window.places:
             values["padding"] = round(1 - window.filled / window.places, 4)
-        for name, (loss, weight) in zip(self._sources, window.sources, strict=True):
-            values[f"share/{name}"] = float(weight) / max(window.weight, 1e-9)
+        for name, loss, weight in window.tally("parts", self._parts):
+            values[name] = loss / max(weight, 1e-9)
+        for name, loss, weight in window.tally("sources", self._sources):
+            values[f"share/{name}"] = weight / max(window.weight, 1e-9)
             if weight > 1e-6:  # a difference of sums, so that none is not exactly 0
-                values[f"loss/{name}"] = float(loss / weight)
+                values[f"loss/{name}"] = loss / weight
         row = {"kind": "train", "step": last.number, **values, "seconds": round(self._seconds, 6)}
         if last.fed is not None:
             self._waited = self._waited_before + last.fed.waited

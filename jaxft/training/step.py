@@ -7,7 +7,8 @@ gradient and the evaluation are given the mapped axis; nothing else differs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -27,8 +28,8 @@ Disagreement = Callable[[Arrays, Arrays, Arrays], jax.Array]
 Predictions = Callable[[Arrays, Arrays], Arrays]
 # (TrainState.stats, 'moments' of the outputs) -> the next stats
 Moved = Callable[[Any, Any], Any]
-# (outputs, batch) -> [sources, 2]
-BySource = Callable[[Arrays, Arrays], jax.Array]
+# (outputs, batch) -> [n, 2]: n sums of losses and of their weights
+Tally = Callable[[Arrays, Arrays], jax.Array]
 # hyperparameters -> the transform that has them; called while the step is traced
 Optimizer = Callable[[Any], optax.GradientTransformation]
 
@@ -88,7 +89,7 @@ def train_step(
     gradient: GradientFn = MeanGradient(),  # noqa: B008 frozen
     held: Any = None,
     moved: Moved | None = None,
-    by_source: BySource | None = None,
+    tallies: Mapping[str, Tally] = MappingProxyType({}),
     disagreement: Disagreement | None = None,
 ) -> tuple[TrainState, Arrays]:
     """One optimizer update.
@@ -102,14 +103,15 @@ def train_step(
       held: bools at the paths of `params`: True for what keeps its slots but does not train now (a
         stage of gradual unfreezing that froze it again); None if there is none.
       moved: how `state.stats` follow what the forward passes saw; None: there are none.
-      by_source: of a mixture, the loss of each source (see `losses_by_source`); None: there is one.
+      tallies: losses that the log tells apart, by name: those of a mixture's sources (see
+        `losses_by_source`), the parts of a loss.
       disagreement: the loss is then the mean of two passes with different dropout, and this of both
         (R-Drop, Liang et al. 2021); None: one pass.
 
     Returns:
       The next state, and metrics: 'loss' (weighted mean), 'weight' (examples), 'grad_norm' (global
       L2 norm of the trainable gradients before clipping), float32 scalars equal on all devices; and
-      'sources', what `by_source` gives.
+      what each of `tallies` gives, by its name.
     """
     # The update's own key follows from the run's and the step: nothing random is stored.
     key = jax.random.fold_in(jax.random.wrap_key_data(state.hparams["key"]), state.step)
@@ -125,8 +127,7 @@ def train_step(
         outputs = forwarded(params, part, first)
         total, weight = loss(outputs, part)
         kept: dict[str, Any] = {"moments": outputs.get("moments", {})}
-        if by_source is not None:
-            kept["sources"] = by_source(outputs, part)
+        kept["tallies"] = {name: tally(outputs, part) for name, tally in tallies.items()}
         if disagreement is not None:
             others = forwarded(params, part, jax.random.fold_in(key, 2))
             total = 0.5 * (total + loss(others, part)[0]) + disagreement(outputs, others, part)
@@ -143,8 +144,7 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     norm = optax.tree.norm(found.grads)
     metrics = {"loss": found.loss, "weight": found.weight, "grad_norm": norm}
-    if by_source is not None:
-        metrics["sources"] = found.kept["sources"]
+    metrics |= found.kept["tallies"]
     stats = state.stats if moved is None else moved(state.stats, found.kept["moments"])
     after = dataclasses.replace(
         state, step=state.step + 1, params=params, opt_state=opt_state, stats=stats

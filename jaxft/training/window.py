@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -49,18 +48,30 @@ class Window:
     loss: float = 0.0
     grad_norm: float = 0.0
     tokens: float = 0.0
-    sources: Any = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))  # losses, weights
+    # Of each name: [n, 2] sums of losses and of weights.
+    tallies: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     filled: int = 0
     places: int = 0
 
-    def add(self, step: Step, values: Mapping[str, float], sources: np.ndarray) -> None:
+    def add(
+        self, step: Step, values: Mapping[str, float], tallies: Mapping[str, np.ndarray]
+    ) -> None:
         self.steps += 1
         self.last = step
         self.weight += values["weight"]
         self.loss += values["loss"] * values["weight"]
         self.grad_norm += values["grad_norm"]
         self.tokens += values.get("tokens", 0.0)
-        self.sources = self.sources + sources if len(self.sources) else sources
+        for name, sums in tallies.items():
+            self.tallies[name] = self.tallies.get(name, 0) + sums
         if step.fed is not None:
             self.filled += step.fed.filled
             self.places += step.fed.places
+
+    def tally(self, of: str, names: Sequence[str]) -> list[tuple[str, float, float]]:
+        """(name, sum of its losses, of its weights) of each; [] where the steps had no such tally."""
+        sums = self.tallies.get(of)
+        if sums is None:
+            return []
+        pairs = np.asarray(sums, np.float64).tolist()
+        return [(name, *pair) for name, pair in zip(names, pairs, strict=True)]
