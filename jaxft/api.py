@@ -24,9 +24,9 @@ import numpy as np
 from jaxft.config import ConfigDict, override
 from jaxft.config_check import validate
 from jaxft.data import files
-from jaxft.data.files import Source
 from jaxft.data.handed import as_columns, as_list
 from jaxft.data.memory import from_memory
+from jaxft.data.stream import is_stream
 from jaxft.data.targets import Unlabelled
 from jaxft.experiment import processes
 from jaxft.experiment.directory import RunDirectory
@@ -253,14 +253,19 @@ def evaluate(
     return measure(model, spec, columns, label).result.to_json()
 
 
-def _sources(data: Any) -> dict[str, Source]:
+def _sources(data: Any) -> dict[str, Any]:
     """'train', and what else there is, of `data` of `train`."""
     if data is None:
         return {}
     names = {"train": "train", "eval": "eval", "validation": "eval", "test": "test"}
     if not (isinstance(data, Mapping) and data and all(name in names for name in data)):
-        return {"train": from_memory("data", data)}
-    return {names[name]: from_memory(f"data[{name!r}]", part) for name, part in data.items()}
+        return {"train": _source("data", data)}
+    return {names[name]: _source(f"data[{name!r}]", part) for name, part in data.items()}
+
+
+def _source(name: str, data: Any) -> Any:
+    """As rows at random, or a stream as it is."""
+    return data if is_stream(data) else from_memory(name, data)
 
 
 def read_result(directory: RunDirectory) -> Trained:

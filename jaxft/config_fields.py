@@ -134,6 +134,13 @@ FIELDS: tuple[Field, ...] = (
     Field("data.mixture_temperature", None,
           "shares are weight * rows^(1 / temperature): 1 by size, more the more alike; none: the weights",
           0.1, 1000, kind=float, needs=(Need("data.mixture"),)),
+    Field("data.stream", None,
+          "read data.train from its beginning to its end, so many rows in memory at a time, in random order "
+          "among themselves; an epoch is then the whole run; none: every row at random", 1, MOST_STEPS,
+          kind=int,
+          needs=(Need("data.eval"), Need("train.steps"), Need("data.mixture", ((),)),
+                 Need("data.folds", (None,)), Need("data.group", ("",)),
+                 Need("data.examples_per_class", (None,)))),
     Field("data.eval", "", "the same; empty: a stratified share of the training data is held out",
           form="place"),
     Field("data.test", "", "the same; used once, at the end, with the best checkpoint", form="place"),
@@ -236,7 +243,8 @@ FIELDS: tuple[Field, ...] = (
           needs=(Need("data.augment", ("none",)), Need("data.augment_policy", ("none",)),
                  Need("data.color_jitter", (0.0,)), Need("data.erase", (0.0,)),
                  Need("data.mixup", (0.0,)), Need("data.cutmix", (0.0,)),
-                 Need("data.token_dropout", (0.0,)), Need("data.word_swap", (0.0,)))),
+                 Need("data.token_dropout", (0.0,)), Need("data.word_swap", (0.0,)),
+                 Need("data.stream", (None,)))),
     Field("distill.weight", 0.5,
           "what the distance from the teacher counts, the loss of the labels counts the rest; 0: as "
           "without a teacher", 0, 1, compiled=True, needs=(Need("distill.teacher"),)),

@@ -75,6 +75,12 @@ class TrainPlan:
         slots = packing.arrange(lengths, examples, shape, self.shards, self.pack)
         return Layout(shape.length, slots, epoch)
 
+    def over(self, lengths: np.ndarray, seed: int) -> TrainPlan:
+        """The same shapes for other examples, of these lengths [n], in an order by another seed."""
+        longest = max(self.fallback.length, packing.row_length(int(lengths.max())))
+        fallback = Shape(longest, self.fallback.rows)
+        return dataclasses.replace(self, lengths=lengths, seed=seed, fallback=fallback)
+
     def blank(self, steps: Iterable[int] | None = None) -> list[Layout]:
         """An empty layout of each shape, but for the fallback, which is hardly ever needed.
 

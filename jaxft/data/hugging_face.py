@@ -14,7 +14,8 @@ from jaxft.data import files
 from jaxft.data.files import Source
 
 
-def _datasets() -> Any:
+def library() -> Any:
+    """`datasets`. ValueError: it is not installed."""
     try:
         import datasets
     except ImportError:
@@ -28,7 +29,7 @@ def open_saved(path: Path, split: str) -> Source:
     """What `datasets.save_to_disk` wrote: one dataset, or a dict of splits."""
     files.check_inside(path)
     try:
-        data = _datasets().load_from_disk(str(path))
+        data = library().load_from_disk(str(path))
     except Exception as error:  # of whatever type the library meets in a folder that is not its own
         raise ValueError(
             f"{path}: not a readable saved dataset ({files.first_line(error)})"
@@ -44,13 +45,19 @@ def open_saved(path: Path, split: str) -> Source:
     return from_datasets(data[split], f"{path.name}:{split}")
 
 
-def open_hub(spec: str) -> Source:
-    """NAME[:CONFIG]:SPLIT on the Hugging Face hub, or in its cache when offline."""
+def hub_name(spec: str) -> tuple[str, str | None, str]:
+    """(name, config, split) of NAME[:CONFIG]:SPLIT. ValueError: it is of another form."""
     match = re.fullmatch(r"([^:]+)(?::([^:\[]+))?:([^:\[]+(?:\[.*\])?)", spec)
     if match is None:
         raise ValueError(f"hf:{spec}: a hub dataset is named hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT")
     name, config, split = match.groups()
-    datasets = _datasets()
+    return name, config, split
+
+
+def open_hub(spec: str) -> Source:
+    """NAME[:CONFIG]:SPLIT on the Hugging Face hub, or in its cache when offline."""
+    name, config, split = hub_name(spec)
+    datasets = library()
     try:
         data = datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -65,7 +72,7 @@ def from_datasets(data: Any, name: str) -> Source:
     # PostScript starts a program; decode.py opens raster formats alone.
     for column, feature in data.features.items():
         if type(feature).__name__ == "Image":
-            data = data.cast_column(column, _datasets().Image(decode=False))
+            data = data.cast_column(column, library().Image(decode=False))
 
     @functools.cache
     def selected(columns: tuple[str, ...]) -> Any:
@@ -83,15 +90,18 @@ def from_datasets(data: Any, name: str) -> Source:
         columns=tuple(data.column_names),
         count=len(data),
         read=read,
-        class_names=_class_names(data.features),
-        item_names=_class_names(
-            {key: getattr(feature, "feature", None) for key, feature in data.features.items()}
-        ),
+        class_names=class_names(data.features),
+        item_names=item_names(data.features),
     )
 
 
-def _class_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Of those that are classes."""
+def item_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Of columns of lists of class numbers, the names they stand for."""
+    return class_names({key: getattr(of, "feature", None) for key, of in features.items()})
+
+
+def class_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Of columns of class numbers, the names they stand for."""
     return {
         key: tuple(feature.names)
         for key, feature in features.items()

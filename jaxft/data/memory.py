@@ -49,7 +49,8 @@ def from_memory(name: str, data: Any) -> Source:
 def _from_dataset(name: str, data: Any) -> Source:
     if not hasattr(data, "__len__"):
         raise ValueError(
-            f"{name} is a streamed dataset, which has no random access; load it with streaming=False"
+            f"{name} is a streamed dataset, which has no random access; load it with streaming=False (a run "
+            "can be trained on one: config.data.stream)"
         )
     return hugging_face.from_datasets(data, name)
 

@@ -18,6 +18,7 @@ from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.references import References
 from jaxft.experiment.stages import Stages
 from jaxft.experiment.steps import evaluation_step, make_stages, slicing, structure
+from jaxft.experiment.streaming import TrainBatches, stream_batches
 from jaxft.experiment.teaching import is_taught, with_teacher
 from jaxft.experiment.writing import Writer, make_writer
 from jaxft.models import ReadReport, hf
@@ -50,7 +51,7 @@ class Run:
 
     prepared: Prepared
     shared: Shared
-    train_batches: Batches
+    train_batches: TrainBatches
     stages: Stages
     eval_every: int
 
@@ -160,7 +161,12 @@ def begin(
     assert prepared.teacher is None or is_taught(prepared), "with_teacher comes first"
     config, parallel = prepared.config, shared.parallel
     cut = slicing(parallel, config.train.accumulate)
-    batches = shared.encoder.training(prepared.splits.train, config, prepared.length.steps, cut)
+    rows, blocks, steps = prepared.splits.train, prepared.splits.blocks, prepared.length.steps
+    batches: TrainBatches
+    if blocks is None:
+        batches = shared.encoder.training(rows, config, steps, cut)
+    else:
+        batches = stream_batches(shared.encoder, rows, blocks, config, steps, cut)
     programs = None
     if like is not None and structure(like.prepared) == structure(prepared):
         programs = like.stages.programs

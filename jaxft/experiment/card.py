@@ -88,7 +88,8 @@ def _taught(prepared: Prepared) -> str:
 
 def _data(prepared: Prepared) -> str:
     splits, config = prepared.splits, prepared.config.data
-    rows = [f"- trained on {len(splits.train.targets):,} rows of `{_name(config.train)}`"]
+    count = "a stream" if config.stream else f"{len(splits.train.targets):,} rows"
+    rows = [f"- trained on {count} of `{_name(config.train)}`"]
     if len(splits.eval.targets):
         origin = f"of `{_name(config.eval)}`" if config.eval else "held out of them"
         rows += [f"- evaluated on {len(splits.eval.targets):,} rows {origin}"]

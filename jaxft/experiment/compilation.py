@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import jax
 
-from jaxft.experiment.encoder import Batches
+from jaxft.experiment.streaming import TrainBatches
 from jaxft.training.parallel import Parallel
 
 _WRITER = ".writer-"  # and the number of a process: it may be writing entries
@@ -83,7 +83,7 @@ def _is_whole(entry: bytes) -> bool:
 
 
 def batch_shapes(
-    batches: Batches, parallel: Parallel, steps: Iterable[int] | None = None
+    batches: TrainBatches, parallel: Parallel, steps: Iterable[int] | None = None
 ) -> list[dict[str, jax.ShapeDtypeStruct]]:
     """Every planned shape of a batch, or those that the batches of `steps` have, as on the devices."""
     return [parallel.abstract_batch(batch) for batch in batches.blank(steps)]

@@ -10,8 +10,10 @@ from typing import Any, cast
 from jaxft.config import ConfigDict
 from jaxft.data.inputs import KINDS
 from jaxft.data.label_cells import columns_of
+from jaxft.data.sources import Source
 from jaxft.data.subsets import few_per_class
 from jaxft.data.targets import Targets
+from jaxft.experiment.blocks import Blocks, Streamed
 from jaxft.experiment.opening import Given, open_named, open_training
 from jaxft.experiment.split import Split, check_groups, hold_out, labelled_split
 from jaxft.experiment.unused import check_unused
@@ -31,6 +33,7 @@ class Splits:
       notes: what was decided rather than given, one line each, for the terminal.
       windows: entries of the training rows, where a row may become several (`Kind.windowed`); None:
         one each, or not counted yet.
+      blocks: where the training rows are those of the first block of a stream: the others.
     """
 
     train: Split
@@ -40,6 +43,7 @@ class Splits:
     columns: tuple[str, ...]
     notes: tuple[str, ...]
     windows: int | None = None
+    blocks: Blocks | None = None
 
     @property
     def entries(self) -> int:
@@ -70,7 +74,8 @@ def open_splits(
     check_unused(config, task)
     c = config.data
     how: dict[str, Any] = {"inputs": task.inputs, "cache": cache, "given": given or {}}
-    source = open_training(c, **how)
+    streamed = Streamed(config, task, given or {}) if c.stream else None
+    source = streamed.first if streamed else open_training(c, **how)
     label = task.find_column(source, c.label)
     columns = KINDS[task.inputs].find_columns(source, c.text, label)
     if set(columns_of(source, label)) & set(columns):
@@ -109,11 +114,25 @@ def open_splits(
     if c.examples_per_class is not None:
         few = few_per_class(train.targets.strata(), c.examples_per_class, c.split_seed)
         train = train.take(few)
-    if weights := config.train.class_weights:
-        train = Split(train.source, cast(Any, train.targets).weighted(weights))
+    train = _weighted(train, config)
     if source.mixture is not None:
         notes.append(source.mixture.said(train.targets.rows))
-    return Splits(train, held_out, test, names, tuple(columns), tuple(notes))
+    blocks = None
+    if streamed:
+        notes.append(streamed.said)
+
+        def settled(block: Source) -> tuple[Split, tuple[str, ...]]:
+            split, found = labelled_split(task, block, label, columns, reading)
+            return _weighted(split, config), found
+
+        blocks = streamed.blocks(settled)
+    return Splits(train, held_out, test, names, tuple(columns), tuple(notes), blocks=blocks)
+
+
+def _weighted(split: Split, config: ConfigDict) -> Split:
+    if not (weights := config.train.class_weights):
+        return split
+    return dataclasses.replace(split, targets=cast(Any, split.targets).weighted(weights))
 
 
 def _said_of_holdout(rows: int, held: Targets, data: ConfigDict) -> str:

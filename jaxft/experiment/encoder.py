@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict
-from jaxft.data.batching import plan_evaluation, plan_training
+from jaxft.data.batching import TrainPlan, plan_evaluation, plan_training
 from jaxft.data.corruption import Corruption
 from jaxft.data.images import Augment, Images, Preprocess
 from jaxft.data.inputs import KINDS, Kind, Tokenising
@@ -113,8 +113,18 @@ class Encoder:
             seed=seed,
         )
 
-    def training(self, split: Split, config: ConfigDict, steps: int, cut: Slicing) -> Batches:
-        """`steps` batches of an endless shuffled stream; batch i depends on i alone."""
+    def training(
+        self,
+        split: Split,
+        config: ConfigDict,
+        steps: int,
+        cut: Slicing,
+        like: TrainPlan | None = None,
+    ) -> Batches:
+        """`steps` batches of the rows in random order, again and again; batch i depends on i alone.
+
+        like: of other texts, for the same shapes of rows; None: shapes are chosen for these texts.
+        """
         c, mixture = config.train, split.source.mixture
         here: dict[str, Any] = {
             "process_index": cut.process_index,
@@ -128,18 +138,26 @@ class Encoder:
                 mixing=changes.mixing_of(config), **here,
             )  # fmt: skip
         tokens = self.tokens(split)
-        sampler = None
+        if like is not None:
+            plan = like.over(tokens.room, c.seed)
+        else:
+            plan = self._plan(tokens, split, config, steps, cut)
+        return TextBatches(
+            tokens, split.targets, plan, corrupt=self.noise(config), mixture=mixture, **here
+        )
+
+    def _plan(
+        self, tokens: Tokens, split: Split, config: ConfigDict, steps: int, cut: Slicing
+    ) -> TrainPlan:
+        c, mixture, sampler = config.train, split.source.mixture, None
         if mixture is not None:
             rows = split.targets.rows[tokens.example_of(np.arange(len(tokens)))]
             sampler = mixture.sampler(rows, batch_size=c.batch_size, seed=c.seed)
-        plan = plan_training(
+        return plan_training(
             tokens.room, batch_size=c.batch_size, steps=steps, seed=c.seed, shards=cut.shards,
             row_multiple=cut.accumulate, pack=self.packs(config), max_shapes=config.data.max_shapes,
             mixture=sampler,
         )  # fmt: skip
-        return TextBatches(
-            tokens, split.targets, plan, corrupt=self.noise(config), mixture=mixture, **here
-        )
 
     def evaluation(self, split: Split, config: ConfigDict, cut: Slicing) -> Batches:
         """Every example once."""

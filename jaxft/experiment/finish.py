@@ -174,13 +174,13 @@ def _summary(
     run, clock = session.run, session.clock
     prepared, splits = run.prepared, run.prepared.splits
     plan = getattr(run.train_batches, "plan", None)
-    examples = last_step / prepared.length.epoch * len(splits.train.targets)
+    examples = last_step / prepared.length.epoch * prepared.epoch_examples
     return {
         "task": prepared.config.task,
         "model": prepared.config.model.path,
         "labels": list(splits.names),
         "data": {
-            "train": len(splits.train.targets),
+            "train": round(examples) if splits.blocks else len(splits.train.targets),
             "eval": len(splits.eval.targets),
             "test": len(splits.test.targets) if splits.test else 0,
         },

@@ -43,6 +43,8 @@ class Length(NamedTuple):
 
 
 def run_length(config: ConfigDict, examples: int) -> Length:
-    """Of a run over so many training rows."""
+    """Of a run over so many training rows. Of a stream, which nobody has counted, an epoch is the run."""
+    if config.data.stream:
+        return Length(config.train.steps, config.train.steps)
     epoch = steps_per_epoch(examples, config.train.batch_size)
     return Length(config.train.steps or max(1, round(config.train.epochs * epoch)), epoch)

@@ -10,6 +10,7 @@ from jaxft.experiment.evaluation import evaluate
 from jaxft.experiment.finish import write_predictions
 from jaxft.experiment.session import Memory, Session, judge
 from jaxft.experiment.signals import saved_first
+from jaxft.experiment.streaming import StreamBatches
 from jaxft.experiment.weights import weights_of
 from jaxft.training.step import TrainState
 from jaxft.training.waiting import Waiting
@@ -44,11 +45,7 @@ def run_loop(session: Session, state: TrainState, memory: Memory) -> tuple[Train
             if evaluating:
                 memory = _evaluate(session, state, memory, step)
             if evaluating or stopping or step % config.checkpoint.every_steps == 0:
-                logs.flush()  # a loss that is not finite ends the run before a good save is replaced
-                with session.clock.time("save"):
-                    session.checkpoints.save(
-                        step, state, dataclasses.asdict(memory), memory.best_step
-                    )
+                memory = _save(session, state, memory, step)
             if stopping:
                 break
     batches.close()
@@ -77,7 +74,22 @@ def resume(session: Session, state: TrainState) -> tuple[TrainState, Memory]:
     session.logs.resume(latest)
     if run.stages.begins(latest):  # killed between the save and the first update of a stage
         state = run.stages.advance(state, latest)
-    return state, Memory.from_json(saved)
+    memory = Memory.from_json(saved)
+    if isinstance(run.train_batches, StreamBatches) and latest < len(run.train_batches):
+        run.train_batches.go_to(memory.stream, latest)
+    return state, memory
+
+
+def _save(session: Session, state: TrainState, memory: Memory, step: int) -> Memory:
+    """Begin a checkpoint. Returns what it remembers: of a stream also where the next batch is."""
+    session.logs.flush()  # a loss that is not finite ends the run before a good save is replaced
+    if isinstance(batches := session.run.train_batches, StreamBatches):
+        memory = dataclasses.replace(memory, stream=batches.place(step))
+        for note in batches.news():
+            session.logs.say(note)
+    with session.clock.time("save"):
+        session.checkpoints.save(step, state, dataclasses.asdict(memory), memory.best_step)
+    return memory
 
 
 def _next_stage(session: Session, state: TrainState, step: int) -> TrainState:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from jaxft.config import ConfigDict
 from jaxft.data import remote
 from jaxft.data.combined import mixed, renamed
 from jaxft.data.inputs import KINDS
 from jaxft.data.sources import Source, open_source
+from jaxft.data.stream import Stream, handed_stream, open_stream
 
-Given = Mapping[str, Source]
+# Sources, and of training data an iterable dataset, too.
+Given = Mapping[str, Any]
 
 
 # What a config says of data that was handed over: 'memory:train'.
@@ -39,6 +42,35 @@ def open_training(
     return mixed(names, parts, weights, data.mixture_temperature)
 
 
+def open_streamed(data: ConfigDict, given: Given = MappingProxyType({})) -> Stream:
+    """The training data that `config.data` names, to be read block by block: `data.stream` rows.
+
+    Raises:
+      ValueError: it cannot be opened as a stream; one line.
+    """
+    if not data.train:
+        raise ValueError("config.data.train is empty: give files or a data set name")
+    if data.train.startswith(MEMORY):
+        return handed_stream(data.train, _handed(data.train, given), data.stream)
+    return open_stream(data.train, data.stream, delimiter=data.delimiter, sample_by=data.sample_by)
+
+
+def named_anew(source: Source, data: ConfigDict, *, labelled: bool = True) -> Source:
+    """With its columns renamed as `config.data.rename` says."""
+    # New rows have no label, so they may lack a column that was renamed.
+    pairs = [(old, new) for old, new in data.rename if labelled or old in source.columns]
+    return renamed(source, pairs)
+
+
+def _handed(spec: str, given: Given) -> Any:
+    if (name := spec.removeprefix(MEMORY)) not in given:
+        raise ValueError(
+            f"{spec}: this data was handed over in memory, by jaxft.train(..., data=...); hand it over "
+            "again, or name data of a file"
+        )
+    return given[name]
+
+
 def open_named(
     spec: str | Source,
     data: ConfigDict,
@@ -61,12 +93,12 @@ def open_named(
     if isinstance(spec, Source):
         source = spec
     elif spec.startswith(MEMORY) and not remote.is_remote(spec):
-        if (name := spec.removeprefix(MEMORY)) not in given:
+        source = _handed(spec, given)
+        if not isinstance(source, Source):
             raise ValueError(
-                f"{spec}: this data was handed over in memory, by jaxft.train(..., data=...); hand it over "
-                "again, or name data of a file"
+                f"{spec} is a streamed dataset, which has no random access: for training give "
+                "config.data.stream, the rows in memory at a time; else load it with streaming=False"
             )
-        source = given[name]
     else:
         source = open_source(
             spec,
@@ -78,6 +110,4 @@ def open_named(
             images=KINDS[inputs].model == "image",
             cache=cache,
         )
-    # New rows have no label, so they may lack a column that was renamed.
-    pairs = [(old, new) for old, new in data.rename if labelled or old in source.columns]
-    return renamed(source, pairs)
+    return named_anew(source, data, labelled=labelled)

@@ -68,6 +68,13 @@ class Prepared:
         """What is learned. Kept, since the checkpoint may be asked how it pools."""
         return task_at(self.config, self.directory)
 
+    @property
+    def epoch_examples(self) -> int:
+        """Of `length.epoch` updates."""
+        if self.config.data.stream:
+            return self.length.epoch * int(self.config.train.batch_size)
+        return len(self.splits.train.targets)
+
     def inputs(self) -> dict[str, Any]:
         """`TrainState.hparams`, on the host."""
         key = jax.random.fold_in(jax.random.key(self.config.train.seed), 2)
@@ -165,7 +172,7 @@ def settle(
         new_head=bool(labels and names) and tuple(names) != splits.names,
         vocabulary=needed_vocabulary(config, task, directory),
     )
-    if kind.windowed and splits.windows is None:
+    if kind.windowed and splits.windows is None and not config.data.stream:
         encoder = make_encoder(config, kind.name, directory, architecture.limits, splits, cache)
         splits = dataclasses.replace(splits, windows=len(encoder.tokens(splits.train)))
     return _settled(config, directory, architecture, splits)

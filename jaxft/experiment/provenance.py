@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxft.data.loader import TextBatches
 from jaxft.experiment.encoder import Batches
+from jaxft.experiment.streaming import StreamBatches, TrainBatches
 from jaxft.models import hf
 
 if TYPE_CHECKING:  # which imports far more than a reader of source.json needs
@@ -54,8 +55,13 @@ def model_record(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def fingerprint(batches: Batches) -> str:
-    """Of rows, targets and contents: changes when an example is added, moved, relabelled or edited."""
+def fingerprint(batches: TrainBatches) -> str:
+    """Of rows, targets and contents: changes when an example is added, moved, relabelled or edited.
+
+    Of a stream, of its first block.
+    """
+    if isinstance(batches, StreamBatches):
+        batches = batches.first
     digest = hashlib.sha256()
     for array in batches.targets.contents():
         digest.update(np.ascontiguousarray(array).data)  # no copy, of what may be gigabytes

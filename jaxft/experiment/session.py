@@ -43,7 +43,7 @@ def opened(
         Logs(directory.path, total_steps=prepared.length.steps,
              steps_per_epoch=prepared.length.epoch, log_every=config.train.log_every,
              tensorboard=config.log.tensorboard, enabled=lead,
-             epoch_examples=len(prepared.splits.train.targets), shown=prepared.task.shown,
+             epoch_examples=prepared.epoch_examples, shown=prepared.task.shown,
              minimised=minimised(config.task), when_waiting=_when_waiting(config),
              sources=mixture.names if mixture else (),
              parts=PARTS if prepared.teacher else ()) as logs,
@@ -70,6 +70,7 @@ class Memory:
       best_step, best_value, best_metrics: of the best evaluation so far.
       reference: the value that the next one must beat by `eval.min_delta`.
       without_improvement: evaluations since the reference was beaten.
+      stream: where the next batch is in a stream of training data (`streaming.Place`).
     """
 
     best_step: int | None = None
@@ -78,6 +79,7 @@ class Memory:
     reference: float | None = None
     without_improvement: int = 0
     stopped_early: bool = False
+    stream: dict[str, Any] | None = None
 
     @classmethod
     def from_json(cls, saved: Any) -> Memory:

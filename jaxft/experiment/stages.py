@@ -16,7 +16,7 @@ import jax
 
 from jaxft import optim
 from jaxft.experiment.compilation import batch_shapes, release_free_memory
-from jaxft.experiment.encoder import Batches
+from jaxft.experiment.streaming import TrainBatches
 from jaxft.training.parallel import Parallel
 from jaxft.training.programs import Programs
 from jaxft.training.step import Optimizer, TrainState
@@ -110,13 +110,13 @@ class Stages:
             f"stage {number} of {len(self)}: {len(sizes)} tensors, {sum(sizes):,} parameters train"
         )
 
-    def compile(self, step: int, batches: Batches) -> None:
+    def compile(self, step: int, batches: TrainBatches) -> None:
         """Compile what the updates from `step` on need: of its stage, the shapes of their batches."""
         self.wait()
         near = range(step, min(step + _NEAR, len(batches)))
         self._compile([self.at(step)], batch_shapes(batches, self._parallel, near))
 
-    def compile_ahead(self, step: int, batches: Batches) -> None:
+    def compile_ahead(self, step: int, batches: TrainBatches) -> None:
         """Begin in the background on the rest of the stage of update `step`, and on the next stage.
 
         The rest are shapes that other seeds draw, for the cache, or this one draws later. XLA compiles
