@@ -113,6 +113,9 @@ FIELDS: tuple[Field, ...] = (
           "of models of text: rows in the embeddings for tokens that were added to the tokenizer",
           compiled=True),
     Field("model.dropout", None, "none keeps the checkpoint's own rates", 0, 0.99, kind=float, compiled=True),
+    Field("model.stochastic_depth", None,
+          "how often residual branches of the last block are left out of an example, less of earlier ones; "
+          "none keeps the checkpoint's own rates", 0, 0.99, kind=float, compiled=True),
     Field("model.dtype", "float32", "compute type; bfloat16 halves activations, parameters stay float32",
           choices=("float32", "bfloat16"), compiled=True),
     Field("model.remat", False,

@@ -21,6 +21,8 @@ _CALLED: dict[str, str] = {
     "model.resize_vocabulary": "resize_token_embeddings resize_vocab resize_embeddings",
     "model.dropout": "drop_rate drop hidden_dropout_prob attention_probs_dropout_prob drop_mult ps "
     "classifier_dropout dropout_rate hidden_dropout",
+    "model.stochastic_depth": "drop_path drop_path_rate stochastic_depth_prob drop_path_prob "
+    "stochastic_depth_rate stoch_depth",
     "model.dtype": "fp16 bf16 precision torch_dtype amp mixed_precision half tf32 half_precision",
     "model.remat": "gradient_checkpointing grad_checkpointing activation_checkpointing checkpointing",
     "data.train": "train_file train_data training_data train_dataset dataset dataset_name data "

@@ -10,13 +10,14 @@ from jaxft.tasks.table import TASKS
 
 def open_model(
     config: ConfigDict, directory: str, *, name: str, num_labels: int,
-    dropout: float | None = None, new_head: bool, vocabulary: int,
+    dropout: float | None = None, stochastic_depth: float | None = None, new_head: bool,
+    vocabulary: int,
 ) -> Architecture:  # fmt: skip
     """The architecture of the checkpoint in `directory`; no weights are touched.
 
     Args:
       name: of the checkpoint in messages.
-      num_labels, dropout, new_head, vocabulary: see `models.load_architecture`.
+      num_labels, dropout, stochastic_depth, new_head, vocabulary: see `models.load_architecture`.
 
     Raises:
       ValueError: as `models.load_architecture`; a model that the task cannot use, with the tasks that can.
@@ -32,6 +33,7 @@ def open_model(
             implementation=config.model.implementation,
             depths=tuple((pattern, depth) for pattern, depth in config.model.depths),
             vocabulary=vocabulary,
+            stochastic_depth=stochastic_depth,
         )
     except NoHeadError as error:
         raise ValueError(

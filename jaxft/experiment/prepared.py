@@ -169,6 +169,7 @@ def settle(
         name=config.model.path,
         num_labels=labels,
         dropout=config.model.dropout,
+        stochastic_depth=config.model.stochastic_depth,
         new_head=bool(labels and names) and tuple(names) != splits.names,
         vocabulary=needed_vocabulary(config, task, directory),
     )

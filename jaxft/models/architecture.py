@@ -29,6 +29,7 @@ from jaxft.models.family import (
 )
 from jaxft.models.layers import ops
 from jaxft.models.layers.batch_norm import sample_of
+from jaxft.models.rates import Rates, left_out, with_dropout
 from jaxft.models.tree import Params, by_path
 
 
@@ -52,6 +53,7 @@ class Architecture:
     depths: dict[str, int]  # parameter path -> stem 0, blocks 1.., head num_blocks + 1
     statistics: dict[str, int]  # path of a batch statistic -> the same
     tensor_rules: tuple[tuple[str, PartitionSpec], ...]  # (path pattern, spec over 'tensor')
+    left_out: tuple[float, ...]  # how often each block's residual branches are, of an example
     new_head: bool  # the checkpoint's own classifier is for other labels: initialise one
     # path in `whole` -> its shape in the checkpoint, where that has fewer rows
     grown: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
@@ -107,7 +109,8 @@ class Architecture:
 
         Args:
             params: in the structure of `whole`.
-            key: drives dropout, with a seed of its own for each depth; None turns it off.
+            key: drives dropout and stochastic depth, with seeds of their own for each depth; None
+                turns both off.
         """
         return self.suffix(params, self.prefix(params, batch, 0, key, how), 0, key, how)
 
@@ -180,7 +183,8 @@ class Architecture:
             run: Any = jax.checkpoint(block.__call__) if rerun else block
             narrow = depth == self.num_blocks and not how.all_positions
             reads = carry.get("reads") if narrow else None
-            carry, kept = run(carry, how.context(depth, key, reads, sample))
+            context = how.context(depth, key, reads, sample, self.left_out[depth - 1])
+            carry, kept = run(carry, context)
             moments = {**moments, **kept.get("moments", {})}
         return {**carry, "moments": moments} if moments else carry
 
@@ -207,6 +211,7 @@ def load_architecture(
     dropout: float | None = None,
     new_head: bool = False,
     vocabulary: int = 0,
+    stochastic_depth: float | None = None,
 ) -> Architecture:
     """Reads `directory/config.json`; no weights are touched.
 
@@ -220,17 +225,20 @@ def load_architecture(
             of another head of the family.
         vocabulary: of a model of text, how many token ids it has to know: where config.json says fewer,
             every leaf with an axis of them is `grown`.
+        stochastic_depth: how often residual branches of the last block are left out of an example, of
+            the first never, of those between by equal steps; None: as config.json says.
 
     Raises:
         ValueError: no such file, an unknown model_type or architecture, a head that the family
             lacks, keys that are not implemented or fields that cannot be, all of them listed.
     """
     raw = config_json.load(directory)
-    given = _load(directory, raw, num_labels, head, dropout, new_head)
+    rates = Rates(dropout, stochastic_depth)
+    given = _load(directory, raw, num_labels, head, rates, new_head)
     if not isinstance(given.limits, TextLimits) or given.limits.vocabulary >= vocabulary:
         return given
     raw = {**raw, "vocab_size": vocabulary}
-    larger, old = _load(directory, raw, num_labels, head, dropout, new_head), by_path(given.whole)
+    larger, old = _load(directory, raw, num_labels, head, rates, new_head), by_path(given.whole)
     new = by_path(larger.whole)
     grown = {path: leaf.shape for path, leaf in old.items() if leaf.shape != new[path].shape}
     return dataclasses.replace(larger, grown=grown)
@@ -241,7 +249,7 @@ def _load(
     raw: dict[str, Any],
     num_labels: int,
     head: str | None,
-    dropout: float | None,
+    rates: Rates,
     new_head: bool,
 ) -> Architecture:
     """As config.json says, which is `raw`."""
@@ -257,15 +265,14 @@ def _load(
     except ValueError as error:  # "config.json: …"
         raise type(error)(os.path.join(directory, str(error))) from None
     config = family.settled(config, directory)
-    if dropout is not None:
-        config = dataclasses.replace(config, **dict.fromkeys(family.dropouts, dropout))
+    config = with_dropout(family, config, rates.dropout)
     # One key for all, as only shapes are made: the counter in nnx.Rngs, traced, takes time that is
     # quadratic in the blocks (12: 0.22 s, 100: 5.1 s, 200: 35 s).
     keys: Any = types.SimpleNamespace(params=lambda: jax.random.key(0))
     backbone, top = nnx.eval_shape(lambda: _make(family, config, kind, num_labels, keys))
     backbone_graph, backbone_state = nnx.split(backbone)
     head_graph, head_state = nnx.split(top)
-    base = family.base_of(kind)
+    base, blocks = family.base_of(kind), len(backbone.blocks)
     whole = _tree(base, backbone_state, head_state)
     abstract = _tree(base, nnx.state(backbone, nnx.Param), head_state)
     leaves, rules, parameters = by_path(whole), family.depth_rules(config), by_path(abstract)
@@ -278,7 +285,7 @@ def _load(
         limits=family.limits(config),
         head=kind,
         num_labels=num_labels,
-        num_blocks=len(backbone.blocks),
+        num_blocks=blocks,
         backbone_graph=backbone_graph,
         head_graph=head_graph,
         head_names=tuple(nnx.to_pure_dict(head_state)),
@@ -288,6 +295,7 @@ def _load(
         depths={path: depths[path] for path in parameters},
         statistics={path: depth for path, depth in depths.items() if path not in parameters},
         tensor_rules=family.tensor_rules(config),
+        left_out=left_out(family, config, blocks, rates.stochastic_depth),
         new_head=new_head or not others.isdisjoint(_texts(raw.get("architectures"))),
     )
 

@@ -19,7 +19,11 @@ from jaxft.models.family import (
 )
 from jaxft.models.layers import ops
 from jaxft.models.layers.batch_norm import Sample
+from jaxft.models.layers.stochastic_depth import StochasticDepth
 from jaxft.models.tree import Params
+
+# Above every depth: the key of what is left out is none of dropout's.
+_BRANCHES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +32,8 @@ class Pass:
 
     Attributes:
         frozen_blocks: depths up to this one (0: stem only, -1: none) are a fixed feature
-            extractor: no dropout, batch norms with the kept statistics, and no
-            rematerialisation, as nothing there is differentiated.
+            extractor: no dropout, no branch left out, batch norms with the kept statistics, and
+            no rematerialisation, as nothing there is differentiated.
         all_positions: run the last block, too, for every token, and return its output as
             'hidden' [B, T, D] in `dtype` (with dropout: under another mask than without).
         remat: recompute each other block in the backward pass, not keeping its activations. For
@@ -53,11 +57,24 @@ class Pass:
         return None if key is None or depth <= self.frozen_blocks else ops.seed_of(key, depth)
 
     def context(
-        self, depth: int, key: jax.Array | None, reads: jax.Array | None, sample: Sample | None
+        self,
+        depth: int,
+        key: jax.Array | None,
+        reads: jax.Array | None,
+        sample: Sample | None,
+        left_out: float = 0.0,
     ) -> Context:
-        """At one depth; a frozen one has no dropout and the statistics that are kept."""
+        """At one depth; a frozen one has no dropout, all branches, and the statistics that are kept.
+
+        Args:
+            left_out: how often a residual branch is left out of an example.
+        """
         own = sample if depth > self.frozen_blocks else None
-        return Context(self.seed(key, depth), reads, own)
+        seed = self.seed(key, depth)
+        if key is None or seed is None or left_out == 0:
+            return Context(seed, reads, own)
+        branches = ops.seed_of(jax.random.fold_in(key, _BRANCHES), depth)
+        return Context(seed, reads, own, depth=StochasticDepth(branches, left_out))
 
 
 PLAIN = Pass()
@@ -136,7 +153,7 @@ class Architecture(Protocol):
 
         Args:
             params: in the structure of `whole`.
-            key: drives dropout; None turns it off.
+            key: drives dropout and stochastic depth; None turns them off.
         """
 
 

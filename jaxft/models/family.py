@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 
 from jaxft.models.layers import ops
 from jaxft.models.layers.batch_norm import Moments, Sample
+from jaxft.models.layers.stochastic_depth import Branch, StochasticDepth, whole
 
 Batch = Mapping[str, jax.Array]
 # 'hidden' [B, T, D] in the compute dtype, what else the blocks need, and 'reads': the positions
@@ -67,12 +68,25 @@ class Context:
             all are looked at; None: of every token.
         sample: the examples over which batch norms take their statistics; None: the kept ones.
         cache: of a decoder's block that is to leave its entries; None: as in training.
+        depth: how residual branches are left out of examples; None: none is.
     """
 
     seed: ops.Seed = None
     reads: jax.Array | None = None
     sample: Sample | None = None
     cache: Cache | None = None
+    depth: StochasticDepth | None = None
+
+    def branches(self, count: int, segments: jax.Array | None = None) -> tuple[Branch, ...]:
+        """What the block's residual branches go through, in order, before they are added.
+
+        Args:
+            segments: ids [R, T] of all tokens, where rows hold several texts; None: images.
+        """
+        if self.depth is None:
+            return (whole,) * count
+        own = None if segments is None else ops.take(segments, self.reads)
+        return self.depth.branches(count, own)
 
 
 class Config(Protocol):
@@ -266,6 +280,8 @@ class Family(Generic[C]):
         completed: `(config, config.json) ->` the config.json of which an export's is made, with the defaults
             of `config` where the fields belong.
         dropouts: the fields of `config` that are dropout rates.
+        left_out: `(config, blocks) ->` how often each block's residual branches are left out of an
+            example while training, where nothing else is asked for; None: there are no such branches.
         limits: which inputs a model can take.
         base: name of the backbone in HF's models with a head, which files of the base model leave out;
             '': its modules stand beside the head's.
@@ -294,6 +310,7 @@ class Family(Generic[C]):
     heads: Mapping[str, Head[C]]
     depth_rules: Callable[[C], tuple[tuple[str, int], ...]]
     tensor_rules: Callable[[C], tuple[tuple[str, PartitionSpec], ...]]
+    left_out: Callable[[C, int], Sequence[float]] | None = lambda config, blocks: (0.0,) * blocks
     stored: Callable[[str, int, C], Stored] = stored_by_leaf
     completed: Callable[[type[C], Mapping[str, Any]], dict[str, Any]] = with_defaults
     causal: bool = False

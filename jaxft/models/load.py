@@ -7,6 +7,7 @@ from jaxft.models.checkpoint import config_json, timm_config
 from jaxft.models.contract import Architecture
 from jaxft.models.families import FAMILIES, TIMM
 from jaxft.models.heads import NoHeadError
+from jaxft.models.rates import Rates
 
 IMPLEMENTATIONS = ("auto", "native", "bridge")
 
@@ -21,6 +22,7 @@ def load_architecture(
     implementation: str = "auto",
     depths: Sequence[tuple[str, int]] = (),
     vocabulary: int = 0,
+    stochastic_depth: float | None = None,
 ) -> Architecture:
     """Reads `directory/config.json`; no weights are touched.
 
@@ -36,6 +38,8 @@ def load_architecture(
         depths: ordered (path pattern, depth) for a bridged model, before what its structure says.
         vocabulary: of a model of text, how many token ids it has to know: where config.json says fewer,
             every leaf with an axis of them is `grown`; 0: as config.json says.
+        stochastic_depth: of a native family, as `architecture.load_architecture`; of a bridged model, what
+            its own code makes of the `drop_path_rate` of its config.json; None keeps the checkpoint's.
 
     Raises:
         ValueError: as `architecture.load_architecture` or `bridge.load.load_bridged`.
@@ -56,6 +60,7 @@ def load_architecture(
                 dropout=dropout,
                 new_head=new_head,
                 vocabulary=vocabulary,
+                stochastic_depth=stochastic_depth,
             )
         except config_json.NotNativeError as error:
             if implementation == "native":
@@ -73,7 +78,7 @@ def load_architecture(
         directory,
         num_labels=num_labels,
         head=head,
-        dropout=dropout,
+        rates=Rates(dropout, stochastic_depth),
         new_head=new_head,
         depths=tuple(depths),
         vocabulary=vocabulary,

@@ -245,12 +245,3 @@ def test_a_sharded_array_gets_the_mask_of_the_whole_one():
     np.testing.assert_array_equal(drop(jax.device_put(x, sharding)), drop(x))
     text = drop.lower(jax.device_put(x, sharding)).compile().as_text()
     assert "all-gather" not in text and "all-reduce" not in text
-
-
-def test_drop_path_drops_whole_examples_and_scales_the_others():
-    x = jnp.arange(1.0, 1 + 400 * 6).reshape(400, 2, 3)
-    out = np.asarray(ops.drop_path(x, 0.3, ops.seed_of(jax.random.key(0), 1)))
-    kept = out.reshape(400, -1).any(1)
-    np.testing.assert_allclose(out[kept], np.asarray(x)[kept] / 0.7, rtol=1e-6)
-    assert not out[~kept].any() and 0.6 < kept.mean() < 0.8
-    assert ops.drop_path(x, 0.3, None) is x and ops.drop_path(x, 0.0, jnp.zeros(2, "uint32")) is x

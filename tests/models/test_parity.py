@@ -281,6 +281,11 @@ def batches(family: str, seed: int = 0) -> tuple[dict, dict]:
     return FAMILY_ROWS[family].batch(np.random.default_rng(seed))
 
 
+def random_rates(family: str) -> dict[str, float]:
+    """All that can be left out at random, is."""
+    return {"stochastic_depth": 0.3} | ({"dropout": 0.3} if family in WITH_DROPOUT else {})
+
+
 def our_logits(architecture: Any, params: Any, batch: dict, key: Any = None, **options: Any) -> Any:
     how = Pass(**options)
     run = compiled(lambda params, batch, key: architecture.apply(params, batch, key, how))
@@ -513,7 +518,7 @@ def test_dropout_follows_the_key_and_spares_what_is_frozen(family, tmp):
 @every_family
 def test_a_rematerialised_block_draws_its_masks_again(family, tmp):
     checkpoint(family, tmp)
-    architecture, params, _ = load(tmp / family, dropout=0.3)
+    architecture, params, _ = load(tmp / family, **random_rates(family))
     batch, labels = batches(family)[0], np.array([0, 2, 1])
     options = {"key": jax.random.key(1), "frozen_blocks": 1}
 
@@ -671,7 +676,7 @@ def test_an_example_in_a_packed_row_has_no_influence_on_its_neighbour(family, tm
 @both_ways
 def test_prefix_and_suffix_at_every_cut_are_apply_bitwise(family, all_positions, tmp):
     checkpoint(family, tmp)
-    architecture, params, _ = load(tmp / family, dropout=0.3)
+    architecture, params, _ = load(tmp / family, **random_rates(family))
     batch, key = batches(family)[0], jax.random.key(0)
     how = Pass(frozen_blocks=0, all_positions=all_positions, dtype=jnp.bfloat16)
     # Operation by operation: compiled as one, XLA may merge across the cut and round otherwise.

@@ -21,7 +21,7 @@ from jaxft.models.bridge.module import (
     computed_buffers,
     persistent_names,
     quiet,
-    replace_dropout,
+    replace_rates,
 )
 from jaxft.models.bridge.naming import naming
 from jaxft.models.bridge.pieces import Pieces
@@ -29,6 +29,7 @@ from jaxft.models.bridge.selection import LastMarked
 from jaxft.models.families import FAMILIES
 from jaxft.models.family import ImageLimits, TextLimits
 from jaxft.models.heads import NoHeadError
+from jaxft.models.rates import Rates
 
 # kind of head -> (its classes by config, how one is made)
 HEADS = {
@@ -70,7 +71,7 @@ _MOST = 1024
 
 
 def build(
-    where: str, raw: Mapping[str, Any], head: str | None, num_labels: int, dropout: float | None
+    where: str, raw: Mapping[str, Any], head: str | None, num_labels: int, rates: Rates
 ) -> Built:
     """The class of transformers for this config.json and kind of head.
 
@@ -86,12 +87,12 @@ def build(
     _check_counts(where, raw)
     kind, auto = _class_for(where, raw, head, config_class)
     labels = None if kind in LANGUAGE else num_labels
-    module = _module(where, raw, auto, config_class, labels, dropout)
+    module = _module(where, raw, auto, config_class, labels, rates)
     fixed = frozenset(name for name, x in module.named_parameters() if not x.requires_grad)
     module.requires_grad_(False)
     labelled = []
     if labels is not None:
-        other = _module(where, raw, auto, config_class, labels + 1, dropout)
+        other = _module(where, raw, auto, config_class, labels + 1, rates)
         shapes = {name: x.shape for name, x in other.named_parameters()}
         labelled = [name for name, x in module.named_parameters() if shapes[name] != x.shape]
     elif kind == "causal":
@@ -184,12 +185,12 @@ def _require_causal(where: str, config_class: Any, config: Any) -> None:
 
 def _module(
     where: str, raw: Mapping[str, Any], auto: Any, config_class: Any, num_labels: int | None,
-    dropout: float | None,
+    rates: Rates,
 ) -> Any:  # fmt: skip
     kept = {key: _plain(value) for key, value in raw.items() if key not in _OF_LABELS}
     try:
         config = config_class.from_dict(kept)  # once: some configs are not what they write
-        replace_dropout(config, dropout)
+        leaves_out = replace_rates(config, rates)
         # Which of a type's classes, where it has several.
         config.architectures = [x for x in raw.get("architectures") or () if isinstance(x, str)]
         if num_labels is not None:
@@ -200,6 +201,11 @@ def _module(
     except Exception as error:  # whatever a library makes of a config that it does not like
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{where}: transformers cannot make the model: {reason}") from error
+    if rates.stochastic_depth and not leaves_out:
+        raise ValueError(
+            f"config.model.stochastic_depth={rates.stochastic_depth} is not for {config.model_type!r} as "
+            "it is bridged: transformers' module of it leaves out no residual branches; leave it at none"
+        )
     module.config.use_cache = False
     _untie(module, raw)
     return module

@@ -13,6 +13,7 @@ from jaxft.models.checkpoint import config_json, timm_config
 from jaxft.models.contract import Architecture
 from jaxft.models.families import TIMM, family_of
 from jaxft.models.family import Stored, TextLimits
+from jaxft.models.rates import KEPT, Rates
 from jaxft.models.tree import Params, by_path
 
 EXTRA = "pip install 'jaxft[bridge]'"
@@ -23,7 +24,7 @@ def load_bridged(
     *,
     num_labels: int,
     head: str | None = None,
-    dropout: float | None = None,
+    rates: Rates = KEPT,
     new_head: bool = False,
     depths: tuple[tuple[str, int], ...] = (),
     vocabulary: int = 0,
@@ -32,7 +33,8 @@ def load_bridged(
     """Reads `directory/config.json`; no weights are touched, and none are made.
 
     Args:
-        num_labels, head, dropout, new_head: as `models.load_architecture`.
+        num_labels, head, new_head: as `models.load_architecture`.
+        rates: what replaces those of the checkpoint.
         depths: ordered (path pattern, depth), before what the module's structure says.
         vocabulary: how many token ids a model of text has to know: where config.json says fewer, what has
             a row for each is `grown`.
@@ -49,7 +51,7 @@ def load_bridged(
     from jaxft.models.bridge.architecture import BridgedArchitecture
     from jaxft.models.bridge.module import path_of
 
-    raw, built, grown = _built(where, raw, head, num_labels, dropout, vocabulary)
+    raw, built, grown = _built(where, raw, head, num_labels, rates, vocabulary)
     depth_of = {path_of(name): depth for name, depth in built.depths.items()}
     depth_of, num_blocks = _settled(depth_of, depths, max(built.depths.values(), default=1) - 1)
     leaves = {
@@ -79,18 +81,18 @@ def load_bridged(
 
 
 def _built(
-    where: str, raw: dict[str, Any], head: str | None, num_labels: int, dropout: float | None,
+    where: str, raw: dict[str, Any], head: str | None, num_labels: int, rates: Rates,
     vocabulary: int,
 ) -> tuple[dict[str, Any], Any, dict[str, tuple[int, ...]]]:  # fmt: skip
     """(config.json, the module of it, what of it has fewer rows in the checkpoint, by name)."""
     from jaxft.models.bridge import resizing
 
     build = _library(where, raw)
-    built = build(where, raw, head, num_labels, dropout)
+    built = build(where, raw, head, num_labels, rates)
     if not isinstance(built.limits, TextLimits) or built.limits.vocabulary >= vocabulary:
         return raw, built, {}
     raw = resizing.with_vocabulary(raw, built.module.config, vocabulary)
-    larger = build(where, raw, head, num_labels, dropout)
+    larger = build(where, raw, head, num_labels, rates)
     return raw, larger, resizing.grown(where, built, larger)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from jaxft.models.family import ImageLimits, Naming, TextLimits
+from jaxft.models.rates import Rates
 
 # Tensors of torch, by the names that the module's forward pass has for them -> its logits.
 Forward = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
@@ -108,20 +109,29 @@ def path_of(name: str) -> str:
     return name.replace(".", "/")
 
 
-def replace_dropout(config: Any, rate: float | None) -> None:
-    """Every dropout rate of a config of transformers replaced, and no block left out at random.
+def replace_rates(config: Any, rates: Rates) -> bool:
+    """The rates of a config of transformers replaced, and no block left out at random for all examples.
 
     Leaving out whole blocks (LayerDrop, arXiv:1909.11556) is a decision of Python's in the module's
     forward pass, and would be taken once, when it is traced.
+
+    Returns:
+        Whether it says how often residual branches are left out of an example.
     """
+    found, dropout = False, rates.dropout
     for key, value in list(vars(config).items()):
         if hasattr(value, "to_dict"):
-            replace_dropout(value, rate)
+            found |= replace_rates(value, rates)
         elif "layerdrop" in key or "layer_drop" in key:
             setattr(config, key, 0.0)
-        elif rate is not None and ("dropout" in key or "pdrop" in key):
+        elif key == "drop_path_rate":
+            found = True
+            if rates.stochastic_depth is not None:
+                setattr(config, key, rates.stochastic_depth)
+        elif dropout is not None and ("dropout" in key or "pdrop" in key):
             if value is None or isinstance(value, float | int) and not isinstance(value, bool):
-                setattr(config, key, rate)
+                setattr(config, key, dropout)
+    return found
 
 
 @contextlib.contextmanager

@@ -20,10 +20,11 @@ from jaxft.models.bridge.module import (
     tied_names,
 )
 from jaxft.models.family import ImageLimits, Naming
+from jaxft.models.rates import Rates
 
 
 def build(
-    where: str, raw: Mapping[str, Any], head: str | None, num_labels: int, dropout: float | None
+    where: str, raw: Mapping[str, Any], head: str | None, num_labels: int, rates: Rates
 ) -> Built:
     """The model of timm that this config.json names.
 
@@ -35,14 +36,14 @@ def build(
         raise ValueError(f"{where}: timm {timm.__version__} has no model {brief(name)}")
     if head not in (None, "image"):
         raise ValueError(f"{where}: {name} of timm classifies images; it has no head {head!r}")
-    module = _module(where, raw, num_labels, dropout, "meta")
-    other = _module(where, raw, num_labels + 1, dropout, "meta")
+    module = _module(where, raw, num_labels, rates, "meta")
+    other = _module(where, raw, num_labels + 1, rates, "meta")
     shapes = {key: x.shape for key, x in other.named_parameters()}
     labelled = {key for key, x in module.named_parameters() if shapes[key] != x.shape}
     constants = {}
     if computed := computed_buffers(module):
         with _without_draws():
-            whole = _module(where, raw, num_labels, dropout, "cpu")
+            whole = _module(where, raw, num_labels, rates, "cpu")
         constants = {full: whole.get_buffer(full).numpy() for _, _, full in computed}
     return Built(
         head="image",
@@ -68,12 +69,12 @@ def depths(module: Any) -> dict[str, int]:
     return group_with_matcher(named, module.group_matcher(coarse=False), reverse=True)
 
 
-def _module(
-    where: str, raw: Mapping[str, Any], num_labels: int, dropout: float | None, device: str
-) -> Any:
+def _module(where: str, raw: Mapping[str, Any], num_labels: int, rates: Rates, device: str) -> Any:
     options = dict(raw.get("model_args") or {}) | {"num_classes": num_labels}
-    if dropout is not None:
-        options["drop_rate"] = dropout
+    if rates.dropout is not None:
+        options["drop_rate"] = rates.dropout
+    if rates.stochastic_depth is not None:
+        options["drop_path_rate"] = rates.stochastic_depth
     try:
         with torch.device(device):
             module = timm.create_model(raw["architecture"], pretrained=False, **options)

@@ -21,6 +21,7 @@ from jaxft.models.heads import ImageClassifier, every_token
 from jaxft.models.layers import modules, ops
 from jaxft.models.layers.convolution import Convolution
 from jaxft.models.layers.patches import Projection, pair
+from jaxft.models.layers.stochastic_depth import Branch
 
 _EPSILON = 1e-6  # of every norm but the last
 # Of HF's ConvNextBackbone; and the size of images that it was trained on, which may be another here.
@@ -97,9 +98,9 @@ class Embeddings(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """x + scale * MLP(norm(depthwise convolution(x))), which training may leave out for an example."""
+    """x + scale * MLP(norm(depthwise convolution(x))), which training may leave out of an example."""
 
-    def __init__(self, width: int, config: Config, *, drop_path: float, rngs: nnx.Rngs):
+    def __init__(self, width: int, config: Config, *, rngs: nnx.Rngs):
         std = config.initializer_range
         self.dwconv = Convolution(
             width, width, size=7, use_bias=True, depthwise=True, std=std, rngs=rngs
@@ -109,14 +110,14 @@ class Layer(nnx.Module):
         self.pwconv2 = modules.Linear(4 * width, width, std=std, rngs=rngs)
         scale = config.layer_scale_init_value
         self.layer_scale_parameter = nnx.Param(jnp.full(width, scale)) if scale > 0 else None
-        self.activation, self.drop_path = config.hidden_act, drop_path
+        self.activation = config.hidden_act
 
-    def __call__(self, x: jax.Array, seed: ops.Seed) -> jax.Array:
+    def __call__(self, x: jax.Array, branch: Branch) -> jax.Array:
         wide = self.pwconv1(self.layernorm(self.dwconv(x)))
         update = self.pwconv2(ops.ACTIVATIONS[self.activation](wide))
         if self.layer_scale_parameter is not None:
             update = update * self.layer_scale_parameter[...].astype(x.dtype)
-        return x + ops.drop_path(update, self.drop_path, seed)
+        return x + branch(update)
 
 
 class Stage(nnx.Module):
@@ -126,7 +127,7 @@ class Stage(nnx.Module):
         self,
         inputs: int,
         width: int,
-        rates: list[float],
+        depth: int,
         config: Config,
         *,
         halve: bool,
@@ -138,18 +139,16 @@ class Stage(nnx.Module):
             std = config.initializer_range
             downsampling = [norm, Projection((2, 2), inputs, width, std=std, rngs=rngs)]
         self.downsampling_layer: nnx.List[Any] = nnx.List(downsampling)
-        self.layers = nnx.List([Layer(width, config, drop_path=rate, rngs=rngs) for rate in rates])
+        self.layers = nnx.List([Layer(width, config, rngs=rngs) for _ in range(depth)])
 
 
 class Encoder(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        rates = np.linspace(0, config.drop_path_rate, sum(config.depths), dtype=np.float32).tolist()
         inputs, stages = config.hidden_sizes[0], []
         for number, (width, depth) in enumerate(
             zip(config.hidden_sizes, config.depths, strict=True)
         ):
-            own, rates = rates[:depth], rates[depth:]
-            stages.append(Stage(inputs, width, own, config, halve=number > 0, rngs=rngs))
+            stages.append(Stage(inputs, width, depth, config, halve=number > 0, rngs=rngs))
             inputs = width
         self.stages = nnx.List(stages)
 
@@ -165,7 +164,8 @@ class Block:
         x = carry["hidden"]
         for module in self.downsampling:
             x = module(x)
-        return {**carry, "hidden": self.layer(x, context.seed)}, {}
+        (branch,) = context.branches(1)
+        return {**carry, "hidden": self.layer(x, branch)}, {}
 
 
 class ConvNext(nnx.Module):
@@ -206,7 +206,8 @@ def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
 FAMILY = Family(
     model_type="convnext",
     config=Config,
-    dropouts=("drop_path_rate",),
+    dropouts=(),
+    left_out=lambda config, blocks: np.linspace(0, config.drop_path_rate, blocks).tolist(),
     limits=lambda config: ImageLimits(None, None, config.num_channels),
     base="convnext",
     backbone=lambda config, kind, rngs: ConvNext(config, rngs=rngs),

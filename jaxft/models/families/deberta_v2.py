@@ -173,15 +173,14 @@ class Block(nnx.Module):
 
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
         tokens, segments, reads = carry["hidden"], carry["segment_ids"], context.reads
-        weights_seed, attention_seed, output_seed = ops.split(context.seed, 3)
+        seed, attention_seed, output_seed = ops.split(context.seed, 3)
+        first, second = context.branches(2, segments)
         hidden, rows = ops.take(tokens, reads), carry.get("rows")
         mask = ops.segment_mask(ops.take(segments, reads), segments)
         rows = None if rows is None else ops.take(rows, reads)
-        attended = self.attention.self(
-            hidden, tokens, mask, carry.get("relative"), rows, weights_seed
-        )
-        hidden = self.attention.output(attended, hidden, attention_seed)
-        hidden = self.output(self.intermediate(hidden), hidden, output_seed)
+        attended = self.attention.self(hidden, tokens, mask, carry.get("relative"), rows, seed)
+        hidden = self.attention.output(attended, hidden, attention_seed, first)
+        hidden = self.output(self.intermediate(hidden), hidden, output_seed, second)
         return {**carry, "hidden": hidden}, {}
 
 

@@ -131,16 +131,14 @@ class Block(nnx.Module):
         self.norm2 = modules.LayerNorm(width, epsilon=epsilon)
         self.mlp = SwiGLU(config, rngs=rngs) if config.use_swiglu_ffn else MLP(config, rngs=rngs)
         self.layer_scale2 = LayerScale(config)
-        self.rate = config.drop_path_rate
 
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
         hidden = carry["hidden"]
-        weights_seed, first, second = ops.split(context.seed, 3)
+        first, second = context.branches(2)
         tokens = self.norm1(hidden)
-        update = self.layer_scale1(self.attention(tokens, tokens, weights_seed))
-        hidden = hidden + ops.drop_path(update, self.rate, first)
-        update = self.layer_scale2(self.mlp(self.norm2(hidden)))
-        return {**carry, "hidden": hidden + ops.drop_path(update, self.rate, second)}, {}
+        hidden = hidden + first(self.layer_scale1(self.attention(tokens, tokens, context.seed)))
+        hidden = hidden + second(self.layer_scale2(self.mlp(self.norm2(hidden))))
+        return {**carry, "hidden": hidden}, {}
 
 
 class Encoder(nnx.Module):
@@ -194,7 +192,8 @@ def _limits(config: Config) -> ImageLimits:
 FAMILY = Family(
     model_type="dinov2",
     config=Config,
-    dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"),
+    dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    left_out=lambda config, blocks: (config.drop_path_rate,) * blocks,
     limits=_limits,
     base="dinov2",
     backbone=lambda config, kind, rngs: Dinov2(config, rngs=rngs),

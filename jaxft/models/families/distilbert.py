@@ -133,12 +133,13 @@ class Block(nnx.Module):
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
         tokens, segment_ids = carry["hidden"], carry["segment_ids"]
         weights_seed, output_seed = ops.split(context.seed, 2)
+        first, second = context.branches(2, segment_ids)
         hidden = ops.take(tokens, context.reads)
         mask = ops.segment_mask(ops.take(segment_ids, context.reads), segment_ids)
         attended = self.attention(hidden, tokens, mask, weights_seed)
-        hidden = self.sa_layer_norm(hidden + attended)
+        hidden = self.sa_layer_norm(hidden + first(attended))
         update = ops.dropout(self.ffn(hidden), self.rate, output_seed)
-        return {**carry, "hidden": self.output_layer_norm(hidden + update)}, {}
+        return {**carry, "hidden": self.output_layer_norm(hidden + second(update))}, {}
 
 
 class Transformer(nnx.Module):

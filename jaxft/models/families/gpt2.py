@@ -134,10 +134,11 @@ class Block(nnx.Module):
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
         reads, hidden = context.reads, carry["hidden"]
         weights_seed, attention_seed, output_seed = ops.split(context.seed, 3)
+        first, second = context.branches(2, carry["segment_ids"])
         update, kept = self.attn(self.ln_1(hidden), carry, context, weights_seed)
-        hidden = ops.take(hidden, reads) + ops.dropout(update, self.rate, attention_seed)
+        hidden = ops.take(hidden, reads) + first(ops.dropout(update, self.rate, attention_seed))
         update = self.mlp(self.ln_2(hidden))
-        hidden = hidden + ops.dropout(update, self.rate, output_seed)
+        hidden = hidden + second(ops.dropout(update, self.rate, output_seed))
         return {**carry, "hidden": hidden}, kept
 
 

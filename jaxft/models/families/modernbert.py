@@ -212,9 +212,10 @@ class Block(nnx.Module):
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
         hidden, reads = carry["hidden"], context.reads
         attention_seed, mlp_seed = ops.split(context.seed, 2)
+        first, second = context.branches(2, carry["segment_ids"])
         tokens = hidden if self.attn_norm is None else self.attn_norm(hidden)
-        hidden = ops.take(hidden, reads) + self.attn(tokens, carry, reads, attention_seed)
-        hidden = hidden + self.mlp(self.mlp_norm(hidden), mlp_seed)
+        hidden = ops.take(hidden, reads) + first(self.attn(tokens, carry, reads, attention_seed))
+        hidden = hidden + second(self.mlp(self.mlp_norm(hidden), mlp_seed))
         return {**carry, "hidden": hidden}, {}
 
 

@@ -163,7 +163,8 @@ class Residual(nnx.Module):
         layers = [layer.normed for layer in self.layer]
         shortcut = None if self.shortcut is None else self.shortcut.normed
         activation = ops.ACTIVATIONS[self.activation]
-        x, moments = residual(carry["hidden"], layers, shortcut, activation, context.sample)
+        (branch,), hidden, sample = context.branches(1), carry["hidden"], context.sample
+        x, moments = residual(hidden, layers, shortcut, activation, sample, branch)
         return {**carry, "hidden": x}, {"moments": moments}
 
 

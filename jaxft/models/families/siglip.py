@@ -168,8 +168,9 @@ class Block(nnx.Module):
 
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
         hidden = carry["hidden"]
-        hidden = hidden + self.self_attn(self.layer_norm1(hidden), context.seed)
-        hidden = hidden + self.mlp(self.layer_norm2(hidden))
+        first, second = context.branches(2)
+        hidden = hidden + first(self.self_attn(self.layer_norm1(hidden), context.seed))
+        hidden = hidden + second(self.mlp(self.layer_norm2(hidden)))
         return {**carry, "hidden": hidden}, {}
 
 

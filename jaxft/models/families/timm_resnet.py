@@ -108,7 +108,8 @@ class Block(nnx.Module):
         if self.bottleneck:
             layers.append((self.conv3, self.bn3))
         shortcut = None if self.downsample is None else (self.downsample[0], self.downsample[1])
-        x, moments = residual(carry["hidden"], layers, shortcut, jax.nn.relu, context.sample)
+        (branch,), hidden, sample = context.branches(1), carry["hidden"], context.sample
+        x, moments = residual(hidden, layers, shortcut, jax.nn.relu, sample, branch)
         return {**carry, "hidden": x}, {"moments": moments}
 
 

@@ -225,6 +225,7 @@ FAMILY = Family(
     model_type="vgg",
     config=Config,
     dropouts=("drop_rate",),
+    left_out=None,
     limits=lambda config: ImageLimits(None, None, config.in_chans),
     base="",
     backbone=lambda config, kind, rngs: VGG(config, rngs=rngs),

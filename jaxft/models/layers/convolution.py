@@ -10,6 +10,7 @@ from flax import nnx
 from jax import lax
 
 from jaxft.models.layers.batch_norm import BatchNorm, Moments, Sample
+from jaxft.models.layers.stochastic_depth import Branch
 
 
 class Convolution(nnx.Module):
@@ -65,8 +66,10 @@ def residual(
     shortcut: Normed | None,
     activation: Callable[[jax.Array], jax.Array],
     sample: Sample | None,
+    branch: Branch,
 ) -> tuple[jax.Array, dict[str, Moments]]:
-    """activation(layers(x) + x), `x` through `shortcut` where its shape changes, and the norms' moments.
+    """activation(branch(layers(x)) + x) and the norms' moments; `x` through `shortcut` where its shape
+    changes.
 
     He et al., 2015, arXiv:1512.03385: a ReLU after each layer but the last.
     """
@@ -78,7 +81,7 @@ def residual(
         convolution, norm = shortcut
         x, seen = norm(convolution(x), sample)
         moments |= seen
-    return activation(y + x), moments
+    return activation(branch(y) + x), moments
 
 
 def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:

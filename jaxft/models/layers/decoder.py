@@ -175,9 +175,10 @@ class Block(nnx.Module):
 
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
         hidden = carry["hidden"]
+        first, second = context.branches(2, carry["segment_ids"])
         update, kept = self.self_attn(self.input_layernorm(hidden), carry, context)
-        hidden = ops.take(hidden, context.reads) + update
-        hidden = hidden + self.mlp(self.post_attention_layernorm(hidden))
+        hidden = ops.take(hidden, context.reads) + first(update)
+        hidden = hidden + second(self.mlp(self.post_attention_layernorm(hidden)))
         return {**carry, "hidden": hidden}, kept
 
 
@@ -192,10 +193,12 @@ class SandwichBlock(nnx.Module):
 
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
         hidden = carry["hidden"]
+        first, second = context.branches(2, carry["segment_ids"])
         update, kept = self.self_attn(self.input_layernorm(hidden), carry, context)
-        hidden = ops.take(hidden, context.reads) + self.post_attention_layernorm(update)
+        hidden = ops.take(hidden, context.reads) + first(self.post_attention_layernorm(update))
         update = self.mlp(self.pre_feedforward_layernorm(hidden))
-        return {**carry, "hidden": hidden + self.post_feedforward_layernorm(update)}, kept
+        hidden = hidden + second(self.post_feedforward_layernorm(update))
+        return {**carry, "hidden": hidden}, kept
 
 
 class Decoder(nnx.Module):

@@ -12,6 +12,7 @@ from flax import nnx
 
 from jaxft.models.family import Carry, Context, Kept
 from jaxft.models.layers import modules, ops
+from jaxft.models.layers.stochastic_depth import Branch
 
 
 class Config(Protocol):
@@ -67,7 +68,7 @@ class Embeddings(nnx.Module):
 
 
 class ResidualOutput(nnx.Module):
-    """LayerNorm(residual + dropout(dense(x))): HF's BertSelfOutput and BertOutput alike."""
+    """LayerNorm(residual + branch(dropout(dense(x)))): HF's BertSelfOutput and BertOutput alike."""
 
     def __init__(self, inputs: int, config: Config, *, rngs: nnx.Rngs):
         width = config.hidden_size
@@ -75,8 +76,11 @@ class ResidualOutput(nnx.Module):
         self.LayerNorm = modules.LayerNorm(width, epsilon=config.layer_norm_eps)
         self.rate = config.hidden_dropout_prob
 
-    def __call__(self, x: jax.Array, residual: jax.Array, seed: ops.Seed) -> jax.Array:
-        return self.LayerNorm(residual + ops.dropout(self.dense(x), self.rate, seed))
+    def __call__(
+        self, x: jax.Array, residual: jax.Array, seed: ops.Seed, branch: Branch
+    ) -> jax.Array:
+        update = ops.dropout(self.dense(x), self.rate, seed)
+        return self.LayerNorm(residual + branch(update))
 
 
 class Attention(nnx.Module):
@@ -111,11 +115,12 @@ class Block(nnx.Module):
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
         tokens, segment_ids = carry["hidden"], carry["segment_ids"]
         weights_seed, attention_seed, output_seed = ops.split(context.seed, 3)
+        first, second = context.branches(2, segment_ids)
         hidden = ops.take(tokens, context.reads)
         mask = ops.segment_mask(ops.take(segment_ids, context.reads), segment_ids)
         attended = self.attention.self(hidden, tokens, mask, weights_seed)
-        hidden = self.attention.output(attended, hidden, attention_seed)
-        hidden = self.output(self.intermediate(hidden), hidden, output_seed)
+        hidden = self.attention.output(attended, hidden, attention_seed, first)
+        hidden = self.output(self.intermediate(hidden), hidden, output_seed, second)
         return {**carry, "hidden": hidden}, {}
 
 

@@ -13,6 +13,7 @@ from flax import nnx
 
 from jaxft.models.family import Carry, Context, Kept
 from jaxft.models.layers import modules, ops, relative
+from jaxft.models.layers.stochastic_depth import Branch, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,13 +137,14 @@ class SelfLayer(nnx.Module):
         bias: jax.Array,
         reads: jax.Array | None,
         seed: ops.Seed,
+        branch: Branch = whole,
     ) -> jax.Array:
         """[R, L, D] -> [R, K, D] at `reads`, [R, L, D] where it is None. mask and bias are of those."""
         weights_seed, output_seed = ops.split(seed, 2)
         normed = self.layer_norm(hidden)
         seen = self.SelfAttention.keys_and_values(normed)
         update = self.SelfAttention(ops.take(normed, reads), seen, mask, bias, weights_seed)
-        return ops.take(hidden, reads) + ops.dropout(update, self.rate, output_seed)
+        return ops.take(hidden, reads) + branch(ops.dropout(update, self.rate, output_seed))
 
 
 class CrossLayer(nnx.Module):
@@ -156,11 +158,12 @@ class CrossLayer(nnx.Module):
         seen: tuple[jax.Array, jax.Array],
         mask: jax.Array,
         seed: ops.Seed = None,
+        branch: Branch = whole,
     ) -> jax.Array:
         """[R, Q, D], and what `keys_and_values` gives of the encoder's output -> [R, Q, D]."""
         weights_seed, output_seed = ops.split(seed, 2)
         update = self.EncDecAttention(self.layer_norm(hidden), seen, mask, seed=weights_seed)
-        return hidden + ops.dropout(update, self.rate, output_seed)
+        return hidden + branch(ops.dropout(update, self.rate, output_seed))
 
 
 class FeedForwardLayer(nnx.Module):
@@ -168,10 +171,12 @@ class FeedForwardLayer(nnx.Module):
         self.DenseReluDense = FeedForward(layer, rngs=rngs)
         self.layer_norm, self.rate = layer.norm(), layer.rate
 
-    def __call__(self, hidden: jax.Array, seed: ops.Seed = None) -> jax.Array:
+    def __call__(
+        self, hidden: jax.Array, seed: ops.Seed = None, branch: Branch = whole
+    ) -> jax.Array:
         inner_seed, output_seed = ops.split(seed, 2)
         update = self.DenseReluDense(self.layer_norm(hidden), inner_seed)
-        return hidden + ops.dropout(update, self.rate, output_seed)
+        return hidden + branch(ops.dropout(update, self.rate, output_seed))
 
 
 class Block(nnx.Module):
@@ -211,10 +216,12 @@ class EncoderDepth:
         attention, feed_forward = self.stack.block[self.number].layer
         first, last, end = ops.split(context.seed, 3)
         hidden, segments = carry["hidden"], carry["segment_ids"]
+        one, two = context.branches(2, segments)
         if self.number == 0:
             carry = {**carry, "biases": self.stack.positions.biases_in_row(hidden.shape[1])}
         mask = ops.segment_mask(segments, segments)
-        hidden = feed_forward(attention(hidden, mask, carry["biases"], None, first), last)
+        hidden = attention(hidden, mask, carry["biases"], None, first, one)
+        hidden = feed_forward(hidden, last, two)
         if self.number < len(self.stack.block) - 1:
             return {**carry, "hidden": hidden}, {}
         finished = ops.dropout(self.stack.final_layer_norm(hidden), self.stack.rate, end)
@@ -235,14 +242,15 @@ class DecoderDepth:
         first, second, last = ops.split(context.seed, 3)
         carry = self._begun(carry) if self.number == 0 else carry
         segments, reads = carry["decoder_segment_ids"], context.reads
+        one, two, three = context.branches(3, segments)
         bias = carry["biases"]
         if reads is not None:
             bias = bias[0][:, reads].swapaxes(0, 1)
         mask = ops.causal_mask(segments, carry["decoder_positions"], reads)
-        hidden = attention(carry["hidden"], mask, bias, reads, first)
+        hidden = attention(carry["hidden"], mask, bias, reads, first, one)
         mask = ops.segment_mask(ops.take(segments, reads), carry["segment_ids"])
         seen = cross.EncDecAttention.keys_and_values(carry["encoded"])
-        hidden = feed_forward(cross(hidden, seen, mask, second), last)
+        hidden = feed_forward(cross(hidden, seen, mask, second, two), last, three)
         return {**carry, "hidden": hidden}, {}
 
     def _begun(self, carry: Carry) -> Carry:

@@ -284,14 +284,6 @@ def dropout(x: jax.Array, rate: float, seed: Seed) -> jax.Array:
     return x if seed is None or rate == 0 else _dropout(x, seed, rate)
 
 
-def drop_path(x: jax.Array, rate: float, seed: Seed) -> jax.Array:
-    """Stochastic depth (Huang et al., 2016, arXiv:1603.09382): dropout of whole examples, x [B, …]."""
-    if seed is None or rate == 0:
-        return x
-    keep = hash_bits((len(x),) + (1,) * (x.ndim - 1), seed) >= jnp.uint32(round(rate * 2**32))
-    return jnp.where(keep, x * (1 / (1 - rate)), 0).astype(x.dtype)
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _dropout(x, seed, rate):
     return _drop(x, seed, rate)
@@ -337,7 +329,12 @@ def hash_bits(shape: tuple[int, ...], seed: jax.Array) -> jax.Array:
         lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
         for axis, stride in enumerate(strides)
     )
-    return _mix(_mix(position ^ seed[0]) + seed[1])
+    return hashed(position, seed)
+
+
+def hashed(number: jax.Array, seed: jax.Array) -> jax.Array:
+    """The same of numbers that are given, uint32 of any shape."""
+    return _mix(_mix(number ^ seed[0]) + seed[1])
 
 
 def _mix(x: jax.Array) -> jax.Array:

@@ -154,13 +154,16 @@ class Block(nnx.Module):
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
         hidden = carry["hidden"]
         weights_seed, attention_seed, output_seed = ops.split(context.seed, 3)
+        first, second = context.branches(2)
         tokens = self.layernorm_before(hidden)
         looking = ops.take(tokens, context.reads)
-        update = self.attention(looking, tokens, weights_seed)
-        hidden = ops.take(hidden, context.reads) + ops.dropout(update, self.rate, attention_seed)
+        update = ops.dropout(
+            self.attention(looking, tokens, weights_seed), self.rate, attention_seed
+        )
+        hidden = ops.take(hidden, context.reads) + first(update)
         wide = self.intermediate.dense(self.layernorm_after(hidden))
         update = self.output.dense(ops.ACTIVATIONS[self.activation](wide))
-        hidden = hidden + ops.dropout(update, self.rate, output_seed)
+        hidden = hidden + second(ops.dropout(update, self.rate, output_seed))
         return {**carry, "hidden": hidden}, {}
 
 
