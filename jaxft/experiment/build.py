@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxft.experiment.decide import frozen_blocks
 from jaxft.experiment.encoder import Batches, Encoder, make_encoder
 from jaxft.experiment.evaluation import Predictions
 from jaxft.experiment.prepared import Prepared
@@ -20,6 +21,7 @@ from jaxft.experiment.stages import Stages
 from jaxft.experiment.steps import evaluation_step, make_stages, slicing, structure
 from jaxft.experiment.streaming import TrainBatches, stream_batches
 from jaxft.experiment.teaching import is_taught, with_teacher
+from jaxft.experiment.unused import check_passes_differ
 from jaxft.experiment.writing import Writer, make_writer
 from jaxft.models import ReadReport, hf
 from jaxft.models.checkpoint.growth import read_grown
@@ -75,7 +77,8 @@ def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple
     The first state is apart from the run: the loop donates it, so nothing else may hold it.
 
     Raises:
-      ValueError: nothing would train, or an input cannot be read.
+      ValueError: nothing would train, an input cannot be read, or two passes that are compared would be
+        the same.
     """
     check_trains(prepared)
     # First, so that the teacher's weights are gone when those of the run come.
@@ -171,6 +174,10 @@ def begin(
     if like is not None and structure(like.prepared) == structure(prepared):
         programs = like.stages.programs
     stages = make_stages(prepared, parallel, shared.initialised, programs)
+    if config.train.r_drop and programs is None:
+        architecture = prepared.architecture
+        frozen = min(frozen_blocks(architecture, one.frozen | one.held) for one in stages)
+        check_passes_differ(config, architecture, batches.blank(range(1))[0], frozen)
     state = stages[0].begin(params, prepared.inputs(), parallel)
     every = max(1, prepared.length.of(config, "eval.every"))
     return Run(prepared, shared, batches, Stages(stages, parallel), every), state

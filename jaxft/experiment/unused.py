@@ -1,12 +1,14 @@
-"""Fields of a config that have no meaning for its task."""
+"""Fields of a config that have no meaning for its task or its model."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict, default_config
 from jaxft.data.inputs import KINDS
+from jaxft.models import Architecture, draws
 from jaxft.tasks.contract import LOSS_OPTIONS, Configured, Shaped, Task, Writes
 from jaxft.tasks.table import TASKS
 
@@ -29,6 +31,20 @@ def check_unused(config: ConfigDict, task: Task[Any]) -> None:
                 f"config.{field}={given[field]!r} has no meaning for config.task={config.task!r}; "
                 f"leave it at {defaults[field]!r}"
             )
+
+
+def check_passes_differ(
+    config: ConfigDict, architecture: Architecture, batch: Mapping[str, Any], frozen_blocks: int
+) -> None:
+    """ValueError where R-Drop would compare two passes that are the same.
+
+    batch: any of training. frozen_blocks: depths that no stage trains, see `Pass`.
+    """
+    if config.train.r_drop and not draws(architecture, batch, frozen_blocks):
+        raise ValueError(
+            f"config.train.r_drop={config.train.r_drop} compares two passes with different dropout, and "
+            "nothing that is trained here has any; set config.model.dropout, such as 0.1, or leave it at 0.0"
+        )
 
 
 def _settings_of(task: Task[Any]) -> tuple[str, ...]:

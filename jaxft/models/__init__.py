@@ -15,6 +15,7 @@ from jaxft.models.family import ImageLimits, TextLimits
 from jaxft.models.heads import NoHeadError
 from jaxft.models.layers.batch_norm import move_statistics
 from jaxft.models.load import load_architecture
+from jaxft.models.randomness import draws
 from jaxft.models.tree import Params, by_path
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "TextLimits",
     "class_names",
     "by_path",
+    "draws",
     "has_batch_norms",
     "hf",
     "load_architecture",
