@@ -58,7 +58,12 @@ def regress(features: np.ndarray, targets: np.ndarray, asked: np.ndarray) -> np.
 
 def _standardised(features: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both in fp64, by mean and deviation of the first; what hardly varies stays near 0."""
-    features, asked = features.astype(np.float64), asked.astype(np.float64)
-    mean, deviation = features.mean(0), features.std(0)
-    scale = deviation + 1e-6 * np.abs(features).max() + np.finfo(np.float64).tiny
-    return (features - mean) / scale, (asked - mean) / scale
+    mean, scale = standards(features)
+    return (features.astype(np.float64) - mean) / scale, (asked.astype(np.float64) - mean) / scale
+
+
+def standards(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, scale), fp64 [D], by which features are standardised."""
+    features = features.astype(np.float64)
+    scale = features.std(0) + 1e-6 * np.abs(features).max() + np.finfo(np.float64).tiny
+    return features.mean(0), scale

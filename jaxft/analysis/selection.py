@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxft.analysis import tuning
+from jaxft.analysis.candidate import Candidate, Unranked
 from jaxft.analysis.page import Html, element, join, page, table
 
 TITLE = "jaxft: which checkpoint"
@@ -19,50 +21,6 @@ HEADS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A mean over folds and its standard error."""
-
-    mean: float
-    error: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4f} ± {self.error:.4f}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """What was measured of one checkpoint.
-
-    Attributes:
-      name: as it was given.
-      note: which implementation it has.
-      parameters: how many the model has.
-      flops: of the forward pass an example, with padding; None: the compiler does not say.
-      peak_bytes: of one batch, by the compiler, parameters included; None likewise.
-      seconds: for reading, compiling, the forward passes and the scores.
-      probe: of the last block, in `Selection.metric`.
-      logme, h_score: of the last block; the latter None for numbers.
-      blocks: the cheap probe of each block, in `Selection.block_metric`.
-    """
-
-    name: str
-    note: str
-    parameters: int
-    flops: float | None
-    peak_bytes: int | None
-    seconds: float
-    probe: Estimate
-    logme: float
-    h_score: float | None
-    blocks: tuple[Estimate, ...]
-
-    @property
-    def best_block(self) -> Estimate:
-        """The block that the probe reads most from; the first of equal ones."""
-        return max(self.blocks, key=lambda block: block.mean)
-
-
-@dataclasses.dataclass(frozen=True)
 class Selection:
     """The candidates, the best first.
 
@@ -70,6 +28,8 @@ class Selection:
       data: what to call the rows; `rows`: how many of them were used.
       metric: of the probe; `minimised`: less of it is better.
       block_metric: of the probes of blocks, of which more is better.
+      gradient_batches, gradient_batch_size: of which the gradients are; 0 batches: there are none.
+      unranked: what was named, and could not be measured.
     """
 
     task: str
@@ -80,7 +40,10 @@ class Selection:
     metric: str
     minimised: bool
     block_metric: str
+    gradient_batches: int
+    gradient_batch_size: int
     candidates: tuple[Candidate, ...]
+    unranked: tuple[Unranked, ...] = ()
 
     @property
     def best(self) -> Candidate:
@@ -96,32 +59,29 @@ def ranked(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     return tuple(sorted(candidates, key=lambda one: -one.best_block.mean))
 
 
-def blocks_to_tune(blocks: Sequence[Estimate]) -> tuple[int | None, str]:
-    """(`optim.freeze_below`, why): the blocks above the first one that is as good as the best.
-
-    By the one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984). None:
-    no block stands out, so nothing says which to leave as it is.
-    """
-    best = max(range(len(blocks)), key=lambda i: blocks[i].mean)
-    least = blocks[best].mean - blocks[best].error
-    first = next(i for i, block in enumerate(blocks) if block.mean >= least) + 1
-    if first == len(blocks):
-        return (
-            None,
-            "the probe is best after the last block, so nothing says which to leave as they are",
-        )
-    most = "" if first == best + 1 else f"; the most, {blocks[best]}, after block {best + 1}"
-    return first, (
-        f"a linear probe reads {blocks[first - 1]} after block {first} of {len(blocks)}{most}; the blocks "
-        "above add nothing to it yet, and are the ones to tune"
-    )
-
-
 def suggestion(selection: Selection) -> list[str]:
-    """For the best candidate: the option, if there is one, and why."""
-    depth, why = blocks_to_tune(selection.best.blocks)
+    """For the best candidate: the option, if there is one, why, and what its gradients say of it."""
+    depth, why = tuning.blocks_to_tune(selection.best.blocks)
     option = [] if depth is None else [f"--config.optim.freeze_below={depth}"]
-    return [*option, f"{selection.best.name}: {why}"]
+    said = tuning.said_of_gradients(selection.best.gradients, depth)
+    return [*option, f"{selection.best.name}: {why}", *([said] if said else [])]
+
+
+def evidence(selection: Selection) -> str:
+    """What the columns of `tuning.rows` are, one line."""
+    gradients = (
+        "gradient signal: squared norm of the mean gradient over the variance of a batch's, both unbiased, "
+        f"± what it would be by chance ({selection.gradient_batches} batches of "
+        f"{selection.gradient_batch_size}, a linear head fitted on other rows)"
+    )
+    return "; ".join(
+        [
+            f"probe: {selection.block_metric} of ridge regression, ± its standard error",
+            *([gradients] if selection.gradient_batches else []),
+            "weights above noise: singular values above the Marchenko-Pastur edge over the others, mean of a "
+            "block's matrices (after Spectrum; not used for the suggestion)",
+        ]
+    )
 
 
 def notes(selection: Selection) -> list[str]:
@@ -143,6 +103,7 @@ def notes(selection: Selection) -> list[str]:
         f"error; {selection.rows} rows of {selection.data}",
         *([ties] if tied else []),
         *([otherwise] if by_last != list(selection.candidates) else []),
+        *(f"{one.name} is not ranked: {one.why}" for one in selection.unranked),
         "frozen features only: fine-tuning may rank close candidates otherwise",
     ]
 
@@ -180,11 +141,12 @@ def block_rows(selection: Selection) -> tuple[list[str], list[list[str]]]:
 
 def to_json(selection: Selection) -> dict[str, Any]:
     """select.json."""
-    depth, why = blocks_to_tune(selection.best.blocks)
+    depth, why = tuning.blocks_to_tune(selection.best.blocks)
+    said = tuning.said_of_gradients(selection.best.gradients, depth)
     return {
         "written by": WRITER,
         **dataclasses.asdict(selection),
-        "suggestion": {"optim.freeze_below": depth, "why": why},
+        "suggestion": {"optim.freeze_below": depth, "why": why, "gradients": said},
         "notes": notes(selection),
     }
 
@@ -208,15 +170,26 @@ def render(selection: Selection) -> str:
         table(heads, blocks, kinds="n" + "n" * count),
         element("h2", "What to tune"),
         *(element("p", line) for line in suggestion(selection)),
+        *_evidence_of_each(selection),
         element(
             "p",
             "LogME: You et al. 2021, arXiv:2102.11005. H-score: Bao et al. 2019, with a shrunk covariance "
-            "(Ibrahim et al. 2021, arXiv:2110.06893).",
+            "(Ibrahim et al. 2021, arXiv:2110.06893). Gradient signal: the inverse of the noise scale of "
+            "McCandlish et al. 2018, arXiv:1812.06162. Weights above noise: Spectrum (Hartford et al. 2024, "
+            "arXiv:2406.06623), the noise by Gavish and Donoho 2014, arXiv:1305.5870.",
             attributes={"class": "note"},
         ),
         element("footer", "Written by jaxft."),
     ]
     return page(TITLE, element("main", join(parts)))
+
+
+def _evidence_of_each(selection: Selection) -> list[Html]:
+    """A table for each candidate."""
+    parts = [element("p", evidence(selection), attributes={"class": "note"})]
+    for one in selection.candidates:
+        parts += [element("h3", one.name), table(tuning.HEADS, tuning.rows(one), kinds="nnnn")]
+    return parts
 
 
 def is_page(path: Path) -> bool:

@@ -131,12 +131,13 @@ def _probe(
     if config.model.path and not config.model.scratch:
         try:
             frozen = open_frozen(config.model.path, config, task, splits, sample)
+            params = frozen.read(config.train.seed)
+            blocks, _, _ = features_of(frozen, params, sample.targets, config)
         except (
             ValueError
-        ) as error:  # bridged: its checkpoint was opened before, so nothing else is wrong
-            why = str(error)
+        ) as error:  # of a bridged module, which cannot be traced or shows no states
+            why = f"{config.model.path}: {error}"
         else:
-            blocks, _, _ = features_of(frozen, sample.targets, config)
             best = _best_block(blocks, classes, count, config.train.seed)
             by = f"the hidden state after block {best + 1} of {len(blocks)}"
             return suspicious.probe_of_features(blocks[best], classes, count), by, why

@@ -12,12 +12,12 @@ from jaxft.config import ConfigDict
 from jaxft.data.loader import iterate
 from jaxft.data.targets import Targets
 from jaxft.experiment.data import Splits
-from jaxft.experiment.encoder import Batches, Slicing, make_encoder
+from jaxft.experiment.encoder import Batches, Encoder, Slicing, make_encoder
 from jaxft.experiment.model import open_model
 from jaxft.experiment.prepared import needed_vocabulary
 from jaxft.experiment.split import Split
-from jaxft.models import Architecture, hf
-from jaxft.models.features import block_features, check_features
+from jaxft.models import Architecture, Params, hf
+from jaxft.models.features import block_features
 from jaxft.tasks.contract import Task
 
 
@@ -28,7 +28,13 @@ class Frozen:
     name: str
     directory: str
     architecture: Architecture
+    encoder: Encoder
     batches: Batches
+
+    def read(self, seed: int) -> Params:
+        """Its weights, on the default device, with a new head drawn from `seed`."""
+        key = jax.random.fold_in(jax.random.key(seed), 1)
+        return hf.read_params(self.directory, self.architecture, key=key)[0]
 
 
 def open_architecture(
@@ -59,28 +65,26 @@ def open_frozen(
     Raises ValueError for whatever is wrong with it, before anything is computed.
     """
     directory, architecture = open_architecture(name, config, task, splits)
-    try:
-        check_features(architecture)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
     hf.missing(directory, architecture)  # raises where the weights do not fit
     encoder = make_encoder(config, task.inputs, directory, architecture.limits, splits, None)
-    return Frozen(name, directory, architecture, encoder.evaluation(split, config, Slicing()))
+    batches = encoder.evaluation(split, config, Slicing())
+    return Frozen(name, directory, architecture, encoder, batches)
 
 
 def features_of(
-    one: Frozen, targets: Targets, config: ConfigDict
+    one: Frozen, params: Params, targets: Targets, config: ConfigDict
 ) -> tuple[list[np.ndarray], float | None, int | None]:
     """(features [n, D] fp32 of each block, FLOPs an example, peak bytes of the largest batch).
 
-    The weights are read here. One program a batch shape, on the default device; what is kept of a batch is
-    its features alone.
+    One program a batch shape, on the default device; what is kept of a batch is its features alone.
+
+    Args:
+      params: of `one.read`.
 
     Raises:
+      ValueError: a bridged module cannot be traced, or shows no hidden states; one line.
       FloatingPointError: a hidden state is not finite.
     """
-    key = jax.random.fold_in(jax.random.key(config.train.seed), 1)  # of a head that is not read
-    params, _ = hf.read_params(one.directory, one.architecture, key=key)
     forward = jax.jit(lambda params, batch: block_features(one.architecture, params, batch))
     programs: dict[tuple, Any] = {}
     total: list[float | None] = []

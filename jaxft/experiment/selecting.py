@@ -13,16 +13,19 @@ from typing import Any
 import numpy as np
 
 from jaxft.analysis import probing, selection
-from jaxft.analysis.selection import Candidate, Estimate, Selection
+from jaxft.analysis.candidate import Candidate, Estimate, Unranked
+from jaxft.analysis.selection import Selection
+from jaxft.analysis.signal import Signal, spectral_ratio
 from jaxft.analysis.transferability import h_score, logme
 from jaxft.config import ConfigDict
 from jaxft.data.subsets import holdout
 from jaxft.data.targets import Targets
 from jaxft.experiment.data import open_splits
 from jaxft.experiment.features import Frozen, features_of, open_frozen
+from jaxft.experiment.gradients import FEWEST, Plan, block_signals, plan_gradients
 from jaxft.experiment.output import Output, check_output
 from jaxft.experiment.split import Split
-from jaxft.models import by_path
+from jaxft.models import Params, by_path
 from jaxft.tasks.contract import Task
 from jaxft.tasks.names import minimised
 from jaxft.tasks.table import TASKS
@@ -87,7 +90,7 @@ class Probes:
 
 
 def select(
-    config: ConfigDict, models: Sequence[str], *, rows: int, output: str
+    config: ConfigDict, models: Sequence[str], *, rows: int, gradients: int, output: str
 ) -> tuple[Selection, tuple[str, ...]]:
     """Probe the candidates and write select.json and select.html into `output`.
 
@@ -95,13 +98,16 @@ def select(
       config: of the run that the best is for; `model.path` is not read.
       models: directories or hub ids.
       rows: of the training data, at most; a stratified sample by `train.seed`.
+      gradients: batches of which the gradients of each block are compared; 0: they are not computed.
       output: folder; made where it is not there.
 
     Returns:
-      The ranking, and notes on the rows.
+      The ranking, and notes on the rows. A candidate of which it turns out as it is computed that it cannot
+      be measured, as a module that cannot be traced, is listed with the reason.
 
     Raises:
-      ValueError: a candidate, the data or the output is not usable; one line.
+      ValueError: a candidate, the data or the output is not usable, or no candidate can be measured; one
+        line.
     """
     task = TASKS[config.task]
     if task.head is not None:
@@ -112,16 +118,24 @@ def select(
         raise ValueError("--models is empty: name checkpoints, A,B,C")
     if rows < _FEWEST:
         raise ValueError(f"--rows={rows} is too few to probe; give at least {_FEWEST}")
+    if gradients and gradients < FEWEST:
+        raise ValueError(
+            f"--gradients={gradients} batches are too few; give at least {FEWEST}, or 0 for none"
+        )
     splits = open_splits(config, task, ())
     split = _sample(splits.train, rows, config.train.seed)
     probes = _probes(config.task, split.targets, config.train.seed)
     opened = [open_frozen(name, config, task, splits, split) for name in models]
     files = _files(Path(output), {"--config.data.train": config.data.train})
     lower = config.eval.metric in minimised(config.task)
-    found = [_measure(one, config, probes) for one in opened]
+    plan = plan_gradients(
+        split.targets.strata(), gradients, config.train.batch_size, config.train.seed
+    )
+    found, unranked = _measured(opened, config, probes, split, plan)
     result = Selection(
         config.task, config.data.train, len(split.targets), FOLDS, config.train.seed,
-        config.eval.metric, lower, probes.block_metric, selection.ranked(found),
+        config.eval.metric, lower, probes.block_metric, plan.batches, plan.batch_size,
+        selection.ranked(found), tuple(unranked),
     )  # fmt: skip
     texts = (json.dumps(selection.to_json(result), indent=1), selection.render(result))
     for path, text in zip(files, texts, strict=True):
@@ -169,11 +183,41 @@ def _files(folder: Path, reads: dict[str, str]) -> tuple[Path, Path]:
     return first, second
 
 
-def _measure(one: Frozen, config: ConfigDict, probes: Probes) -> Candidate:
-    """Read the weights, compute all features, score them."""
+def _measured(
+    opened: Sequence[Frozen], config: ConfigDict, probes: Probes, split: Split, plan: Plan
+) -> tuple[list[Candidate], list[Unranked]]:
+    """What was measured, and what could not be.
+
+    Raises:
+      ValueError: of the first, if it is none of them.
+    """
+    found, unranked, first = [], [], None
+    for one in opened:
+        try:
+            found.append(_measure(one, config, probes, split, plan))
+        except (ValueError, FloatingPointError) as error:
+            first = first or error
+            unranked.append(Unranked(one.name, str(error).removeprefix(f"{one.name}: ")))
+    if not found and first is not None:
+        raise ValueError(
+            f"no candidate can be measured; {unranked[0].name}: {unranked[0].why}"
+        ) from first
+    return found, unranked
+
+
+def _measure(
+    one: Frozen, config: ConfigDict, probes: Probes, split: Split, plan: Plan
+) -> Candidate:
+    """Read the weights, compute all features and gradients, score them."""
     start = time.perf_counter()
-    features, flops, peak = features_of(one, probes.targets, config)
-    last = features[-1]
+    params = one.read(config.train.seed)
+    features, flops, peak = features_of(one, params, probes.targets, config)
+    last, classes = features[-1], probes.classes is not None
+    signals: tuple[Signal | None, ...] = ()
+    if plan.batches:
+        signals = block_signals(
+            one, params, split, last, probes.columns, config, probes.task, plan, classes=classes
+        )
     return Candidate(
         name=one.name,
         note=one.architecture.note,
@@ -184,5 +228,18 @@ def _measure(one: Frozen, config: ConfigDict, probes: Probes) -> Candidate:
         logme=logme(last, probes.columns),
         h_score=None if probes.classes is None else h_score(last, probes.classes),
         blocks=tuple(probes.ridge(x, probes.block_metric) for x in features),
+        gradients=signals,
+        weights=_spectra(one, params),
         seconds=time.perf_counter() - start,
     )
+
+
+def _spectra(one: Frozen, params: Params) -> tuple[float | None, ...]:
+    """Of each block the mean ratio over its matrices."""
+    depths, count = one.architecture.depths, one.architecture.num_blocks
+    found: list[list[float]] = [[] for _ in range(count)]
+    for path, leaf in by_path(params).items():
+        if 0 < depths.get(path, 0) <= count and leaf.ndim > 1:
+            if (ratio := spectral_ratio(np.asarray(leaf))) is not None:
+                found[depths[path] - 1].append(ratio)
+    return tuple(float(np.mean(ratios)) if ratios else None for ratios in found)

@@ -21,37 +21,36 @@ def block_features(
         params: in the structure of `architecture.whole`.
 
     Returns:
-        One fp32 array a block: [R, K, D] for the K examples of each text row, [B, D] for images.
+        One fp32 array a block: [R, K, D] for the K examples of each text row, [B, D] for images. D may
+        differ between blocks.
 
     Raises:
-        ValueError: the model is bridged, see `check_features`.
+        ValueError: a bridged module cannot be traced, or has a block without such a state; one line.
     """
-    native = check_features(architecture)
-    backbone, _ = native.modules(params)
+    if isinstance(architecture, NativeArchitecture):
+        return _native(architecture, params, batch)
+    # torch takes seconds to import, and is an extra.
+    from jaxft.models.bridge import features
+    from jaxft.models.bridge.architecture import BridgedArchitecture
+
+    assert isinstance(architecture, BridgedArchitecture)
+    return features.block_features(architecture, params, batch)
+
+
+def _native(
+    architecture: NativeArchitecture, params: Params, batch: Batch
+) -> tuple[jax.Array, ...]:
+    backbone, _ = architecture.modules(params)
     carry = backbone.stem(batch, PLAIN.context(0, None, None, None))
-    reads = native.reads(batch)
-    averages = native.family.heads[native.head].averages(native.config, batch)
+    reads = architecture.reads(batch)
+    averages = architecture.family.heads[architecture.head].averages(architecture.config, batch)
     found = []
     for depth, block in enumerate(backbone.blocks, start=1):
         carry, _ = block(carry, PLAIN.context(depth, None, None, None))
         hidden = ops.take(carry["hidden"], reads)
         if averages is not None:
             hidden = averages @ hidden
-        if native.inputs == "image":  # [B, 1, D] of the class token, or [B, H, W, D]
+        if architecture.inputs == "image":  # [B, 1, D] of the class token, or [B, H, W, D]
             hidden = hidden.mean(tuple(range(1, hidden.ndim - 1)))
         found.append(hidden)
     return tuple(found)
-
-
-def check_features(architecture: Architecture) -> NativeArchitecture:
-    """The architecture, if `block_features` can take it.
-
-    Raises:
-        ValueError: it is bridged: such a module gives logits, and none of what is between its blocks.
-    """
-    if not isinstance(architecture, NativeArchitecture):
-        raise ValueError(
-            f"{architecture.model_type!r} is bridged, and a bridged module gives no hidden states to probe; "
-            "leave it out"
-        )
-    return architecture

@@ -15,7 +15,7 @@ import transformers
 from safetensors.numpy import load_file
 
 from jaxft import load as jaxft_load
-from jaxft import train
+from jaxft import select, train
 from jaxft.models import hf, load_architecture
 from jaxft.training.logs import Logs
 from tests import tiny
@@ -116,6 +116,39 @@ def test_a_run_ends_in_a_checkpoint_that_transformers_loads(folder, tmp_path, na
         theirs = model.eval()(**given).logits.numpy()
     ours = np.asarray(architecture.apply(params, batch)["logits"]).reshape(theirs.shape)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_native_and_bridged_candidates_are_ranked_together(folder, tmp_path, capsys):
+    """And what cannot be traced is listed with the reason. Some weights, not all, are of the task."""
+    bert = folder / "bert"
+    sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    more = {"embedding_size": 16, "intermediate_size": 48, "max_position_embeddings": 64}
+    names = {
+        "albert": sizes | more,
+        "xlm": {"emb_dim": 32, "n_layers": 1, "n_heads": 2, "n_words": 60},
+    }
+    for model_type, settings in names.items():
+        CASES[model_type] = (model_type, "sequence", settings)
+        checkpoint(tmp_path, model_type, bert)
+        del CASES[model_type]
+    config = CONFIGS / "text_classification.py"
+    models = [str(bert), str(tmp_path / "xlm"), str(tmp_path / "albert")]
+    out = tmp_path / "out"
+    assert 0 == select.main([
+        "select", f"--config={config}", f"--models={','.join(models)}", f"--output={out}",
+        f"--config.data.train={folder / 'train.csv'}", "--rows=60", "--config.eval.batch_size=8",
+    ])  # fmt: skip
+    found = json.loads((out / "select.json").read_text())
+    assert {one["name"] for one in found["candidates"]} == {models[0], models[2]}
+    for one in found["candidates"]:
+        assert one["flops"] > 0 and one["peak_bytes"] > 4 * one["parameters"]
+        assert len(one["gradients"]) == len(one["weights"]) == len(one["blocks"])
+        assert all(signal["noise"] > 0 for signal in one["gradients"])
+    (left,) = found["unranked"]
+    assert left["name"] == models[1] and "cannot be traced into JAX" in left["why"]
+    assert f"{models[1]} is not ranked: XLMFor" in capsys.readouterr().out
+    assert left["why"] in (out / "select.html").read_text()
 
 
 def test_no_tensor_axis(folder, tmp_path):

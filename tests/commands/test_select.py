@@ -50,8 +50,16 @@ def test_what_was_trained_on_the_task_is_before_what_was_not(trained, tmp_path, 
     # Two products with each weight of the block for each of at most 64 x 60 tokens, at least one a row.
     assert 2 * 8_000 < first["flops"] < 2 * first["parameters"] * 64
     assert first["peak_bytes"] > 4 * first["parameters"]
+    for one in (first, second):
+        assert len(one["gradients"]) == len(one["weights"]) == len(one["blocks"]) == 1
+        assert one["gradients"][0]["noise"] > 0 and one["weights"][0] >= 0
+    # Of 60 rows the head has half; the others are 10 batches of 3, the fewest examples for which there are 8.
+    assert (found["gradient_batches"], found["gradient_batch_size"]) == (10, 3)
+    assert "10 batches of 3" in shown and "gradient" in found["suggestion"]["gradients"]
     page = (tmp_path / "out" / "select.html").read_text()
     assert str(fitted) in page and f"{first['probe']['mean']:.4f}" in page
+    ratio, noise = first["gradients"][0].values()
+    assert all(f"{ratio:.3f} ± {noise:.3f}" in where for where in (page, shown))
     # Again, into the same folder: the same numbers, but for the time.
     assert select.main(arguments) == 0
     again = json.loads((tmp_path / "out" / "select.json").read_text())
@@ -95,17 +103,26 @@ def test_numbers_and_images_are_probed_too(trained, tmp_path, capsys):
     assert select.main(given) == 0
     found = json.loads((tmp_path / "a" / "select.json").read_text())
     assert found["candidates"][0]["h_score"] is None and found["block_metric"] == "r2"
+    assert found["candidates"][0]["gradients"][0]["noise"] > 0
     for name, light in (("dark", 20), ("bright", 200)):
         (tmp_path / "images" / name).mkdir(parents=True)
         for i in range(20):
             pixels = np.random.default_rng(i).integers(light, light + 50, (8, 8), dtype=np.uint8)
             Image.fromarray(pixels, "L").save(tmp_path / "images" / name / f"{i}.png")
     images = f"--config.data.train={tmp_path / 'images'}"
-    given = argv(trained, trained / "vit", tmp_path / "b", images, task="image_classification")
+    given = argv(
+        trained,
+        trained / "vit",
+        tmp_path / "b",
+        images,
+        "--gradients=0",
+        task="image_classification",
+    )
     assert select.main(given) == 0
     found = json.loads((tmp_path / "b" / "select.json").read_text())
     assert found["candidates"][0]["probe"]["mean"] > 0.9
     assert len(found["candidates"][0]["blocks"]) == 1
+    assert found["candidates"][0]["gradients"] == [] and not found["suggestion"]["gradients"]
 
 
 def test_what_cannot_be_probed_is_one_line(trained, tmp_path, capsys):
@@ -117,6 +134,7 @@ def test_what_cannot_be_probed_is_one_line(trained, tmp_path, capsys):
     (bare / "tokenizer.json").unlink()
     assert "no tokenizer" in refused(argv(trained, f"{bert},{bare}", out), capsys)
     assert "--rows=5" in refused(argv(trained, bert, out, "--rows=5"), capsys)
+    assert "--gradients=3" in refused(argv(trained, bert, out, "--gradients=3"), capsys)
     words = argv(trained, bert, out, "--config.task=token_classification")
     assert "one target for each whole example" in refused(
         [*words, "--config.eval.metric=f1"], capsys
