@@ -26,6 +26,7 @@ from jaxft.models.checkpoint import companions, tensors
 
 FORMAT = 1
 Logits = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+_OF_TOKENS = ("input_ids", "segment_ids", "token_type_ids", "positions")
 
 
 def certify(
@@ -58,7 +59,8 @@ def certify(
     theirs, missing = _pytorch(architecture, output)
     if theirs is not None:
         pairs["pytorch"] = theirs
-    found = _compared(batches, lambda batch: np.asarray(run(whole, batch)), pairs)
+    positions = getattr(architecture.limits, "positions", 0)
+    found = _compared(batches, positions, lambda batch: np.asarray(run(whole, batch)), pairs)
     certificate = {
         "written by": companions.WRITER,
         "format": FORMAT,
@@ -92,8 +94,13 @@ def lines(certificate: Mapping[str, Any]) -> list[str]:
     return out
 
 
-def _compared(batches: Any, run: Logits, others: Mapping[str, Logits]) -> dict[str, Any]:
-    """Over all real rows: the largest logit, and of each other its largest difference and KL."""
+def _compared(
+    batches: Any, positions: int, run: Logits, others: Mapping[str, Logits]
+) -> dict[str, Any]:
+    """Over all real rows: the largest logit, and of each other its largest difference and KL.
+
+    positions: of the longest text.
+    """
     largest, worst = 0.0, {name: [0.0, 0.0] for name in others}
     for step in range(len(batches)):
         batch = {k: v for k, v in batches[step].items() if k not in ("labels", "weight")}
@@ -102,6 +109,8 @@ def _compared(batches: Any, run: Logits, others: Mapping[str, Logits]) -> dict[s
         if not real.any():
             continue
         batch = _one_text_a_row(batch)
+        # Rows are of a few lengths, of which the first that holds a text may be longer than any can be.
+        batch |= {name: batch[name][:, :positions] for name in _OF_TOKENS if name in batch}
         side = next((n for n in ("decoder_segment_ids", "segment_ids") if n in batch), None)
         counts = None if side is None else batch[side] > 0
         logits = _counted(run(batch), counts)
@@ -137,7 +146,8 @@ def _one_text_a_row(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     there = np.take_along_axis(own, order, axis=1)
     found = {
         name: np.take_along_axis(batch[name][rows], order, axis=1) * there
-        for name in ("input_ids", "token_type_ids", "positions")
+        for name in _OF_TOKENS
+        if name != "segment_ids"
     }
     starts = np.zeros((len(rows), 1), np.int32)
     return {**found, "segment_ids": there.astype(np.int32), "starts": starts}
@@ -176,6 +186,10 @@ def _pytorch(architecture: Architecture, output: str) -> tuple[Logits | None, st
     kinds = "token_type_ids" in inspect.signature(model.forward).parameters
     # (GPT-2 takes them without having any: it adds the embeddings of the tokens of that number.)
     kinds = kinds and getattr(model.config, "type_vocab_size", 0) > 1
+    # XLNet's classifier reads the last token of a row, and its tokenizer pads before the text.
+    last = getattr(model.config, "summary_type", "") == "last" and hasattr(
+        model, "sequence_summary"
+    )
 
     def logits(batch: Mapping[str, np.ndarray]) -> np.ndarray:
         if "pixel_values" in batch:
@@ -186,6 +200,8 @@ def _pytorch(architecture: Architecture, output: str) -> tuple[Logits | None, st
             decoder = {"decoder_input_ids": "decoder_input_ids",
                        "decoder_attention_mask": "decoder_segment_ids"}  # fmt: skip
             given |= {name: batch[own] for name, own in decoder.items() if own in batch}
+        if last:
+            given = {name: _at_the_end(x, batch["segment_ids"]) for name, x in given.items()}
         inputs = {name: torch.tensor(array) for name, array in given.items()}
         if architecture.exports.endswith("ForMultipleChoice"):
             inputs = {name: tensor[:, None] for name, tensor in inputs.items()}
@@ -193,6 +209,12 @@ def _pytorch(architecture: Architecture, output: str) -> tuple[Logits | None, st
             return _of_class(model(**inputs))
 
     return logits, ""
+
+
+def _at_the_end(rows: np.ndarray, segments: np.ndarray) -> np.ndarray:
+    """[N, L] with padding before the text of each row, and not after it."""
+    places = np.arange(rows.shape[1]) + (segments > 0).sum(1, keepdims=True)
+    return np.take_along_axis(rows, places % rows.shape[1], axis=1)
 
 
 def _of_class(outputs: Any) -> np.ndarray:
