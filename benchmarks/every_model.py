@@ -68,8 +68,17 @@ KINDS: dict[str, tuple[Any, Any]] = {
         transformers.AutoModelForSeq2SeqLM,
     ),
     "masked": (modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, transformers.AutoModelForMaskedLM),
+    "question": (
+        modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+        transformers.AutoModelForQuestionAnswering,
+    ),
+    "choice": (
+        modeling_auto.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
+        transformers.AutoModelForMultipleChoice,
+    ),
 }
-LABELLED = ("sequence", "image", "token")
+OUTPUTS = {"sequence": LABELS, "image": LABELS, "token": LABELS, "question": 2, "choice": 1}
+CHOICES = 3
 PYTORCH = "not by PyTorch"
 
 
@@ -80,9 +89,9 @@ def inputs_of(kind: str, config: Any) -> dict[str, Any]:
         size = getattr(config, "image_size", 64)
         height, width = size if isinstance(size, list | tuple) else (size, size)
         return {"pixel_values": torch.randn(2, getattr(config, "num_channels", 3), height, width)}
-    ids = torch.randint(6, VOCABULARY - 6, (2, 16))
+    ids = torch.randint(6, VOCABULARY - 6, (2, CHOICES, 16) if kind == "choice" else (2, 16))
     if isinstance(end := getattr(config, "eos_token_id", None), int):
-        ids[:, -1] = end
+        ids[..., -1] = end
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if kind == "seq2seq":
         inputs["decoder_input_ids"] = torch.randint(6, VOCABULARY - 6, (2, 10))
@@ -116,8 +125,8 @@ def by_pytorch(kind: str, make: Callable[[], Any], folder: str) -> tuple[Any, An
     auto, config = KINDS[kind][1], make()
     config.architectures, config.use_cache = [], False
     text = config.get_text_config()
-    if kind in LABELLED:
-        config.num_labels = LABELS
+    if kind in OUTPUTS:
+        config.num_labels = OUTPUTS[kind]
     if kind == "causal" and getattr(config, "is_decoder", None) is False:
         config.is_decoder = True
     if getattr(config, "is_encoder_decoder", False):
@@ -133,10 +142,10 @@ def by_pytorch(kind: str, make: Callable[[], Any], folder: str) -> tuple[Any, An
         for x in model.parameters():
             x.add_(0.02 * torch.randn_like(x)) if x.requires_grad else None
     inputs = inputs_of(kind, config)
-    logits = model(**inputs).logits
+    logits = logits_of(model(**inputs))
     logits.square().sum().backward()
     model.save_pretrained(folder)
-    again = auto.from_pretrained(folder, attn_implementation="eager").eval()(**inputs).logits
+    again = logits_of(auto.from_pretrained(folder, attn_implementation="eager").eval()(**inputs))
     if not torch.allclose(again, logits, rtol=1e-4, atol=1e-5):
         raise ValueError("it does not load what it saved")
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -146,22 +155,14 @@ def by_pytorch(kind: str, make: Callable[[], Any], folder: str) -> tuple[Any, An
 def bridged(folder: str, kind: str, inputs: dict[str, Any], logits: Any, gradients: Any) -> str:
     """The same through the bridge."""
     import jax
-    import jax.numpy as jnp
     import numpy as np
 
-    labels = LABELS if kind in LABELLED else 0
+    labels = OUTPUTS.get(kind, 0)
     architecture = load_architecture(folder, num_labels=labels, head=kind, implementation="bridge")
     params, _ = hf.read_params(folder, architecture, key=jax.random.key(0))
     trains = optim.path_map(lambda path, _: path in architecture.depths, params)
     split = optim.split(params, trains, names=(True, False))
-    if kind == "image":
-        batch = {"pixel_values": jnp.asarray(inputs["pixel_values"].numpy()).transpose(0, 2, 3, 1)}
-    else:
-        ids = jnp.asarray(inputs["input_ids"].numpy(), jnp.int32)
-        batch = {"input_ids": ids, "segment_ids": ids * 0 + 1, "token_type_ids": ids * 0}
-    if kind == "seq2seq":
-        ids = jnp.asarray(inputs["decoder_input_ids"].numpy(), jnp.int32)
-        batch |= {"decoder_input_ids": ids, "decoder_segment_ids": ids * 0 + 1}
+    batch = batch_of(inputs)
 
     def value(trained: Any) -> tuple[jax.Array, jax.Array]:
         found = architecture.apply(optim.merge(trained, split[False]), batch)["logits"]
@@ -186,12 +187,37 @@ def bridged(folder: str, kind: str, inputs: dict[str, Any], logits: Any, gradien
     )
     after, report = KINDS[kind][1].from_pretrained(f"{folder}/out", output_loading_info=True)
     with torch.no_grad():
-        theirs = after.eval()(**inputs).logits.numpy()
+        theirs = logits_of(after.eval()(**inputs)).numpy()
     back = relative(np.asarray(again).reshape(theirs.shape), theirs)
     lost = sorted((*report["missing_keys"], *report["unexpected_keys"]))
     close = worst < 1e-4 and steepest < 1e-3 and back < 1e-4 and not lost
     said = f"logits {worst:.0e}, gradients {steepest:.0e}, reloaded {back:.0e}"
     return f"works ({said})" if close else f"differs: {said}, keys {lost[:2]}"
+
+
+def batch_of(inputs: dict[str, Any]) -> dict[str, Any]:
+    """As jaxft has it; choices stand one after the other in a row."""
+    import jax.numpy as jnp
+
+    if "pixel_values" in inputs:
+        return {"pixel_values": jnp.asarray(inputs["pixel_values"].numpy()).transpose(0, 2, 3, 1)}
+    ids = jnp.asarray(inputs["input_ids"].numpy(), jnp.int32)
+    width, texts = ids.shape[-1], ids[0].size // ids.shape[-1]
+    ids = ids.reshape(len(ids), -1)
+    segments = jnp.broadcast_to(1 + jnp.arange(ids.shape[1]) // width, ids.shape)
+    starts = jnp.broadcast_to(jnp.arange(texts) * width, (len(ids), texts))
+    batch = {"input_ids": ids, "segment_ids": segments, "token_type_ids": ids * 0, "starts": starts}
+    if "decoder_input_ids" in inputs:
+        ids = jnp.asarray(inputs["decoder_input_ids"].numpy(), jnp.int32)
+        batch |= {"decoder_input_ids": ids, "decoder_segment_ids": ids * 0 + 1}
+    return batch
+
+
+def logits_of(outputs: Any) -> Any:
+    """Of a model of questions [B, L, 2]."""
+    if "start_logits" in outputs:
+        return torch.stack((outputs.start_logits, outputs.end_logits), -1)
+    return outputs.logits
 
 
 def relative(ours: Any, theirs: Any) -> float:
