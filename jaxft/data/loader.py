@@ -235,6 +235,8 @@ def fill_text(tokens: Tokens, slots: np.ndarray, length: int) -> Batch:
     real = np.repeat(slots >= 0, tokens.texts, axis=1)
     sizes = np.where(real, own, 0)
     starts = np.cumsum(sizes, axis=1) - sizes
+    if tokens.even:  # of one entry a row
+        starts = np.broadcast_to(np.arange(tokens.texts) * (length // tokens.texts), starts.shape)
     row, slot = np.nonzero(real)
     begin, size = begins[row, slot], sizes[row, slot]
     # One number per token from here on: its position in its text, its source and its target.

@@ -74,6 +74,7 @@ class Tokens:
     cut_things: what they are.
     parts [n, G] int32: lengths of the G texts that an entry is made of, which do not see each other;
       None: it is one text.
+    even: each of the G texts begins at a multiple of a G-th of the row, for models that read it alone.
     windows [e + 1] int64: the entries of example i are windows[i]..windows[i + 1]; None: one each.
     answers: the texts to be given for these, which lie in rows of their own; None: there are none.
     """
@@ -88,6 +89,7 @@ class Tokens:
     cut: int = 0
     cut_things: str = "words"
     parts: np.ndarray | None = None
+    even: bool = False
     windows: np.ndarray | None = None
     answers: Answers | None = None
 
@@ -101,7 +103,10 @@ class Tokens:
 
     @property
     def room(self) -> np.ndarray:
-        """Tokens of a row that each entry takes, where its answer lies in the row beside it: [n] int32."""
+        """Tokens of a row that each entry takes, where its answer lies in the row beside it, or its texts are
+        `even`: [n] int32."""
+        if self.even and self.parts is not None:
+            return self.texts * self.parts.max(1)
         if self.answers is None:
             return self.lengths
         beside = np.ceil(self.answers.tokens.lengths / self.answers.ratio)

@@ -75,12 +75,7 @@ class Encoder:
         assert self.kind.tokens is not None and isinstance(self.limits, TextLimits)
         columns = (*self.columns, split.answers) if split.answers else self.columns
         tokens = self.kind.tokens(split.source, split.targets.rows, columns, self.how)
-        if self.limits.alone and tokens.texts > 1:
-            raise ValueError(
-                f"an example has {tokens.texts} texts, which have to lie in one row, and a bridged model "
-                "reads one text a row: this task needs a model of a native family"
-            )
-        return tokens
+        return dataclasses.replace(tokens, even=self.limits.alone)
 
     def corruption(self, seed: int) -> Corruption | None:
         """What happens to the tokens of a batch."""

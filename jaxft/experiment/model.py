@@ -7,6 +7,18 @@ from jaxft.data.inputs import KINDS
 from jaxft.models import Architecture, NoHeadError, load_architecture
 from jaxft.tasks.table import TASKS
 
+# What may be learned in place of a task for which a model type has no class, the nearest first, and how.
+_INSTEAD = {
+    "question_answering": (
+        ("seq2seq", "whose target is the answer"),
+        ("instruction", "whose assistant says the answer"),
+    ),
+    "multiple_choice": (
+        ("text_classification", "of one row for each choice, right or wrong"),
+        ("causal_lm", "whose predict gives the perplexity of each choice"),
+    ),
+}
+
 
 def open_model(
     config: ConfigDict, directory: str, *, name: str, num_labels: int,
@@ -36,9 +48,14 @@ def open_model(
             stochastic_depth=stochastic_depth,
         )
     except NoHeadError as error:
+        can = _tasks_of(error.has)
+        instead = (
+            f"{other}, {how}" for other, how in _INSTEAD.get(config.task, ()) if other in can
+        )
+        nearest = next((f"; nearest is {said}" for said in instead), "")
         raise ValueError(
             f"config.task={config.task!r} is not for {name}: {error.what}; it can be trained by "
-            f"{', '.join(_tasks_of(error.has))}"
+            f"{', '.join(can)}{nearest}"
         ) from None
     model = KINDS[task.inputs].model
     if architecture.inputs != model:

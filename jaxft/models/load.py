@@ -10,6 +10,9 @@ from jaxft.models.heads import NoHeadError
 from jaxft.models.rates import Rates
 
 IMPLEMENTATIONS = ("auto", "native", "bridge")
+# Heads that 'auto' bridges where a native family of texts lacks them. Not those that predict tokens: of an
+# encoder, transformers' causal class sees what follows.
+_BRIDGED = ("token", "question", "choice")
 
 
 def load_architecture(
@@ -29,12 +32,12 @@ def load_architecture(
     Args:
         num_labels: classes of the head, whatever the checkpoint's own head has; 0 of heads that predict
             tokens.
-        head: kind of head: 'sequence', 'token', 'image', 'causal', 'masked' or 'seq2seq'; None: the
-            family's first.
+        head: kind of head: 'sequence', 'token', 'question', 'choice', 'image', 'causal', 'masked' or
+            'seq2seq', of some native families 'embedding'; None: the family's first.
         dropout: replaces every dropout rate of the checkpoint; None keeps them.
         new_head: initialise the classifier even if the checkpoint's would fit.
         implementation: 'native', 'bridge', or 'auto': native where the family is implemented, and all
-            that config.json asks for; bridged also where it lacks a head of tokens.
+            that config.json asks for; bridged also where it lacks a head of tokens, questions or choices.
         depths: ordered (path pattern, depth) for a bridged model, before what its structure says.
         vocabulary: of a model of text, how many token ids it has to know: where config.json says fewer,
             every leaf with an axis of them is `grown`; 0: as config.json says.
@@ -45,7 +48,7 @@ def load_architecture(
         ValueError: as `architecture.load_architecture` or `bridge.load.load_bridged`.
     """
     assert implementation in IMPLEMENTATIONS, implementation
-    because = ""
+    because, native = "", tuple[str, ...]()
     if implementation == "native" or (implementation == "auto" and is_native(directory)):
         if depths:
             raise ValueError(
@@ -67,23 +70,26 @@ def load_architecture(
                 raise ValueError(str(error)) from None
             because = str(error)
         except NoHeadError as error:
-            # Not heads that predict tokens: of an encoder, transformers' causal class sees what follows.
-            if implementation == "native" or head != "token" or "sequence" not in error.has:
+            if implementation == "native" or head not in _BRIDGED or "sequence" not in error.has:
                 raise
-            because = error.what
+            because, native = error.what, error.has
     # torch takes seconds to import, and is an extra.
     from jaxft.models.bridge.load import load_bridged
 
-    return load_bridged(
-        directory,
-        num_labels=num_labels,
-        head=head,
-        rates=Rates(dropout, stochastic_depth),
-        new_head=new_head,
-        depths=tuple(depths),
-        vocabulary=vocabulary,
-        because=because,
-    )
+    try:
+        return load_bridged(
+            directory,
+            num_labels=num_labels,
+            head=head,
+            rates=Rates(dropout, stochastic_depth),
+            new_head=new_head,
+            depths=tuple(depths),
+            vocabulary=vocabulary,
+            because=because,
+        )
+    except NoHeadError as error:
+        has = dict.fromkeys((*native, *error.has))
+        raise NoHeadError(error.what, head or "", tuple(has)) from None
 
 
 def is_native(directory: str) -> bool:

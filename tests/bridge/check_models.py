@@ -16,8 +16,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxft import optim
+from jaxft.config import default_config
+from jaxft.experiment.model import open_model
 from jaxft.models import Pass, by_path, hf, load_architecture, move_statistics
-from tests.bridge.torch_reference import CASES, LABELS, cotangent
+from tests.bridge.torch_reference import CASES, LABELS, OUTPUTS, cotangent
 from tests.bridge.torch_reference import present as tokens
 
 NAMES = (
@@ -34,10 +36,19 @@ NAMES = (
     "mixtral",
     "albert",
     "pegasus",
+    "albert-question",
+    "gpt2-question",
+    "bart-question",
+    "t5-question",
+    "xlnet-question",
+    "albert-choice",
+    "mpnet-choice",
+    "xlnet",
+    "xlnet-choice",
 )
 
 
-FAST = ("distilbert", "convnext", "gpt2")
+FAST = ("distilbert", "convnext", "gpt2", "albert-question", "albert-choice")
 
 
 def cases(names):
@@ -60,7 +71,7 @@ def load(folder, name, **options):
     """(architecture, parameters) of a case."""
     architecture = load_architecture(
         str(folder / name),
-        num_labels=LABELS,
+        num_labels=OUTPUTS.get(CASES[name][1], LABELS),
         head=CASES[name][1],
         implementation="bridge",
         **options,
@@ -91,7 +102,17 @@ def batch_of(arrays):
         return {"pixel_values": jnp.asarray(arrays["pixel_values"]).transpose(0, 2, 3, 1)}
     mask = jnp.asarray(arrays["attention_mask"], jnp.int32)
     ids = jnp.asarray(arrays["input_ids"], jnp.int32) * mask
+    starts = jnp.zeros((len(ids), 1), jnp.int32)
+    if ids.ndim == 3:  # choices: each in an equal part of its row, which need not divide it
+        count, length = ids.shape[1:]
+        starts = jnp.broadcast_to(jnp.arange(count) * (length + 1), ids.shape[:2])
+        mask *= 1 + jnp.arange(count)[:, None]
+        ids, mask = (
+            jnp.pad(jnp.pad(x, ((0, 0), (0, 0), (0, 1))).reshape(len(x), -1), ((0, 0), (0, 1)))
+            for x in (ids, mask)
+        )
     batch = {"input_ids": ids, "segment_ids": mask, "token_type_ids": jnp.zeros_like(ids)}
+    batch["starts"] = starts
     if "decoder_input_ids" in arrays:
         batch["decoder_input_ids"] = jnp.asarray(arrays["decoder_input_ids"], jnp.int32)
         batch["decoder_segment_ids"] = jnp.asarray(arrays["decoder_attention_mask"], jnp.int32)
@@ -106,6 +127,7 @@ def objective(architecture, batch, weights, key=None, **options):
             "logits"
         ]
         logits = logits[:, 0] if architecture.head == "sequence" else logits
+        logits = logits[..., 0] if architecture.head == "choice" else logits
         return (logits * weights).sum(), logits
 
     return value
@@ -361,6 +383,20 @@ def test_a_head_of_tokens_that_a_native_family_lacks_is_bridged(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="'causal' is not implemented for model_type 'bert'"):
         load_architecture(str(tmp_path), num_labels=0, head="causal")
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neox", "gpt2"])
+def test_a_type_without_the_class_of_a_task_is_refused_with_what_is_near(tmp_path, model_type):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    config = default_config()
+    config.task = "multiple_choice"
+    said = rf"'multiple_choice' is not for M: .*{model_type!r} with a head of kind 'choice'"
+    with pytest.raises(ValueError, match=f"{said}.*nearest is text_classification") as error:
+        open_model(
+            config, str(tmp_path), name="M", num_labels=1, new_head=False, vocabulary=0
+        )  # fmt: skip
+    # What the bridge has is among what it can learn, and what the native family has.
+    assert "question_answering" in str(error.value) and "causal_lm" in str(error.value)
 
 
 def test_what_cannot_be_traced_is_named_in_one_line():

@@ -19,7 +19,7 @@ from tests.models.native_rows import LABELS, ROWS
 from tests.models.test_native import OUTPUTS, PREDICT_TOKENS, logits_of, torch_model
 
 FAST = ("deit", "qwen2, next token")
-HEADS = ("sequence", "token", "image", *PREDICT_TOKENS)  # that the bridge has
+HEADS = ("sequence", "token", "question", "image", *PREDICT_TOKENS)  # that both have in such rows
 NAMES = [
     name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
     for name, row in ROWS.items()
@@ -56,7 +56,7 @@ def check_features(name, native, ours, bridged, theirs, batch):
 def differentiated(architecture, params, batch, head):
     """(logits of what is no padding, gradients by path) of a weighted sum of these logits."""
     side = "decoder_" if head == "seq2seq" else ""
-    tokens = head in ("token", *PREDICT_TOKENS)
+    tokens = head in ("token", "question", *PREDICT_TOKENS)
     counts = batch[f"{side}segment_ids"][..., None] > 0 if tokens else np.ones(1)
     labels = optim.path_map(lambda path, _: path in architecture.depths, params)
     split = optim.split(params, labels, names=(True, False))

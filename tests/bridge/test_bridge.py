@@ -11,27 +11,30 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+CHECKS = ["check_models", "check_runs", "check_native", "check_resizing", "check_tasks"]
+# In one process, of which each takes seconds to import torch and jax.
+TOGETHER = ["check_models check_resizing", "check_runs", "check_native"]
 INSTALLED = importlib.util.find_spec("torchax") is not None
 
 
-def checked(name: str, marked: str) -> None:
-    """Every check of a file that is marked so passes, and none is left out."""
+def checked(names: str, marked: str) -> None:
+    """Every check of some files that is marked so passes, and none is left out."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:xdist", "-m", marked,
-               str(HERE / f"{name}.py")]  # fmt: skip
+               *(str(HERE / f"{name}.py") for name in names.split())]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent.parent)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout
 
 
 @pytest.mark.skipif(not INSTALLED, reason="needs jaxft[bridge]")
-@pytest.mark.parametrize("name", ["check_models", "check_runs", "check_native", "check_resizing"])
+@pytest.mark.parametrize("name", TOGETHER)
 def test_in_its_own_process(name):
     checked(name, "not slow")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED, reason="needs jaxft[bridge]")
-@pytest.mark.parametrize("name", ["check_models", "check_runs", "check_native", "check_resizing"])
+@pytest.mark.parametrize("name", CHECKS)
 def test_the_long_checks_in_their_own_process(name):
     checked(name, "slow")
 

@@ -52,6 +52,25 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "vocab_size": 60, "d_model": 32, "encoder_layers": 2, "decoder_layers": 1,
         "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48,
         "decoder_ffn_dim": 48, "max_position_embeddings": 40}),
+    "albert-question": ("albert", "question", {**_BASE, "embedding_size": 16, "pad_token_id": 0}),
+    "gpt2-question": ("gpt2", "question", {
+        "vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40}),
+    "bart-question": ("bart", "question", {
+        "vocab_size": 60, "d_model": 32, "encoder_layers": 2, "decoder_layers": 1,
+        "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48, "max_position_embeddings": 40}),
+    "t5-question": ("t5", "question", {
+        "vocab_size": 60, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4,
+        "num_decoder_layers": 1, "decoder_start_token_id": 0}),
+    "xlnet-question": ("xlnet", "question", {
+        "vocab_size": 60, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}),
+    "albert-choice": ("albert", "choice", {
+        **_BASE, "embedding_size": 16, "pad_token_id": 0, "type_vocab_size": 2}),
+    "mpnet-choice": ("mpnet", "choice", _BASE),
+    "xlnet": ("xlnet", "sequence", {
+        "vocab_size": 60, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}),
+    "xlnet-choice": ("xlnet", "choice", {
+        "vocab_size": 60, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}),
     "timm-resnet": ("timm", "image", {"architecture": "resnet10t", "model_args": {}}),
     "timm-swin": ("timm", "image", {
         "architecture": "swin_tiny_patch4_window7_224", "model_args": {
@@ -62,6 +81,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}}),
 }  # fmt: skip
 DECAY = 0.5
+OUTPUTS = {"question": 2, "choice": 1}  # of these kinds, whatever is learned; of others LABELS
+CHOICES = 3
 
 
 def inputs_of(kind: str, pad: int, end: int | None = None) -> dict[str, np.ndarray]:
@@ -72,7 +93,9 @@ def inputs_of(kind: str, pad: int, end: int | None = None) -> dict[str, np.ndarr
     rng = np.random.default_rng(1)
     if kind == "image":
         return {"pixel_values": rng.normal(size=(3, 3, 32, 32)).astype(np.float32)}
-    mask = (np.arange(12) < np.array([[12], [7], [3]])).astype(np.int64)
+    shape = (3, CHOICES, 12) if kind == "choice" else (3, 12)
+    lengths = np.resize([12, 7, 3, 9], shape[:-1])[..., None]
+    mask = (np.arange(12) < lengths).astype(np.int64)
     ids = rng.integers(6, 60, mask.shape)
     if end is not None:
         ids[np.arange(3), mask.sum(1) - 1] = end
@@ -83,6 +106,13 @@ def inputs_of(kind: str, pad: int, end: int | None = None) -> dict[str, np.ndarr
         )
         inputs["decoder_input_ids"] = rng.integers(6, 60, (3, 8))
     return inputs
+
+
+def padded_before(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same with padding on the left."""
+    mask = inputs["attention_mask"]
+    places = (np.arange(mask.shape[-1]) + mask.sum(-1, keepdims=True)) % mask.shape[-1]
+    return {key: np.take_along_axis(x, places, -1) for key, x in inputs.items()}
 
 
 def make(folder: Path, name: str) -> None:
@@ -102,7 +132,9 @@ def make(folder: Path, name: str) -> None:
             folder / f"{name}.npz", logits=logits.detach().numpy(), pixel_values=x, **gradients
         )
         return
-    config = transformers.AutoConfig.for_model(model_type, num_labels=LABELS, **settings)
+    config = transformers.AutoConfig.for_model(
+        model_type, num_labels=OUTPUTS.get(kind, LABELS), **settings
+    )
     autos = {
         "sequence": transformers.AutoModelForSequenceClassification,
         "token": transformers.AutoModelForTokenClassification,
@@ -110,6 +142,8 @@ def make(folder: Path, name: str) -> None:
         "causal": transformers.AutoModelForCausalLM,
         "masked": transformers.AutoModelForMaskedLM,
         "seq2seq": transformers.AutoModelForSeq2SeqLM,
+        "question": transformers.AutoModelForQuestionAnswering,
+        "choice": transformers.AutoModelForMultipleChoice,
     }
     model = autos[kind].from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
@@ -125,7 +159,9 @@ def make(folder: Path, name: str) -> None:
     ends = getattr(config, "is_encoder_decoder", False) and kind == "sequence"
     end = config.eos_token_id if ends else None
     inputs = inputs_of(kind, 0 if pad is None else pad, end)
-    tensors = {key: torch.from_numpy(x) for key, x in inputs.items()}
+    left = getattr(config, "summary_type", "") == "last" and kind in ("sequence", "choice")
+    given = padded_before(inputs) if left else inputs
+    tensors = {key: torch.from_numpy(x) for key, x in given.items()}
     if pad is None and kind == "sequence":  # one at a time, without padding
         lengths = tensors["attention_mask"].sum(1).tolist()
         rows = [
@@ -134,7 +170,7 @@ def make(folder: Path, name: str) -> None:
         ]
         logits = torch.cat(rows)
     else:
-        logits = model(**tensors).logits
+        logits = logits_of(model(**tensors))
     weights = torch.from_numpy(cotangent(tuple(logits.shape)))
     (logits * weights * torch.from_numpy(present(kind, inputs))).sum().backward()
     gradients = {
@@ -145,9 +181,18 @@ def make(folder: Path, name: str) -> None:
     np.savez(folder / f"{name}.npz", logits=logits.detach().numpy(), **inputs, **gradients)
 
 
+def logits_of(outputs: Any) -> Any:
+    """Of a model of questions [B, L, 2], to begin and to end an answer."""
+    import torch
+
+    if "start_logits" in outputs:
+        return torch.stack((outputs.start_logits, outputs.end_logits), -1)
+    return outputs.logits
+
+
 def present(kind: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """What the logits of tokens are multiplied with, so that padding does not count; else 1."""
-    if kind not in ("token", "causal", "masked", "seq2seq"):
+    if kind not in ("token", "question", "causal", "masked", "seq2seq"):
         return np.ones((), np.float32)
     mask = arrays["decoder_attention_mask" if kind == "seq2seq" else "attention_mask"]
     return mask[..., None].astype(np.float32)

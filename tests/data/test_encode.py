@@ -48,15 +48,16 @@ def test_the_cache_gives_the_same_and_makes_a_damaged_file_anew(tmp_path):
 
 
 def batches_of(tokens, pack):
-    plan = plan_evaluation(tokens.lengths, batch_size=2, pack=pack)
+    plan = plan_evaluation(tokens.room, batch_size=2, pack=pack)
     batches = TextBatches(tokens, unlabelled(tokens.examples), plan)
     return [batches[step] for step in range(len(batches))]
 
 
-@pytest.mark.parametrize("pack", [True, False])
-def test_texts_of_an_example_are_segments_of_one_row(pack):
-    tokens = grouped(tokens_of(), 2)
+@pytest.mark.parametrize(("pack", "even"), [(True, False), (False, False), (False, True)])
+def test_texts_of_an_example_are_segments_of_one_row(pack, even):
+    tokens = dataclasses.replace(grouped(tokens_of(), 2), even=even)
     assert tokens.lengths.tolist() == [4, 6] and tokens.texts == 2 and tokens.examples == 2
+    assert tokens.room.tolist() == ([6, 8] if even else [4, 6])
     found = {}
     for batch in batches_of(tokens, pack):
         slots = batch["index"].shape[1]
@@ -65,6 +66,7 @@ def test_texts_of_an_example_are_segments_of_one_row(pack):
             for text in range(2):
                 own = np.flatnonzero(batch["segment_ids"][row] == 2 * slot + text + 1)
                 assert own[0] == batch["starts"][row, 2 * slot + text]
+                assert not even or own[0] == text * (batch["input_ids"].shape[1] // 2)
                 assert batch["positions"][row, own].tolist() == list(range(len(own)))
                 # Token type 1 is the last token of each text here.
                 assert batch["token_type_ids"][row, own].tolist() == [0] * (len(own) - 1) + [1]

@@ -95,10 +95,11 @@ class BridgedArchitecture:
     def apply(
         self, params: Params, batch: Batch, key: jax.Array | None = None, how: Pass = PLAIN
     ) -> Outputs:
-        """The forward pass of the module, one example a row.
+        """The forward pass of the module, one example a row; of G texts, each in a G-th of the row.
 
-        Returns fp32 'logits': [R, 1, C] for the example of each text row, [R, L, C] for its tokens
-        (head 'token'), [B, C] for images, and for each token of a row those of the vocabulary, [R, L, V]
+        Returns fp32 'logits': [R, G, C] for the texts of each row ('choice': C is 1), [R, L, C] for its
+        tokens (head 'token', and 'question' with C of 2: to be the first and the last of an answer), [B, C]
+        for images, and for each token of a row those of the vocabulary, [R, L, V]
         ('masked'; 'causal': of the token after it; 'seq2seq': of the decoder's row, [R, M, V], which
         is 'decoder_input_ids' and 'decoder_segment_ids'). With `batch_stats` also 'moments', for
         `move_statistics`.
@@ -135,7 +136,7 @@ class BridgedArchitecture:
             training=lambda name: depth_of.get(name, 0) > how.frozen_blocks,
             norms=norms,
         ).astype(jnp.float32)
-        outputs: Outputs = {"logits": logits[:, None] if self.head == "sequence" else logits}
+        outputs: Outputs = {"logits": self._by_row(logits, batch)}
         return {**outputs, "moments": norms.moments} if how.batch_stats else outputs
 
     def _norms(self, sample: Sample | None, frozen_blocks: int) -> BatchNorms:
@@ -149,13 +150,41 @@ class BridgedArchitecture:
         }
         return BatchNorms(sample, moving)
 
+    def _by_row(self, logits: jax.Array, batch: Batch) -> jax.Array:
+        """What the module gives for each text, put together for each row."""
+        if self.inputs == "image" or self.head == "seq2seq":
+            return logits
+        rows, length = batch["input_ids"].shape
+        if self.head in ("sequence", "choice"):
+            return logits.reshape(rows, _texts(batch), -1)
+        # [R * G, M, C] of tokens; behind them nothing is read.
+        width = length // _texts(batch)
+        logits = jnp.pad(logits, ((0, 0), (0, width - logits.shape[1]), (0, 0)))
+        logits = logits.reshape(rows, -1, logits.shape[-1])
+        return jnp.pad(logits, ((0, 0), (0, length - logits.shape[1]), (0, 0)))
+
+    def _apart(self, rows: jax.Array, texts: int) -> jax.Array:
+        """[R, L] -> [R * G, M], the texts of each row; for head 'choice' [R, G, M]."""
+        assert isinstance(self.limits, TextLimits)
+        width = rows.shape[1] // texts
+        found = rows[:, : texts * width].reshape(len(rows), texts, width)
+        # Rows are of a few lengths, and may be longer than texts can be.
+        found = found[:, :, : self.limits.positions]
+        return found if self.head == "choice" else found.reshape(-1, found.shape[2])
+
     def _text(self, batch: Batch) -> dict[str, jax.Array]:
-        inputs = self._tokens(batch, "")
-        if "token_type_ids" in batch:
-            inputs["token_type_ids"] = batch["token_type_ids"]
+        own = {
+            name: self._apart(batch[name], _texts(batch))
+            for name in ("input_ids", "segment_ids", "token_type_ids")
+            if name in batch
+        }
+        if self.built.left:
+            own = _at_the_end(own)
+        inputs = self._tokens(own, "")
+        if "token_type_ids" in own:
+            inputs["token_type_ids"] = own["token_type_ids"]
         if self.head == "seq2seq":
             inputs |= self._tokens(batch, "decoder_")
-        assert isinstance(self.limits, TextLimits)
         wanted = self.built.takes - ({"token_type_ids"} if not self.types_differ else set())
         return {name: x for name, x in inputs.items() if name in wanted}
 
@@ -163,7 +192,7 @@ class BridgedArchitecture:
         """Ids and mask of the encoder's row, or with side 'decoder_' of the decoder's."""
         present = batch[f"{side}segment_ids"] > 0
         # Softmax over nothing is no number: a row without an example reads one token of padding.
-        read = present | (~present.any(1, keepdims=True) & (jnp.arange(present.shape[1]) == 0))
+        read = present | (~present.any(-1, keepdims=True) & (jnp.arange(present.shape[-1]) == 0))
         return {
             f"{side}input_ids": jnp.where(present, batch[f"{side}input_ids"], self.built.pad),
             f"{side}attention_mask": read.astype(jnp.int32),
@@ -194,3 +223,17 @@ class BridgedArchitecture:
                 # Directly in the model: its own dropout comes before the head.
                 found[name] = found.get(parent, self.num_blocks + 1)
         return found
+
+
+def _texts(batch: Batch) -> int:
+    """G, of the example in each row."""
+    return batch["starts"].shape[1] if "starts" in batch else 1
+
+
+def _at_the_end(texts: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """[…, M] with padding before the texts, and not after them."""
+    segments = texts["segment_ids"]
+    width = segments.shape[-1]
+    count = (segments > 0).sum(-1, keepdims=True)
+    places = (jnp.arange(width) + count) % width
+    return {name: jnp.take_along_axis(x, places, axis=-1) for name, x in texts.items()}

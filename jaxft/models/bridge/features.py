@@ -6,7 +6,7 @@ import torch
 
 from jaxft.models.bridge.architecture import BridgedArchitecture
 from jaxft.models.bridge.hidden import Output, averaged, batch_first, block_modules, watched
-from jaxft.models.family import Batch
+from jaxft.models.family import Batch, TextLimits
 from jaxft.models.tree import Params
 
 # Of the largest gradient: what is below is of a token that the head does not read.
@@ -25,11 +25,18 @@ def block_features(
         ValueError: the module cannot be traced, or a block gives no such state; one line.
     """
     texts = architecture.inputs == "text"
+    if texts and batch["starts"].shape[1] > 1:
+        raise ValueError(
+            f"an example has {batch['starts'].shape[1]} texts, and hidden states of a bridged module are "
+            "read of examples of one; leave it out"
+        )
     rows, length = batch["input_ids" if texts else "pixel_values"].shape[:2]
     # Where there are as many, nothing tells the axes of a state [T, B, D] from those of [B, T, D].
     spare = 1 if texts and rows == length else 0
     batch = {name: jnp.concatenate([x, x[:spare]]) for name, x in batch.items()}
     present = (batch["segment_ids"] > 0).astype(jnp.float32) if texts else None
+    if isinstance(limits := architecture.limits, TextLimits) and present is not None:
+        present = present[:, : limits.positions]  # what the module is given of a row
     states, read = _states(architecture, params, batch, rows + spare)
     found = []
     for depth, state in enumerate(states, start=1):

@@ -41,6 +41,14 @@ HEADS = {
         transformers.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
         transformers.AutoModelForTokenClassification,
     ),
+    "question": (
+        transformers.MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+        transformers.AutoModelForQuestionAnswering,
+    ),
+    "choice": (
+        transformers.MODEL_FOR_MULTIPLE_CHOICE_MAPPING,
+        transformers.AutoModelForMultipleChoice,
+    ),
     "image": (
         transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
         transformers.AutoModelForImageClassification,
@@ -54,6 +62,8 @@ HEADS = {
 }
 # Those whose outputs are tokens of the vocabulary and no labels.
 LANGUAGE = ("causal", "masked", "seq2seq")
+# Those with as many outputs whatever they learn, and texts in pairs.
+_OF_PAIRS = ("question", "choice")
 # Keys of a config.json that say what a head was trained for, and not what the model is.
 _OF_LABELS = ("id2label", "label2id", "num_labels", "_num_labels", "problem_type", "dtype",
               "torch_dtype", "quantization_config", "architectures")  # fmt: skip
@@ -90,14 +100,19 @@ def build(
     module = _module(where, raw, auto, config_class, labels, rates)
     fixed = frozenset(name for name, x in module.named_parameters() if not x.requires_grad)
     module.requires_grad_(False)
-    labelled = []
-    if labels is not None:
+    config, base = module.config, module.base_model_prefix
+    depths = structure.depths(module, base)
+    labelled: list[str] = []
+    if kind in _OF_PAIRS:
+        top = max(depths.values())
+        own = {name: x for name, x in module.named_parameters() if depths[name] == top}
+        labelled = [name for name, x in own.items() if x.shape[:1] == (num_labels,)]
+    elif labels is not None:
         other = _module(where, raw, auto, config_class, labels + 1, rates)
         shapes = {name: x.shape for name, x in other.named_parameters()}
         labelled = [name for name, x in module.named_parameters() if shapes[name] != x.shape]
     elif kind == "causal":
-        _require_causal(where, config_class, module.config)
-    config, base = module.config, module.base_model_prefix
+        _require_causal(where, config_class, config)
     takes = frozenset(inspect.signature(module.forward).parameters)
     if kind != "image" and "input_ids" not in takes:
         raise ValueError(f"{where}: {type(module).__name__} takes no input_ids, so no texts")
@@ -105,7 +120,6 @@ def build(
         raise ValueError(f"{where}: {type(module).__name__} takes no pixel_values, so no images")
     pad = _settle_padding(config)
     pieces = Pieces(module)
-    depths = structure.depths(module, base)
     for piece, whole in pieces.origins.items():
         depths[piece] = max(depths[name] for name in whole)
     return Built(
@@ -113,15 +127,17 @@ def build(
         library=f"transformers {transformers.__version__}",
         module=module,
         constants=_constants(module),
-        forward=functools.partial(_logits, module),
+        forward=functools.partial(_logits, module, kind),
         takes=takes,
         initialise=functools.partial(_initialise, module),
         from_scratch=True,
         pad=pad,
+        # As XLNet's, whose tokenizer pads so.
+        left=kind in ("sequence", "choice") and getattr(config, "summary_type", "") == "last",
         exports=type(module).__name__,
         limits=_image_limits(module, config)
         if kind == "image"
-        else _text_limits(module, config, takes),
+        else _text_limits(module, config, takes, kind),
         naming=naming(module, base, labelled, pieces),
         depths=depths,
         fixed=fixed,
@@ -271,9 +287,12 @@ def _settle_padding(config: Any) -> int:
     return text.pad_token_id
 
 
-def _logits(module: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _logits(module: Any, kind: str, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     with _unchecked(), LastMarked():
-        return module(**inputs, return_dict=True).logits
+        found = module(**inputs, return_dict=True)
+        if kind == "question":
+            return torch.stack((found.start_logits, found.end_logits), dim=-1)
+        return found.logits
 
 
 @contextlib.contextmanager
@@ -290,7 +309,7 @@ def _unchecked() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _text_limits(module: Any, config: Any, takes: Collection[str]) -> TextLimits:
+def _text_limits(module: Any, config: Any, takes: Collection[str], kind: str) -> TextLimits:
     text = config.get_text_config()
     given = (getattr(text, name, None) for name in _POSITIONS)
     longest = next((int(n) for n in given if isinstance(n, int) and n > 0), _MOST_POSITIONS)
@@ -298,12 +317,14 @@ def _text_limits(module: Any, config: Any, takes: Collection[str]) -> TextLimits
         if name.endswith("position_embeddings") and getattr(part, "padding_idx", None) is not None:
             # As in RoBERTa: positions are counted from the id of padding on.
             longest = min(longest, len(part.weight) - part.padding_idx - 1)
-    # By token types or, as DistilBERT, by the separators that tokenizers of masked models write.
+    # By token types or, as DistilBERT, by the separators that tokenizers of masked models write; a class
+    # that transformers has for pairs takes them in any case.
     types = getattr(text, "type_vocab_size", None)
     typed = "token_type_ids" in takes and isinstance(types, int) and types > 1
-    pairs = typed or type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
+    separated = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
     # One without a vocabulary, as CANINE, takes any character.
     vocabulary = int(getattr(text, "vocab_size", _MOST_TOKENS))
+    pairs = typed or separated or kind in _OF_PAIRS
     return TextLimits(vocabulary, min(longest, _MOST_POSITIONS), pairs, alone=True)
 
 

@@ -23,7 +23,7 @@ class Built:
     """A module on torch's meta device.
 
     Attributes:
-        head: 'sequence', 'token', 'image', 'causal', 'masked' or 'seq2seq'.
+        head: 'sequence', 'token', 'question', 'choice', 'image', 'causal', 'masked' or 'seq2seq'.
         library: what it is of, for the terminal.
         module: its parameters and persistent buffers have shapes and no numbers.
         constants: its other buffers, which follow from the config, by name.
@@ -32,6 +32,7 @@ class Built:
         initialise: gives every parameter that it has at the time of the call its initial values.
         from_scratch: what these are is known of every parameter.
         pad: the token id that stands where there is no token.
+        left: the head reads the last token of a row, padding or not, so texts stand at its end.
         exports, limits, naming: see `contract.Architecture`.
         depths: depth of every parameter and persistent buffer, by name; the last is the head's.
         fixed: names of parameters that the module itself never trains, as tables of sines.
@@ -51,6 +52,7 @@ class Built:
     limits: TextLimits | ImageLimits
     naming: Naming
     depths: dict[str, int]
+    left: bool = False
     fixed: frozenset[str] = frozenset()
     join: Callable[[Tensors], Tensors] = dict
     split: Callable[[Tensors], Tensors] = dict
