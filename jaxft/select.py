@@ -24,7 +24,7 @@ from jaxft.terminal.tables import show_comparison
 FLAGS = (
     Flag("models", "checkpoint directories or hub ids, A,B,C", required=True),
     Flag("rows", "training rows to probe on, at most", default=1000),
-    Flag("gradients", "batches whose gradients are compared, block by block; 0: none", default=16),
+    Flag("gradients", "batches whose gradients are compared, block by block; 0: none", default=32),
     Flag("output", "folder for select.json and select.html; default: runs/select-TASK"),
 )
 
