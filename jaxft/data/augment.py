@@ -57,8 +57,8 @@ def augmented(
     """
     if augment.crop_scale is not None:
         box = crop_box(pixels.shape[:2], augment.crop_scale, augment.crop_ratio, generator)
-        # Resampling from the box itself reads no pixel outside it and copies nothing.
-        pixels = _array(from_array(pixels).resize(size, resample, box=box))
+        # Cut out first, as torchvision does: Pillow's `resize(…, box=box)` reads pixels beside the box, too.
+        pixels = _array(from_array(pixels).crop(box).resize(size, resample))
     if augment.flip and generator.random() < 0.5:
         pixels = pixels[:, ::-1]
     if augment.policy or augment.jitter:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from jaxft.analysis import pictures
 from jaxft.analysis.pictures import thumbnail
-from jaxft.data.augment import crop_box
+from jaxft.data.augment import augmented, crop_box
 from jaxft.data.decode import _ORIENTATION, FORMATS, heard
 from jaxft.data.files import table
 from jaxft.data.fingerprint import WHOLE
@@ -513,6 +513,29 @@ def test_crops_lie_inside_with_the_asked_area_and_shape():
     assert 0.48 < min(shapes) < 0.6 and 1.6 < max(shapes) < 2.1
     # No crop of this shape fits: the largest centred one is taken.
     assert crop_box((10, 100), (1.0, 1.0), (1.0, 1.0), generator) == (45, 0, 55, 10)
+
+
+def test_a_crop_is_made_of_what_lies_in_it_alone():
+    pixels, size = np.asarray(picture(size=(23, 31))), (16, 12)
+    options = Augment(crop_scale=(0.2, 0.4))
+    for seed in range(4):
+        left, top, right, bottom = crop_box(
+            pixels.shape[:2], (0.2, 0.4), options.crop_ratio, np.random.default_rng(seed)
+        )
+        other = 255 - pixels
+        other[top:bottom, left:right] = pixels[top:bottom, left:right]
+        first, second = (
+            augmented(
+                image,
+                options,
+                size,
+                Image.Resampling.BICUBIC,
+                (0, 0, 0),
+                np.random.default_rng(seed),
+            )[0]
+            for image in (pixels, other)
+        )
+        np.testing.assert_array_equal(first, second)
 
 
 def test_images_are_kept_up_to_the_limit(tmp_path):
