@@ -177,7 +177,7 @@ def begin(
     if config.train.r_drop and programs is None:
         architecture = prepared.architecture
         frozen = min(frozen_blocks(architecture, one.frozen | one.held) for one in stages)
-        check_passes_differ(config, architecture, batches.blank(range(1))[0], frozen)
+        check_passes_differ(config, architecture, batches.blank()[0], frozen)
     state = stages[0].begin(params, prepared.inputs(), parallel)
     every = max(1, prepared.length.of(config, "eval.every"))
     return Run(prepared, shared, batches, Stages(stages, parallel), every), state

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxft import models
+from jaxft import models, train
 from jaxft.models import Pass, vocabulary
 from jaxft.models.family import Context
 from jaxft.models.layers import ops
@@ -18,6 +18,7 @@ from tests import tiny
 from tests.models.native_rows import LABELS, ROWS
 from tests.models.test_native import OUTPUTS, compiled, packed
 from tests.models.test_parity import FAMILY_ROWS
+from tests.worlds import arguments, assert_same_weights, killed_at
 
 SEED = ops.seed_of(jax.random.key(0), 1)
 # One row a family. Of timm's ResNet the layers are those of the other.
@@ -207,3 +208,14 @@ def test_models_that_leave_nothing_out_say_so(tmp_path):
     directory = config_of("convnext", tmp_path / "c")
     with pytest.raises(ValueError, match="dropout=0.1 is not for 'convnext'.*stochastic_depth"):
         models.load_architecture(directory, num_labels=3, dropout=0.1)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_bitwise(world, tmp_path):
+    flags = ("--config.model.stochastic_depth=0.5", "--config.train.r_drop=0.5")
+    for name in ("whole", "stopped"):
+        argv = arguments(world, tmp_path / name, *flags, model="bert")
+        if name == "stopped":
+            killed_at(6, argv)
+        assert train.main(argv) == 0
+    assert_same_weights(tmp_path / "stopped", tmp_path / "whole")
