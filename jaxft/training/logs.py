@@ -215,7 +215,8 @@ class Logs:
 
     def _fetch(self, step: Step) -> None:
         arrays = {name: np.asarray(value) for name, value in step.metrics.items()}
-        tallies = {name: arrays.pop(name) for name in ("sources", "parts") if name in arrays}
+        names = [name for name in ("sources", "parts") if name in arrays]
+        tallies: dict[str, np.ndarray] = {name: arrays.pop(name) for name in names}
         values = {name: float(value) for name, value in arrays.items()}
         self._check_finite(step.number, values)
         if self._progress is None:

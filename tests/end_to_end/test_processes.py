@@ -256,6 +256,20 @@ def test_the_others_end_when_one_is_killed_and_the_same_command_continues(world,
 
 
 @pytest.mark.slow
+def test_two_processes_learn_from_one_teacher(world, single, tmp_path):
+    teacher = f"--config.distill.teacher={single}/fsdp"
+    command = arguments(world, tmp_path / "two", "fsdp", teacher)
+    with launch(command, command) as started:
+        statuses, _, errors = started.end(600)
+    assert statuses == [0, 0], errors
+    alone(arguments(world, tmp_path / "one", "fsdp", teacher))
+    assert_close(tmp_path / "two", tmp_path / "one", atol=1e-6)
+    pairs = zip(timeless(tmp_path / "two"), timeless(tmp_path / "one"), strict=True)
+    for ours, theirs in ((a, b) for a, b in pairs if a["kind"] == "train"):
+        assert ours["soft_loss"] == pytest.approx(theirs["soft_loss"], rel=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "victim"), [("shard", 0), ("pmap", 1), ("fsdp", 0)])
 def test_a_kill_in_every_mode(world, double, tmp_path, mode, victim):
     kill_and_continue(world, tmp_path / "run", mode, victim)
