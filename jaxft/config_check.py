@@ -1,7 +1,6 @@
 """What a config may be: whole, each field of its type and between its bounds, and what goes together.
 
-Every refusal is one line that says what was given, what is allowed and the nearest valid choice. The
-fields themselves, with their bounds and choices, are in `config_fields.py`.
+Every refusal is one line that says what was given, what is allowed and the nearest valid choice.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from ml_collections import ConfigDict
 
 from jaxft.base.nearest import nearest
 from jaxft.base.nested import as_tuples
-from jaxft.config_fields import BY_NAME, FIELDS, MANY, MOST_STEPS, SECTIONS, Field, Need
+from jaxft.config_field import MANY, MOST_STEPS, Field, Need
+from jaxft.config_fields import BY_NAME, FIELDS, SECTIONS
 from jaxft.config_names import no_such_field
 from jaxft.tasks.names import MANY_COLUMNS, METRICS, WRITTEN
 

@@ -5,93 +5,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
+from jaxft.config_field import MANY, MOST_STEPS, Field, Need
 from jaxft.tasks.names import METRICS
 
-# Steps are counted in 32 bits on the device.
-MOST_STEPS = 2**31 - 1
-MANY = 1_000_000
-
-
-class Need(NamedTuple):
-    """What one field asks of another.
-
-    Attributes:
-      other: its name.
-      values: those that it may have; none given: any that is neither empty nor 0.
-      when: values of the field itself that ask for it; none given: all but its default.
-    """
-
-    other: str
-    values: tuple[Any, ...] = ()
-    when: tuple[Any, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """One setting.
-
-    Attributes:
-      name: with its section: 'optim.lr'.
-      default: None means: decided from the data or the checkpoint, or not used.
-      help: one line.
-      low, high: inclusive bounds of a number; what a wrong unit or a slipped digit breaks.
-      kind: type of the values; of fields whose default is None it has to be given.
-      optional: may be None.
-      choices: the only texts allowed.
-      also: values allowed besides those of `kind` between the bounds.
-      compiled: another value needs another compiled training step; where not, it is an input.
-      needs: what other fields have to be beside it.
-      form: what a text or the entries of a list are: 'duration', 'path' (of this machine), 'place'
-        (a path, a hub id or another data set name), 'column', 'pattern', 'pairs' (checked one by one).
-    """
-
-    name: str
-    default: Any
-    help: str
-    low: float = -math.inf
-    high: float = math.inf
-    _: dataclasses.KW_ONLY
-    kind: type = type(None)
-    optional: bool = False
-    choices: tuple[str, ...] = ()
-    also: tuple[Any, ...] = ()
-    compiled: bool = False
-    needs: tuple[Need, ...] = ()
-    form: str = ""
-
-    def __post_init__(self) -> None:
-        if self.default is None:
-            object.__setattr__(self, "optional", True)
-        if self.kind is type(None):
-            object.__setattr__(self, "kind", type(self.default))
-
-    @property
-    def section(self) -> str:
-        return self.name.rpartition(".")[0]
-
-    def allowed(self) -> str:
-        """What it may be, in words."""
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        if self.form == "duration":
-            words = "'100 steps', '2 epochs', or '10%' of the run"
-        elif MANY <= self.high < math.inf:
-            words = f"at least {self.low:g}"
-        elif math.isfinite(self.high):
-            words = f"between {self.low:g} and {self.high:.7g}"
-        else:
-            words = _KINDS[self.kind]
-        also = [f"{value!r}" for value in self.also] + ["none"] * self.optional
-        return ", or ".join([words, *also])
-
-
-_KINDS = {
-    bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list"
-}  # fmt: skip
 _DURATION: dict[str, Any] = {"kind": str, "form": "duration"}
 _PLANS = ("none", "top_down", "bottom_up", "chain_thaw", "lp_ft", "explicit")
 _METRICS = tuple(dict.fromkeys(name for metrics in METRICS.values() for name in metrics))
@@ -123,6 +41,9 @@ FIELDS: tuple[Field, ...] = (
     Field("model.pooling", "auto",
           "of embeddings: the mean of a text's tokens, or its first; auto: as the checkpoint says, else mean",
           choices=("auto", "mean", "cls"), compiled=True),
+    Field("model.normalize", "auto",
+          "of few_shot: the classifier reads vectors of unit length; auto: as the checkpoint says, else no",
+          choices=("auto", "yes", "no")),
     Field("model.batch_stats", "frozen",
           "of batch norms: frozen keeps the checkpoint's; train takes each batch's and moves the kept",
           choices=("frozen", "train"), compiled=True,
@@ -174,6 +95,13 @@ FIELDS: tuple[Field, ...] = (
     Field("data.classes", (), "keep only these label names; empty: all", form="column"),
     Field("data.examples_per_class", None, "keep so many training rows a class (seeded); none: all",
           1, MOST_STEPS, kind=int),
+    Field("data.pair_sampling", "oversampling",
+          "of few_shot: pairs of an epoch. unique: each once; else as many alike as unlike: oversampling "
+          "repeats the rarer kind, undersampling leaves out of the other",
+          choices=("oversampling", "undersampling", "unique")),
+    Field("data.pair_iterations", None,
+          "of few_shot: an epoch has so many alike and as many unlike pairs a row; none: by pair_sampling",
+          1, MANY, kind=int, needs=(Need("data.pair_sampling", ("oversampling",)),)),
     Field("data.max_length", None, "tokens; longer texts are cut; none: the checkpoint's own limit",
           4, MANY, kind=int),
     Field("data.stride", 128,
@@ -230,6 +158,8 @@ FIELDS: tuple[Field, ...] = (
           needs=(Need("model.batch_stats", ("frozen",)),)),
     Field("train.temperature", 0.05, "of embeddings: similarities are divided by it, where texts are told "
           "from the others of a batch", 1e-4, 100, compiled=True),
+    Field("train.head_c", 1.0, "of few_shot: C of the logistic regression, the less the more regularised",
+          1e-6, MANY),
     Field("train.preference_loss", "dpo",
           "of preference: dpo_norm is dpo over the mean token of an answer; ipo aims at a fixed margin",
           choices=("dpo", "dpo_norm", "ipo"), compiled=True,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 
-from jaxft.config_fields import BY_NAME, FIELDS, SECTIONS, Field
+from jaxft.config_field import Field
+from jaxft.config_fields import BY_NAME, FIELDS, SECTIONS
 
 WORKDIR = "--workdir"
 # field (or flag): what the Hugging Face Trainer and its examples, Keras, fastai, timm and Lightning
@@ -24,6 +25,7 @@ _CALLED: dict[str, str] = {
     "model.stochastic_depth": "drop_path drop_path_rate stochastic_depth_prob drop_path_prob "
     "stochastic_depth_rate stoch_depth",
     "model.dtype": "fp16 bf16 precision torch_dtype amp mixed_precision half tf32 half_precision",
+    "model.normalize": "normalize_embeddings",
     "model.remat": "gradient_checkpointing grad_checkpointing activation_checkpointing checkpointing",
     "data.train": "train_file train_data training_data train_dataset dataset dataset_name data "
     "train_split train_dir data_path train_path data_file input",
@@ -47,6 +49,8 @@ _CALLED: dict[str, str] = {
     "data.rename": "rename_columns column_mapping column_map columns rename_column",
     "data.classes": "class_names class_list keep_classes",
     "data.examples_per_class": "max_train_samples n_shot shots few_shot samples_per_class",
+    "data.pair_sampling": "sampling_strategy pair_strategy",
+    "data.pair_iterations": "num_iterations n_iterations iterations",
     "data.max_length": "max_seq_length max_seq_len max_len sequence_length seq_len model_max_length "
     "seq_length max_tokens truncation",
     "data.pack": "packing group_by_length sample_packing",
@@ -69,6 +73,7 @@ _CALLED: dict[str, str] = {
     "train.class_weights": "class_weight loss_weights pos_weight label_weights",
     "train.focal_gamma": "focal gamma focal_loss focal_loss_gamma",
     "train.r_drop": "rdrop rdrop_alpha r_drop_alpha kl_alpha",
+    "train.head_c": "head_params",
     "train.log_every": "logging_steps log_every_n_steps log_interval logging_interval log_every_steps "
     "log_steps log.every log.steps",
     "train.compile_cache": "compilation_cache jit_cache compile_cache_dir",
@@ -76,7 +81,8 @@ _CALLED: dict[str, str] = {
     "teacher_path",
     "distill.weight": "alpha_ce alpha_distil distillation_alpha distill_alpha kd_alpha kd_weight",
     "distill.temperature": "distillation_temperature distill_temperature kd_temperature distillation_tau",
-    "optim.lr": "learning_rate lrate lr_max max_lr base_lr peak_lr init_lr base_learning_rate step_size eta",
+    "optim.lr": "learning_rate lrate lr_max max_lr base_lr peak_lr init_lr base_learning_rate step_size eta "
+    "body_learning_rate",
     "optim.optimizer": "opt optim optimizer_name opt_func optimizer_type",
     "optim.schedule": "lr_scheduler_type sched scheduler lr_schedule lr_scheduler lr_sched",
     "optim.warmup": "warmup_ratio warmup_steps warmup_epochs num_warmup_steps warmup_prop pct_start "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxft.config_fields import BY_NAME, FIELDS, SECTIONS, Field, Need
+from jaxft.config_field import Field, Need
+from jaxft.config_fields import BY_NAME, FIELDS, SECTIONS
 
 _ABOUT = """\
 # Every field of a config

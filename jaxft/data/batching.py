@@ -18,6 +18,7 @@ import numpy as np
 from jaxft.data import packing
 from jaxft.data.mixture import MixtureSampler
 from jaxft.data.packing import Shape
+from jaxft.data.pairs import PairLengths, PairSampler
 from jaxft.data.sampler import Sampler
 
 # Shapes are chosen from at most this many examples, and from 64 to 256 batches: 0.1 to 1 s.
@@ -29,6 +30,9 @@ TAIL = 4.0
 
 # Examples of a group that are packed to see how full its rows become: 1 ms, and within 1 %.
 PACKED_SAMPLE = 2048
+
+Lengths = np.ndarray | PairLengths
+Draws = MixtureSampler | PairSampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +51,10 @@ class TrainPlan:
     shapes: sorted by cost; chosen for batches like those of the run, whatever its seed and length.
     fallback: fits any batch, for one that fits none of the shapes.
     efficiency: real tokens / computed tokens that is to be expected.
+    draws: what makes each batch, where it is not all examples in turn.
     """
 
-    lengths: np.ndarray
+    lengths: Lengths
     batch_size: int
     steps: int
     seed: int
@@ -58,14 +63,14 @@ class TrainPlan:
     shapes: tuple[Shape, ...]
     fallback: Shape
     efficiency: float
-    mixture: MixtureSampler | None = None
+    draws: Draws | None = None
 
     def __len__(self) -> int:
         return self.steps
 
     @property
-    def sampler(self) -> Sampler | MixtureSampler:
-        return self.mixture or Sampler(len(self.lengths), self.batch_size, self.seed)
+    def sampler(self) -> Sampler | Draws:
+        return self.draws or Sampler(len(self.lengths), self.batch_size, self.seed)
 
     def layout(self, step: int) -> Layout:
         """The cheapest shape into which the step's examples fit, and their places in it."""
@@ -117,7 +122,7 @@ def _cheapest(
 
 
 def plan_training(
-    lengths: np.ndarray,
+    lengths: Lengths,
     *,
     batch_size: int,
     steps: int,
@@ -127,9 +132,9 @@ def plan_training(
     pack: bool = True,
     max_shapes: int = 4,
     compile_batches: float = 10.0,
-    mixture: MixtureSampler | None = None,
+    draws: Draws | None = None,
 ) -> TrainPlan:
-    """Plans a run over examples of these lengths [n] int32.
+    """Plans a run over examples of these lengths: [n] int32, or of pairs of them.
 
     The shapes depend on the lengths and the batch size, not on the seed, and on the number of steps
     only in powers of four: programs that were compiled for one run serve the next.
@@ -141,10 +146,10 @@ def plan_training(
       batch turns up that fits none of them.
     compile_batches: a compilation is worth this many average batches: a shape that saves less over
       the run is not used. 10 is a few seconds on a CPU, where a small BERT's step takes 0.3 to 1 s.
-    mixture: which examples make each batch, where they are of several sources.
+    draws: which examples make each batch, where they are of several sources, or pairs.
     """
     _check(lengths, batch_size, shards)
-    batches = _typical_batches(lengths, batch_size, mixture)
+    batches = _typical_batches(lengths, batch_size, draws)
     allowed = _row_lengths(lengths, pack)
     needs = _needs(batches, allowed, shards, row_multiple, pack)
     real = sum(int(batch.sum()) for batch in batches)
@@ -159,20 +164,18 @@ def plan_training(
     fallback = Shape(allowed[-1], most)
     return TrainPlan(
         lengths, batch_size, steps, seed, shards, pack, tuple(shapes), fallback, real / computed,
-        mixture,
+        draws,
     )  # fmt: skip
 
 
-def _typical_batches(
-    lengths: np.ndarray, batch_size: int, mixture: MixtureSampler | None
-) -> list[np.ndarray]:
+def _typical_batches(lengths: Lengths, batch_size: int, draws: Draws | None) -> list[np.ndarray]:
     """The examples' lengths in each of some random batches, the same for every run.
 
     Drawn by epochs like those of a run, so that the partial batch at the end of one is among them.
     """
     count = min(max(64, SAMPLE // batch_size), 256)
-    if mixture is not None:
-        same = dataclasses.replace(mixture, seed=0)
+    if draws is not None:
+        same = dataclasses.replace(draws, seed=0)
         return [lengths[same(step)[0]] for step in range(count)]
     random = np.random.default_rng(0)
     batches: list[np.ndarray] = []
@@ -196,7 +199,7 @@ def _tail(needs: np.ndarray, whole: np.ndarray, multiple: int, most: int) -> np.
     return np.where((needs > 0).all(0), np.minimum(tail, most), 0)
 
 
-def _check(lengths: np.ndarray, batch_size: int, shards: int) -> None:
+def _check(lengths: Lengths, batch_size: int, shards: int) -> None:
     if not len(lengths):
         raise ValueError("there are no examples to make batches of")
     if batch_size < 1:
@@ -205,7 +208,7 @@ def _check(lengths: np.ndarray, batch_size: int, shards: int) -> None:
         raise ValueError(f"a batch of {batch_size} cannot be divided over {shards} devices")
 
 
-def _row_lengths(lengths: np.ndarray, pack: bool) -> list[int]:
+def _row_lengths(lengths: Lengths, pack: bool) -> list[int]:
     shortest = packing.row_length(int(lengths.min()))
     longest = packing.row_length(int(lengths.max()))
     if pack:

@@ -19,7 +19,7 @@ from jaxft.data.images import Images
 from jaxft.data.mixing import Mixing, mixed_targets
 from jaxft.data.mixture import Mixture, MixtureSampler
 from jaxft.data.sampler import Sampler
-from jaxft.data.targets import Batch, Targets
+from jaxft.data.targets import Batch, Targets, places
 from jaxft.data.tokens import Answers, Tokens
 
 T = TypeVar("T")
@@ -94,9 +94,12 @@ class TextBatches:
         """A batch of padding in each planned shape, or in those that these steps have."""
         return [self._fill(layout) for layout in self.plan.blank(steps)]
 
+    def _own(self, rows: int) -> slice:
+        """This process's part of the rows of a batch."""
+        return _own_rows(rows, self.process_index, self.process_count)
+
     def _fill(self, layout: Layout) -> Batch:
-        rows = _own_rows(len(layout.slots), self.process_index, self.process_count)
-        slots = layout.slots[rows]
+        slots = layout.slots[self._own(len(layout.slots))]
         tokens = self.tokens
         inputs = fill_text(tokens, slots, layout.length)
         if tokens.answers is not None:
@@ -109,6 +112,24 @@ class TextBatches:
             inputs["window"] = np.where(slots >= 0, number, 0).astype(np.int32)
             slots = examples
         return _filled(self.targets, slots, inputs, self.mixture)
+
+
+class PairBatches(TextBatches):
+    """Packed texts in pairs, which do not see each other; the plan's slots [R, K] hold pairs.
+
+    A batch is as of `TextBatches` for examples of two texts: segment_ids are 1..2K, starts [R, 2K]. Its
+    labels [R, K] float32 are 1 where both texts have the same label, else 0; index is the row of the first.
+    """
+
+    def _fill(self, layout: Layout) -> Batch:
+        slots = layout.slots[self._own(len(layout.slots))]
+        real = slots >= 0
+        both = np.stack(np.divmod(np.where(real, slots, 0), len(self.targets)), axis=-1)
+        texts = np.where(real[..., None], both, -1)
+        inputs = fill_text(self.tokens, texts.reshape(len(slots), -1), layout.length)
+        ids = self.targets.strata()[both]
+        labels = np.where(real, ids[..., 0] == ids[..., 1], 0).astype(np.float32)
+        return inputs | {"labels": labels, **places(self.targets.rows, texts[..., 0])}
 
 
 class ImageBatches:

@@ -9,13 +9,11 @@ from fractions import Fraction
 
 import numpy as np
 
-from jaxft.data.sampler import shuffles, steps_per_epoch
+from jaxft.data.sampler import random_bits, shuffled_place, steps_per_epoch
 
 # Draws in which every source has exactly its share; divided by the denominator of the shares where that is
 # no larger, else shares are rounded to one part in so many.
 _BLOCK = 10_000
-# Sources up to this size are put in order at once: grain's shuffle needs 3 ms for a place among seven.
-_SMALL = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -132,27 +130,14 @@ class MixtureSampler:
         source = int(sources[place])
         members = self._members[source]
         passed, position = divmod(number * self.draws[source] + int(ranks[place]), len(members))
-        seeds = (self.seed, source)
-        if len(members) <= _SMALL:
-            return int(members[_order(seeds, passed, len(members))[position]])
-        return int(members[shuffles(position, len(members), seeds, passed)])
-
-
-@functools.lru_cache(maxsize=64)
-def _order(seeds: tuple[int, ...], number: int, count: int) -> np.ndarray:
-    return np.argsort(_random(count, *seeds, 4, number), kind="stable")
-
-
-def _random(count: int, *seeds: int) -> np.ndarray:
-    """[count] uint64. Raw bits: numpy keeps these from version to version, unlike its permutations."""
-    return np.random.Philox(np.random.SeedSequence(seeds)).random_raw(count)
+        return int(members[shuffled_place(position, len(members), (self.seed, source), passed)])
 
 
 @functools.lru_cache(maxsize=64)
 def _block(draws: tuple[int, ...], seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
     """(source, how many draws of it there are before) of each draw in a block."""
     count = sum(draws)
-    order = np.argsort(_random(count, seed, 3, number), kind="stable")
+    order = np.argsort(random_bits(count, seed, 3, number), kind="stable")
     sources = np.repeat(np.arange(len(draws)), draws)[order]
     ranks = np.empty(count, np.int64)
     for source, own in enumerate(draws):

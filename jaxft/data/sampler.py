@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from grain.experimental import index_shuffle
 
+# Up to so many are put in order at once: grain's shuffle needs 3 ms for a place among seven.
+_SMALL = 1 << 16
+
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
     """The last batch of an epoch is partial, never dropped."""
@@ -43,6 +46,23 @@ class Sampler:
             return np.arange(first, last), epoch
         found = [shuffles(i, self.examples, (self.seed,), epoch) for i in range(first, last)]
         return np.array(found, np.int64), epoch
+
+
+def shuffled_place(position: int, count: int, seeds: tuple[int, ...], number: int) -> int:
+    """As `shuffles`, in another order, and fast also where the count is small."""
+    if count <= _SMALL:
+        return int(_order(seeds, number, count)[position])
+    return shuffles(position, count, seeds, number)
+
+
+@functools.lru_cache(maxsize=64)
+def _order(seeds: tuple[int, ...], number: int, count: int) -> np.ndarray:
+    return np.argsort(random_bits(count, *seeds, 4, number), kind="stable")
+
+
+def random_bits(count: int, *seeds: int) -> np.ndarray:
+    """[count] uint64. Raw bits: numpy keeps these from version to version, unlike its permutations."""
+    return np.random.Philox(np.random.SeedSequence(seeds)).random_raw(count)
 
 
 def shuffles(position: int, count: int, seeds: tuple[int, ...], number: int) -> int:

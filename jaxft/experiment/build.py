@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxft.experiment.decide import frozen_blocks
 from jaxft.experiment.encoder import Batches, Encoder, make_encoder
 from jaxft.experiment.evaluation import Predictions
+from jaxft.experiment.fitting import Fitting, make_fitting
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.references import References
 from jaxft.experiment.stages import Stages
@@ -26,7 +27,7 @@ from jaxft.experiment.writing import Writer, make_writer
 from jaxft.models import ReadReport, hf
 from jaxft.models.checkpoint.growth import read_grown
 from jaxft.optim import path_map
-from jaxft.tasks.contract import Referring
+from jaxft.tasks.contract import Paired, Referring
 from jaxft.training.parallel import Parallel
 from jaxft.training.programs import Programs
 from jaxft.training.step import TrainState
@@ -42,6 +43,7 @@ class Shared:
     test_batches: Batches | None
     eval_rows: Predictions
     eval_step: Programs
+    fitting: Fitting | None
     writer: Writer | None
     initialised: tuple[str, ...]
     dropped: tuple[str, ...]
@@ -144,6 +146,7 @@ def share(
         test_batches=None if splits.test is None else encoder.evaluation(splits.test, config, cut),
         eval_rows=Predictions(task, splits.eval, encoder),
         eval_step=evaluation_step(architecture, task.predictions, config.model.dtype, parallel),
+        fitting=make_fitting(architecture, task, encoder, splits.train, config, parallel),
         writer=make_writer(architecture, task, encoder, config, parallel),
         initialised=report.initialised,
         dropped=report.dropped,
@@ -165,8 +168,12 @@ def begin(
     config, parallel = prepared.config, shared.parallel
     cut = slicing(parallel, config.train.accumulate)
     rows, blocks, steps = prepared.splits.train, prepared.splits.blocks, prepared.length.steps
+    task = prepared.task
     batches: TrainBatches
-    if blocks is None:
+    if isinstance(task, Paired):
+        pairing = task.pairing(rows.targets)
+        batches = shared.encoder.pairs(rows, pairing, config, steps, cut)
+    elif blocks is None:
         batches = shared.encoder.training(rows, config, steps, cut)
     else:
         batches = stream_batches(shared.encoder, rows, blocks, config, steps, cut)

@@ -25,6 +25,7 @@ _PIPELINES = {
     "image_regression": "image-classification",
     "token_classification": "token-classification",
     "question_answering": "question-answering",
+    "few_shot": "text-classification",
     "embedding": "sentence-similarity",
     "image_classification": "image-classification",
     "causal_lm": "text-generation",

@@ -34,6 +34,7 @@ class Splits:
       windows: entries of the training rows, where a row may become several (`Kind.windowed`); None:
         one each, or not counted yet.
       blocks: where the training rows are those of the first block of a stream: the others.
+      pairs: of training rows in an epoch, where these are what is learned from (`tasks.contract.Paired`).
     """
 
     train: Split
@@ -44,11 +45,17 @@ class Splits:
     notes: tuple[str, ...]
     windows: int | None = None
     blocks: Blocks | None = None
+    pairs: int | None = None
 
     @property
     def entries(self) -> int:
-        """What an epoch counts: the training rows, or the windows of their texts."""
-        return len(self.train.targets) if self.windows is None else self.windows
+        """What an epoch counts: examples, or the windows of their texts."""
+        return self.examples if self.windows is None else self.windows
+
+    @property
+    def examples(self) -> int:
+        """Of an epoch: the training rows, or pairs of them."""
+        return len(self.train.targets) if self.pairs is None else self.pairs
 
 
 def open_splits(

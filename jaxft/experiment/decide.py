@@ -10,7 +10,7 @@ from jaxft.config import ConfigDict
 from jaxft.experiment.decisions import Decision, Decisions
 from jaxft.experiment.ideas import groups, unfreezing
 from jaxft.experiment.length import Length
-from jaxft.models import Architecture, has_batch_norms
+from jaxft.models import SENTENCE, Architecture, has_batch_norms
 from jaxft.optim.hints import widened
 from jaxft.training.parallel import param_specs
 
@@ -75,13 +75,14 @@ def frozen_blocks(architecture: Architecture, still: Collection[str]) -> int:
 def moving_statistics(
     config: ConfigDict, architecture: Architecture, decisions: Decisions, stage: int
 ) -> frozenset[str]:
-    """Paths of the batch statistics that have moved by the end of a stage.
+    """Paths of what has moved by the end of a stage without being trained: batch statistics, a fitted head.
 
     With `model.batch_stats='train'` they are those above the depth up to which everything was frozen:
     what lies below is a fixed feature extractor.
     """
+    fitted = {path for path in architecture.statistics if path.startswith(f"{SENTENCE}/")}
     if config.model.batch_stats != "train":
-        return frozenset()
+        return frozenset(fitted)
     still = (decisions.frozen_in(n) | decisions.held_in(n) for n in range(stage + 1))
     lowest = min(frozen_blocks(architecture, paths) for paths in still)
     return frozenset(path for path, depth in architecture.statistics.items() if depth > lowest)

@@ -10,11 +10,12 @@ import numpy as np
 
 from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict
-from jaxft.data.batching import TrainPlan, plan_evaluation, plan_training
+from jaxft.data.batching import Draws, Lengths, TrainPlan, plan_evaluation, plan_training
 from jaxft.data.corruption import Corruption
 from jaxft.data.images import Augment, Images, Preprocess
 from jaxft.data.inputs import KINDS, Kind, Tokenising
-from jaxft.data.loader import ImageBatches, TextBatches
+from jaxft.data.loader import ImageBatches, PairBatches, TextBatches
+from jaxft.data.pairs import Pairing, PairLengths, PairSampler
 from jaxft.data.targets import Unlabelled
 from jaxft.data.tokens import Tokens
 from jaxft.experiment import changes
@@ -141,6 +142,18 @@ class Encoder:
             tokens, split.targets, plan, corrupt=self.noise(config), mixture=mixture, **here
         )
 
+    def pairs(
+        self, split: Split, pairing: Pairing, config: ConfigDict, steps: int, cut: Slicing
+    ) -> PairBatches:
+        """The same of texts in pairs, which are drawn as the pairing of the rows says."""
+        tokens, c = self.tokens(split), config.train
+        draws = PairSampler(pairing, c.batch_size, c.seed)
+        plan = self._planned(PairLengths(tokens.room), draws, config, steps, cut)
+        return PairBatches(
+            tokens, split.targets, plan, process_index=cut.process_index,
+            process_count=cut.process_count,
+        )  # fmt: skip
+
     def _plan(
         self, tokens: Tokens, split: Split, config: ConfigDict, steps: int, cut: Slicing
     ) -> TrainPlan:
@@ -148,10 +161,16 @@ class Encoder:
         if mixture is not None:
             rows = split.targets.rows[tokens.example_of(np.arange(len(tokens)))]
             sampler = mixture.sampler(rows, batch_size=c.batch_size, seed=c.seed)
+        return self._planned(tokens.room, sampler, config, steps, cut)
+
+    def _planned(
+        self, lengths: Lengths, draws: Draws | None, config: ConfigDict, steps: int, cut: Slicing
+    ) -> TrainPlan:
+        c = config.train
         return plan_training(
-            tokens.room, batch_size=c.batch_size, steps=steps, seed=c.seed, shards=cut.shards,
+            lengths, batch_size=c.batch_size, steps=steps, seed=c.seed, shards=cut.shards,
             row_multiple=cut.accumulate, pack=self.packs(config), max_shapes=config.data.max_shapes,
-            mixture=sampler,
+            draws=draws,
         )  # fmt: skip
 
     def evaluation(self, split: Split, config: ConfigDict, cut: Slicing) -> Batches:

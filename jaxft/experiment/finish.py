@@ -125,7 +125,8 @@ def _beside(prepared: Prepared) -> dict[str, Any]:
     if not pooling or not isinstance(limits, TextLimits):
         return {}
     length = prepared.config.data.max_length or limits.positions
-    return sentence_transformers.layout(pooling, prepared.architecture.hf_config, length)
+    unit = getattr(prepared.task, "normalize", "yes") == "yes"
+    return sentence_transformers.layout(pooling, prepared.architecture.hf_config, length, unit=unit)
 
 
 def _gathered(x: jax.Array) -> Any:

@@ -121,6 +121,8 @@ def _compile(session: Session, state: TrainState) -> None:
         run.stages.compile(run.steps_done(state), run.train_batches)
         # Of the weights only shapes and places matter.
         shared.eval_step.compile((state.whole,), batch_shapes(shared.eval_batches, shared.parallel))
+        if shared.fitting is not None:
+            shared.fitting.compile(state)
     run.stages.compile_ahead(run.steps_done(state), run.train_batches)
 
 
@@ -158,10 +160,16 @@ def _introduce(run: Run, logs: Logs) -> None:
             logs.say(f"{name}: {note}")
     if said := shared.encoder.kind.says(prepared.directory):
         logs.say(said)
+    if splits.pairs is not None:
+        logs.say(f"an epoch is {splits.pairs} pairs of training rows")
+    if shared.fitting is not None:
+        logs.say(
+            "the classifier is fitted to all training rows before each evaluation and each save"
+        )
     if counts := what_counts(prepared.config):
         logs.say(counts)
-    if run.initialised:
-        logs.say(f"newly initialised: {', '.join(run.initialised)}")
+    if drawn := [path for path in run.initialised if path in prepared.architecture.depths]:
+        logs.say(f"newly initialised: {', '.join(drawn)}")
     if run.shared.dropped:
         logs.say(f"not used from the checkpoint: {', '.join(run.shared.dropped)}")
     for warning in prepared.decisions.warnings:

@@ -8,6 +8,7 @@ import signal
 from jaxft.data.loader import filled, iterate
 from jaxft.experiment.evaluation import evaluate
 from jaxft.experiment.finish import write_predictions
+from jaxft.experiment.fitting import Fitting
 from jaxft.experiment.session import Memory, Session, judge
 from jaxft.experiment.signals import saved_first
 from jaxft.experiment.streaming import StreamBatches
@@ -42,9 +43,12 @@ def run_loop(session: Session, state: TrainState, memory: Memory) -> tuple[Train
             logs.train(step, metrics, rate, Fed(*room, waiting.seconds))
             stopping = stop.requested(step)
             evaluating = step % run.eval_every == 0 or step == num_steps
+            saving = evaluating or stopping or step % config.checkpoint.every_steps == 0
+            if saving and run.shared.fitting is not None:
+                state = _fitted(session, run.shared.fitting, state)
             if evaluating:
                 memory = _evaluate(session, state, memory, step)
-            if evaluating or stopping or step % config.checkpoint.every_steps == 0:
+            if saving:
                 memory = _save(session, state, memory, step)
             if stopping:
                 break
@@ -102,6 +106,13 @@ def _next_stage(session: Session, state: TrainState, step: int) -> TrainState:
     run.stages.compile_ahead(step, run.train_batches)
     logs.event(step, "stage", run.stages.describe(step))
     return state
+
+
+def _fitted(session: Session, fitting: Fitting, state: TrainState) -> TrainState:
+    """The state with the head that is fitted to its weights."""
+    session.logs.flush()  # a loss that is not finite ends the run here, before anything is fitted
+    with session.clock.time("eval"):
+        return fitting(session.run.prepared.task, state, weights_of(session.run, state))
 
 
 def _evaluate(session: Session, state: TrainState, memory: Memory, step: int) -> Memory:

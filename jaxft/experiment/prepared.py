@@ -27,7 +27,7 @@ from jaxft.experiment.teacher import Teacher, find_teacher, fitting
 from jaxft.models import Architecture, class_names, has_batch_norms, hf
 from jaxft.models.checkpoint import sentence_transformers
 from jaxft.optim import Finding, lint, path_map
-from jaxft.tasks.contract import Referring, Task, Varying
+from jaxft.tasks.contract import Paired, Referring, Task, Varying
 from jaxft.tasks.names import METRICS
 from jaxft.tasks.table import TASKS, task_of
 from jaxft.training.parallel import Parallel
@@ -73,7 +73,7 @@ class Prepared:
         """Of `length.epoch` updates."""
         if self.config.data.stream:
             return self.length.epoch * int(self.config.train.batch_size)
-        return len(self.splits.train.targets)
+        return self.splits.examples
 
     def inputs(self) -> dict[str, Any]:
         """`TrainState.hparams`, on the host."""
@@ -117,6 +117,9 @@ def task_at(config: ConfigDict, directory: str) -> Task[Any]:
     values = flatten(config)
     if values["model.pooling"] == "auto":
         values["model.pooling"] = sentence_transformers.pooling_of(directory) or "mean"
+    if values["model.normalize"] == "auto":
+        unit = sentence_transformers.normalizes(directory)
+        values["model.normalize"] = "yes" if unit else "no"
     return task_of(config.task, values)
 
 
@@ -159,8 +162,8 @@ def _check_metric(config: ConfigDict, task: Task[Any], splits: Splits) -> None:
 def settle(
     config: ConfigDict, directory: str, splits: Splits, cache: str | None = None
 ) -> Prepared:
-    """The rest of `prepare`, which reads no row but to count windows that are not counted yet: else only
-    names and numbers of `splits` count."""
+    """The rest of `prepare`, which reads no row but to count windows or pairs that are not counted yet: else
+    only names and numbers of `splits` count."""
     task, kind = TASKS[config.task], KINDS[TASKS[config.task].inputs]
     names, labels = class_names(directory), len(task.id2label(splits.names))
     architecture = open_model(
@@ -176,6 +179,9 @@ def settle(
     if kind.windowed and splits.windows is None and not config.data.stream:
         encoder = make_encoder(config, kind.name, directory, architecture.limits, splits, cache)
         splits = dataclasses.replace(splits, windows=len(encoder.tokens(splits.train)))
+    own = task_at(config, directory)
+    if isinstance(own, Paired) and splits.pairs is None:
+        splits = dataclasses.replace(splits, pairs=own.pairing(splits.train.targets).count)
     return _settled(config, directory, architecture, splits)
 
 

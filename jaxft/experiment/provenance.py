@@ -37,6 +37,7 @@ def source_record(run: Run) -> dict[str, Any]:
         "columns": list(splits.columns),
         "training rows": len(splits.train.targets),
         **({} if splits.windows is None else {"training windows": splits.windows}),
+        **({} if splits.pairs is None else {"training pairs": splits.pairs}),
         "evaluation rows": len(splits.eval.targets),
         "training fingerprint": fingerprint(run.train_batches),
         "evaluation fingerprint": fingerprint(run.shared.eval_batches),

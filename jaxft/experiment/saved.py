@@ -101,5 +101,6 @@ def _without_rows(directory: RunDirectory, record: dict[str, Any]) -> Splits:
         raise ValueError(f"{directory.path / 'source.json'} is not what jaxft wrote; restore it")
     nothing = Source("no rows", (), 0, lambda columns, rows: [])
     train, held_out = (Split(nothing, unlabelled(n)) for n in (rows, 0))
-    columns, windows = tuple(record["columns"]), record.get("training windows")
-    return Splits(train, held_out, None, tuple(names), columns, (), windows)
+    columns = tuple(record["columns"])
+    windows, pairs = record.get("training windows"), record.get("training pairs")
+    return Splits(train, held_out, None, tuple(names), columns, (), windows, pairs=pairs)

@@ -83,13 +83,14 @@ def _step(
 ) -> Callable[..., Any]:
     """The training step of one stage, waiting for `(state, batch)`."""
     config, architecture = prepared.config, prepared.architecture
+    norms = state.stats is not None and config.model.batch_stats == "train"
     forward = functools.partial(
         architecture.apply,
         how=Pass(
             frozen_blocks=frozen_blocks(architecture, still),
             remat=config.model.remat,
             dtype=jnp.dtype(config.model.dtype),
-            batch_stats=state.stats is not None,
+            batch_stats=norms,
             axis_name=parallel.axis_name,
         ),
     )
@@ -102,7 +103,7 @@ def _step(
         disagreement=_apart(prepared.task, config.train.r_drop),
         gradient=_gradient(prepared.task, config.train.accumulate, parallel.axis_name),
         held=path_map(lambda path, _: path in held, state.params) if held else None,
-        moved=None if state.stats is None else move_statistics,
+        moved=move_statistics if norms else None,
         tallies=_tallies(prepared, loss, parallel.axis_name),
     )
 

@@ -12,7 +12,7 @@ from jaxft.models.checkpoint.names import ReadReport
 from jaxft.models.contract import Architecture, Pass, has_batch_norms
 from jaxft.models.families import FAMILIES
 from jaxft.models.family import ImageLimits, TextLimits
-from jaxft.models.heads import NoHeadError
+from jaxft.models.heads import SENTENCE, NoHeadError
 from jaxft.models.layers.batch_norm import move_statistics
 from jaxft.models.load import load_architecture
 from jaxft.models.randomness import draws
@@ -20,6 +20,7 @@ from jaxft.models.tree import Params, by_path
 
 __all__ = [
     "FAMILIES",
+    "SENTENCE",
     "Architecture",
     "ImageLimits",
     "NoHeadError",

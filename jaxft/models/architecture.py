@@ -51,7 +51,7 @@ class Architecture:
     whole: Params  # the parameters and, where there are such, batch statistics beside them
     stored: dict[str, Stored]  # path in `whole` -> how it lies in a checkpoint
     depths: dict[str, int]  # parameter path -> stem 0, blocks 1.., head num_blocks + 1
-    statistics: dict[str, int]  # path of a batch statistic -> the same
+    statistics: dict[str, int]  # path of a batch statistic, or of a fitted head -> the same
     tensor_rules: tuple[tuple[str, PartitionSpec], ...]  # (path pattern, spec over 'tensor')
     left_out: tuple[float, ...]  # how often each block's residual branches are, of an example
     new_head: bool  # the checkpoint's own classifier is for other labels: initialise one
@@ -274,10 +274,12 @@ def _load(
     head_graph, head_state = nnx.split(top)
     base, blocks = family.base_of(kind), len(backbone.blocks)
     whole = _tree(base, backbone_state, head_state)
-    abstract = _tree(base, nnx.state(backbone, nnx.Param), head_state)
-    leaves, rules, parameters = by_path(whole), family.depth_rules(config), by_path(abstract)
+    abstract = _tree(base, nnx.state(backbone, nnx.Param), nnx.state(top, nnx.Param))
+    leaves, parameters = by_path(whole), by_path(abstract)
+    fitted = (f"{heads.SENTENCE}/.*", len(backbone.blocks) + 1)  # of whichever family
+    rules = (*family.depth_rules(config), fitted)
     depths = {path: _depth(path, rules) for path in leaves}
-    others = {one.architecture for key, one in family.heads.items() if key != kind}
+    others = {one.architecture for one in family.heads.values()} - {family.heads[kind].architecture}
     return Architecture(
         family=family,
         hf_config=raw if timm else family.completed(family.config, raw),

@@ -45,6 +45,10 @@ def every_token(config: Any, batch: Batch) -> None:
     """None: the head has an output for each token of a row."""
 
 
+# Path of a classifier of sentences, and its name in files; no class of transformers has it.
+SENTENCE = "sentence_classifier"
+
+
 class NoHeadError(ValueError):
     """A model has no head of the kind that is asked for.
 
@@ -109,13 +113,47 @@ class Plain(nnx.Module):
         return {"tokens": hidden}
 
 
-def embedding(architecture: str, unused: str) -> Head[Any]:
-    """HF's class without a head.
+class Fitted(nnx.Variable):
+    """What is no parameter: it is fitted to what the model says of the training rows, and never trained."""
+
+
+class SentenceClassifier(nnx.Module):
+    """One linear map, `sentence_classifier`, of the vector of a text; how texts are pooled is the task's."""
+
+    def __init__(self, width: int, num_labels: int):
+        self.sentence_classifier = nnx.data(
+            {
+                "kernel": Fitted(jnp.zeros((width, num_labels))),
+                "bias": Fitted(jnp.zeros(num_labels)),
+            }
+        )
+
+    def __call__(self, hidden: jax.Array, seed: ops.Seed) -> Outputs:
+        """[R, L, D] -> 'tokens', the same, and what logits are made of: 'kernel' [D, C] and 'bias' [C]."""
+        given = self.sentence_classifier
+        return {"tokens": hidden, "kernel": given["kernel"][...], "bias": given["bias"][...]}
+
+
+def bare(architecture: str, unused: str) -> dict[str, Head[Any]]:
+    """The heads of HF's class without one: 'embedding', the tokens as they are, and 'sentence', which has a
+    classifier of sentences beside them, for which HF has no class.
+
+    Of a config the latter reads `hidden_size` or, as DistilBERT's, `dim`.
 
     Args:
         unused: pattern of tensors of heads, and of a pooler that reads the first token.
     """
-    return Head(architecture, Plain, every_token, classifier="", unused=(unused,))
+
+    def classifier(config: Any, num_labels: int, rngs: nnx.Rngs) -> SentenceClassifier:
+        width = config.dim if hasattr(config, "dim") else config.hidden_size
+        return SentenceClassifier(width, num_labels)
+
+    return {
+        "embedding": Head(architecture, Plain, every_token, classifier="", unused=(unused,)),
+        "sentence": Head(
+            architecture, classifier, every_token, classifier=SENTENCE, unused=(unused,)
+        ),
+    }
 
 
 class ImageClassifier(nnx.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -83,8 +83,8 @@ class Prediction:
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification:
-    """A task (see contract.py) whose predictions are 'logits' [N, C] float32.
+class OneLabel:
+    """What tasks (see contract.py) have in common whose predictions are 'logits' [N, C] float32 of one label.
 
     Of them an evaluation keeps the predicted class, its probability and the loss, and itself where it is
     small enough to calibrate.
@@ -93,7 +93,7 @@ class Classification:
     is_calibrated: whether `answers` divides logits by it.
     """
 
-    inputs: str
+    inputs: str = "text"
     head: str | None = None
     problem_type: str | None = "single_label_classification"
     fewest_names: int = 2
@@ -104,13 +104,8 @@ class Classification:
     )  # fmt: skip
     compared: tuple[str, ...] = ("accuracy", "f1_macro", "loss")
     join: None = None
-    focal_gamma: float = 0.0
     temperature: float | None = None
     is_calibrated: bool = False
-
-    @property
-    def settings(self) -> Mapping[str, str]:
-        return {"train.focal_gamma": "focal_gamma"}
 
     @property
     def view(self) -> View:
@@ -126,24 +121,6 @@ class Classification:
         )  # fmt: skip
         same = sorted(labels.names) == sorted(reading.order)
         return labels.numbered_as(reading.order) if same else labels
-
-    def loss(
-        self, outputs: Arrays, batch: Arrays, label_smoothing: float
-    ) -> tuple[jax.Array, jax.Array]:
-        return loss(outputs, batch, label_smoothing, self.focal_gamma)
-
-    def disagreement(self, first: Arrays, second: Arrays, batch: Arrays) -> jax.Array:
-        apart = divergence(first["logits"], second["logits"])
-        return jnp.sum(apart * batch["weight"])
-
-    def logits(self, outputs: Arrays, batch: Arrays) -> Arrays:
-        return logits_of(outputs, batch)
-
-    def distance(self, outputs: Arrays, batch: Arrays, temperature: float) -> jax.Array:
-        return class_distance(outputs["logits"], batch["teacher"], temperature)
-
-    def predictions(self, outputs: Arrays, batch: Arrays) -> Arrays:
-        return logits_of(outputs, batch)
 
     def kept(
         self, targets: Labels, found: Mapping[str, np.ndarray], places: np.ndarray
@@ -206,18 +183,50 @@ class Classification:
     def fits(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         return {key: metrics[key] for key in ("temperature",) if key in metrics}
 
-    def fitted(self, found: Mapping[str, Any], names: Sequence[str]) -> Classification:
+    def fitted(self, found: Mapping[str, Any], names: Sequence[str]) -> Self:
         """With the temperature, else with 1: other data must fit none."""
         given = found.get("temperature")
         number = float(given) if isinstance(given, int | float) else 1.0
         sound = calibration.LOWEST <= number <= calibration.HIGHEST
         return dataclasses.replace(self, temperature=number if sound else 1.0)
 
-    def calibrated(self) -> Classification:
+    def calibrated(self) -> Self:
         return dataclasses.replace(self, is_calibrated=True)
 
     def id2label(self, names: Sequence[str]) -> dict[int, str]:
         return dict(enumerate(names))
+
+    def names_in(self, hf_config: Mapping[str, Any]) -> tuple[str, ...]:
+        return class_names(hf_config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(OneLabel):
+    """A task whose loss is the cross-entropy of the logits that the model gives."""
+
+    focal_gamma: float = 0.0
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        return {"train.focal_gamma": "focal_gamma"}
+
+    def loss(
+        self, outputs: Arrays, batch: Arrays, label_smoothing: float
+    ) -> tuple[jax.Array, jax.Array]:
+        return loss(outputs, batch, label_smoothing, self.focal_gamma)
+
+    def disagreement(self, first: Arrays, second: Arrays, batch: Arrays) -> jax.Array:
+        apart = divergence(first["logits"], second["logits"])
+        return jnp.sum(apart * batch["weight"])
+
+    def logits(self, outputs: Arrays, batch: Arrays) -> Arrays:
+        return logits_of(outputs, batch)
+
+    def distance(self, outputs: Arrays, batch: Arrays, temperature: float) -> jax.Array:
+        return class_distance(outputs["logits"], batch["teacher"], temperature)
+
+    def predictions(self, outputs: Arrays, batch: Arrays) -> Arrays:
+        return logits_of(outputs, batch)
 
     def recognises(self, hf_config: Mapping[str, Any]) -> bool:
         problem = hf_config.get("problem_type") or self.problem_type
@@ -225,9 +234,6 @@ class Classification:
         others = any(kind in name for kind in _OTHER_HEADS for name in heads)
         others |= any(name.endswith("Model") for name in heads)  # without a head
         return problem == self.problem_type and not others
-
-    def names_in(self, hf_config: Mapping[str, Any]) -> tuple[str, ...]:
-        return class_names(hf_config)
 
 
 def with_probabilities(names: Sequence[str]) -> dict[str, str]:

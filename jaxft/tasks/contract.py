@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxft.analysis.view import View
 from jaxft.data.files import Source
+from jaxft.data.pairs import Pairing
 from jaxft.data.targets import Targets, Unlabelled
 
 Arrays = dict[str, jax.Array]
@@ -98,6 +99,36 @@ class Contrastive(Protocol):
 
         embeddings: [..., K, ...] as of `embed`. batch: 'weight' and, where there are such, 'labels' [..., K].
         """
+        ...
+
+
+@runtime_checkable
+class Paired(Protocol):
+    """A task that learns from pairs of training examples; `loss` is given batches of pairs."""
+
+    def pairing(self, targets: Any) -> Pairing:
+        """Those of the training examples.
+
+        Raises:
+          ValueError: there are none to learn from.
+        """
+        ...
+
+
+@runtime_checkable
+class HeadFitting(Protocol):
+    """A task whose head is no part of what trains, but is fitted to all training rows.
+
+    That is done with the weights as they are before each evaluation and each save, so that a checkpoint never
+    has the head of others.
+    """
+
+    def features(self, outputs: Arrays, batch: Arrays) -> Arrays:
+        """What it is fitted to: as `Task.predictions`, with 'features' [..., D]."""
+        ...
+
+    def head_of(self, features: np.ndarray, targets: Any) -> dict[str, np.ndarray]:
+        """Path -> float32 array, of features [N, D] of the training rows. Deterministic."""
         ...
 
 

@@ -24,6 +24,8 @@ from jaxft.data.targets import Unlabelled, unlabelled
 from jaxft.data.text_groups import SCORE_COLUMNS
 from jaxft.tasks.contract import Arrays, Predicted, Reading
 
+# In the config.json of an export that has a classifier of vectors beside it, which few_shot.py fits.
+CLASSIFIER = "sentence_classifier"
 _NEVER = -1e30
 
 
@@ -39,6 +41,26 @@ class Embedded:
 
     def cells(self) -> tuple[Any, ...]:
         return ([round(x, 8) for x in self.vector.astype(float).tolist()],)
+
+
+def pooled(outputs: Arrays, batch: Arrays, pooling: str) -> jax.Array:
+    """Vectors [R, K, G, D] float32 of the G texts of each example; any of empty slots.
+
+    outputs: 'tokens' [R, L, D]. pooling: 'mean' of the tokens of a text, or 'cls', its first.
+    """
+    tokens, starts = outputs["tokens"].astype(jnp.float32), batch["starts"]
+    if pooling == "cls":
+        found = jnp.take_along_axis(tokens, starts[..., None], axis=1)
+    else:
+        slots = jnp.arange(1, starts.shape[1] + 1, dtype=batch["segment_ids"].dtype)
+        own = (batch["segment_ids"][:, None, :] == slots[:, None]).astype(jnp.float32)
+        found = own @ tokens / jnp.maximum(own.sum(-1, keepdims=True), 1)
+    return found.reshape(*batch["index"].shape, -1, tokens.shape[-1])
+
+
+def of_unit_length(vectors: jax.Array) -> jax.Array:
+    """Vectors [..., D] by their norms. Zeros, as of an empty slot, have a gradient of zeros."""
+    return vectors * jax.lax.rsqrt(jnp.maximum(jnp.sum(vectors**2, -1, keepdims=True), 1e-12))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,16 +135,7 @@ class Embedding:
 
     def embed(self, outputs: Arrays, batch: Arrays) -> jax.Array:
         """[R, K, G, D] float32 of unit length; any of empty slots. outputs: 'tokens' [R, L, D]."""
-        tokens, starts = outputs["tokens"].astype(jnp.float32), batch["starts"]
-        if self.pooling == "cls":
-            pooled = jnp.take_along_axis(tokens, starts[..., None], axis=1)
-        else:
-            slots = jnp.arange(1, starts.shape[1] + 1, dtype=batch["segment_ids"].dtype)
-            own = (batch["segment_ids"][:, None, :] == slots[:, None]).astype(jnp.float32)
-            pooled = own @ tokens / jnp.maximum(own.sum(-1, keepdims=True), 1)
-        # A vector of zeros, of an empty slot, has no gradient, rather than one that is no number.
-        norm = jax.lax.rsqrt(jnp.maximum(jnp.sum(pooled**2, -1, keepdims=True), 1e-12))
-        return (pooled * norm).reshape(*batch["index"].shape, -1, tokens.shape[-1])
+        return of_unit_length(pooled(outputs, batch, self.pooling))
 
     def contrast(self, embeddings: jax.Array, batch: Arrays) -> tuple[jax.Array, jax.Array]:
         """Sums over rows of the data; see `Contrastive`."""
@@ -205,7 +218,8 @@ class Embedding:
 
     def recognises(self, hf_config: Mapping[str, Any]) -> bool:
         heads = [str(name) for name in hf_config.get("architectures") or ()]
-        return any(name.endswith("Model") and not name.endswith("HeadModel") for name in heads)
+        bare = any(name.endswith("Model") and not name.endswith("HeadModel") for name in heads)
+        return bare and not hf_config.get(CLASSIFIER)
 
     def names_in(self, hf_config: Mapping[str, Any]) -> tuple[str, ...]:
         return ()

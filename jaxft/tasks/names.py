@@ -53,6 +53,7 @@ WRITTEN: Mapping[str, Direction] = {
 METRICS: Mapping[str, Mapping[str, Direction]] = {
     "text_classification": _CLASSIFICATION,
     "image_classification": _CLASSIFICATION,
+    "few_shot": _CLASSIFICATION,
     "multi_label": _MULTI_LABEL,
     "image_multi_label": _MULTI_LABEL,
     "text_regression": _REGRESSION,

@@ -9,6 +9,7 @@ from typing import Any
 from jaxft.tasks.classification import Classification
 from jaxft.tasks.contract import Configured, Task
 from jaxft.tasks.embedding import Embedding
+from jaxft.tasks.few_shot import FewShot
 from jaxft.tasks.instruction import Instruction
 from jaxft.tasks.language_modelling import LanguageModelling, MaskedLanguageModelling
 from jaxft.tasks.multi_label import MultiLabel
@@ -30,6 +31,7 @@ TASKS: Mapping[str, Task[Any]] = {
     "causal_lm": LanguageModelling(),
     "masked_lm": MaskedLanguageModelling(),
     "embedding": Embedding(),
+    "few_shot": FewShot(),
     "multiple_choice": MultipleChoice(),
     "question_answering": QuestionAnswering(),
     "instruction": Instruction(),

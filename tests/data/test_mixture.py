@@ -118,7 +118,7 @@ def batches(parts, **process):
     tokens, labels = parts
     found = mixture()
     sampler = found.sampler(labels.rows, batch_size=16, seed=1)
-    plan = plan_training(tokens.lengths, batch_size=16, steps=40, seed=1, shards=4, mixture=sampler)
+    plan = plan_training(tokens.lengths, batch_size=16, steps=40, seed=1, shards=4, draws=sampler)
     return TextBatches(tokens, labels, plan, mixture=found, **process)
 
 

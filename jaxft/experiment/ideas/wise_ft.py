@@ -19,6 +19,7 @@ def _weights(c: ConfigDict, weighed: Weighed, whole: Any) -> Any:
     mixed = mix(weighed.parallel.replicate(weighed.source()), whole, np.float32(c.wise_ft))
     # A new head has nothing pretrained to be mixed with, and what never trained keeps its bits.
     kept = {*weighed.initialised, *optim.by_path(weighed.state.frozen)}
+    kept |= optim.by_path(weighed.state.stats).keys()
     trained = optim.by_path(whole)
     return optim.path_map(lambda path, x: trained[path] if path in kept else x, mixed)
 

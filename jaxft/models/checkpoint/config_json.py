@@ -26,8 +26,8 @@ _NO_EFFECT = frozenset(
     eos_token_id eos_token_ids finetuning_task fitted_on_evaluation gradient_checkpointing id2label
     keys_to_ignore_at_inference label2id mask_token_id model_type name_or_path num_labels
     output_attentions output_hidden_states output_past pad_token_id prefix problem_type return_dict
-    sep_token_id task_specific_params tf_legacy_loss tie_last_hidden_states tie_word_embeddings
-    tokenizer_class torch_dtype torchscript transformers_version use_bfloat16 use_cache
+    sentence_classifier sep_token_id task_specific_params tf_legacy_loss tie_last_hidden_states
+    tie_word_embeddings tokenizer_class torch_dtype torchscript transformers_version use_bfloat16 use_cache
     unsloth_fixed unsloth_version use_return_dict xla_device
 
     bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping

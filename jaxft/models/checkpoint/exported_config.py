@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from jaxft.models.checkpoint import timm_config
+from jaxft.models.checkpoint import tensors, timm_config
 from jaxft.models.contract import Architecture
+from jaxft.models.heads import SENTENCE
 
 # Under this key stand numbers that were fitted on evaluation data (thresholds, a temperature);
 # transformers keeps what it does not know.
@@ -26,8 +27,10 @@ def exported_config(
         fitted: numbers that predictions need besides the parameters, as JSON; {} where there are none.
     """
     config = dict(architecture.hf_config)
-    for stale in ("problem_type", FITTED):
+    for stale in ("problem_type", FITTED, SENTENCE):
         config.pop(stale, None)
+    if SENTENCE in architecture.naming.classifiers:
+        config[SENTENCE] = tensors.APART  # where it is, and that there is one: the class has none
     if fitted:
         config[FITTED] = dict(fitted)
     if timm_config.is_timm(architecture.hf_config):

@@ -4,6 +4,8 @@ No tensor data is touched here.
 """
 
 import dataclasses
+import os
+from collections.abc import Iterable, Mapping
 
 from jaxft.base.json_file import brief
 from jaxft.models.checkpoint import tensors
@@ -57,7 +59,7 @@ def match(directory: str, architecture: Architecture) -> Match:
             again.append((path, name, entry))
         else:
             left.append(name)
-    unused = naming.unused(left, entries) if left else ()
+    unused = {*(naming.unused(left, entries) if left else ()), *_apart(left, entries)}
     dropped = [name for name in left if name in unused]
     unexpected = [
         name if name.isprintable() and len(name) < 200 else brief(name)
@@ -76,17 +78,23 @@ def match(directory: str, architecture: Architecture) -> Match:
     return Match(sources, ReadReport(tuple(new), tuple(dropped), tuple(renamed)), tuple(again))
 
 
+def _apart(names: Iterable[str], entries: Mapping[str, tensors.Entry]) -> list[str]:
+    """Those that are in the file of what no class of transformers has, which most models do not take."""
+    return [name for name in names if os.path.basename(entries[name].file) == tensors.APART]
+
+
 def _new_head(
     architecture: Architecture, sources: dict[str, tuple[str, tensors.Entry]]
 ) -> list[str]:
     """Paths of head modules to initialise."""
-    leaves = by_path(architecture.abstract)
+    leaves = by_path(architecture.whole)
+    classifiers = tuple(f"{module}/" for module in architecture.naming.classifiers)
     modules: dict[str, list[str]] = {}
     for path in leaves:
-        if architecture.depths[path] == architecture.num_blocks + 1:
+        # A classifier's are of the head even where they are no parameters, as those of a fitted one.
+        of_head = architecture.depths.get(path) == architecture.num_blocks + 1
+        if of_head or path.startswith(classifiers):
             modules.setdefault(path.rpartition("/")[0], []).append(path)
-
-    classifiers = tuple(f"{module}/" for module in architecture.naming.classifiers)
 
     def other_labels(path: str) -> bool:
         """The tensor is a classifier's and would fit, were it for these labels."""

@@ -10,11 +10,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from jaxft.base.json_file import read_object
+from jaxft.base.json_file import read_json, read_object
 
-POOLING = "1_Pooling"
+POOLING, MODULES = "1_Pooling", "modules.json"
 # What a layout consists of, besides the checkpoint; the folder holds a config.json alone.
-FILES = ("modules.json", "sentence_bert_config.json", POOLING)
+FILES = (MODULES, "sentence_bert_config.json", POOLING)
 _MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 
 
@@ -39,12 +39,27 @@ def pooling_of(directory: str) -> str:
     return _MODES[modes[0]]
 
 
-def layout(pooling: str, hf_config: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-    """The files by path, as JSON, of a model with this config.json."""
+def normalizes(directory: str) -> bool:
+    """Whether the layout of a checkpoint makes vectors of unit length; not where there is none.
+
+    Raises:
+        ValueError: the file is none.
+    """
+    modules = read_json(path) if os.path.exists(path := os.path.join(directory, MODULES)) else []
+    given = modules if isinstance(modules, list) else []
+    kinds = [str(module.get("type")) for module in given if isinstance(module, dict)]
+    return any(kind.rpartition(".")[2] == "Normalize" for kind in kinds)
+
+
+def layout(
+    pooling: str, hf_config: Mapping[str, Any], max_length: int, *, unit: bool = True
+) -> dict[str, Any]:
+    """The files by path, as JSON, of a model with this config.json. unit: vectors are of unit length."""
     width = hf_config.get("hidden_size", hf_config.get("dim"))
-    modules = [("", "Transformer"), (POOLING, "Pooling"), ("2_Normalize", "Normalize")]
+    modules = [("", "Transformer"), (POOLING, "Pooling")]
+    modules += [("2_Normalize", "Normalize")] * unit
     return {
-        "modules.json": [
+        MODULES: [
             {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
             for i, (path, name) in enumerate(modules)
         ],

@@ -19,6 +19,8 @@ from jaxft.base.json_file import brief, read_json, require_plain
 from jaxft.models.checkpoint.checkpoint_files import listed
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# Of tensors that are for no class of transformers, which would warn of them; beside the others.
+APART = "sentence_classifier.safetensors"
 _FILE = re.compile(r"[^/\\\0]+\.safetensors")
 _SHARD = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
 _COMPARED = 2**22  # elements at a time
@@ -67,6 +69,14 @@ def files(directory: str) -> list[str]:
     Raises:
         ValueError: there are none, the index is none or names what is not there or is elsewhere.
     """
+    apart = os.path.join(directory, APART)
+    if os.path.exists(apart):
+        require_plain(apart)
+        return [*_model_files(directory), apart]
+    return _model_files(directory)
+
+
+def _model_files(directory: str) -> list[str]:
     single, index = os.path.join(directory, SINGLE), os.path.join(directory, INDEX)
     if os.path.exists(single):
         require_plain(single)
@@ -119,7 +129,7 @@ def entries(directory: str) -> dict[str, Entry]:
 
 def is_weights(name: str) -> bool:
     """Whether `write_sharded` writes files of that name."""
-    return name in (SINGLE, INDEX) or bool(_SHARD.fullmatch(name))
+    return name in (SINGLE, INDEX, APART) or bool(_SHARD.fullmatch(name))
 
 
 def written_here(directory: str) -> bool:
@@ -192,7 +202,13 @@ def write(path: str, tensors: dict[str, Pending]) -> None:
 
 
 def write_sharded(directory: str, tensors: dict[str, Pending], *, max_bytes: int) -> None:
-    """model.safetensors, or numbered shards of at most `max_bytes` and an index, as HF has them."""
+    """model.safetensors, or numbered shards of at most `max_bytes` and an index, as HF has them; and those
+    whose name begins as APART does in that file."""
+    begin = APART.partition(".")[0] + "."
+    apart = {name: tensor for name, tensor in tensors.items() if name.startswith(begin)}
+    if apart:
+        write(os.path.join(directory, APART), apart)
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in apart}
     shards = split(tensors, max_bytes)
     if len(shards) == 1:
         return write(os.path.join(directory, SINGLE), tensors)

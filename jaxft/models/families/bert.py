@@ -14,7 +14,7 @@ from flax import nnx
 from jaxft.models import vocabulary
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import Carry, Context, Family, Head, TextLimits, depth_rules
-from jaxft.models.heads import Classifier, embedding, every_token, first_token, question
+from jaxft.models.heads import Classifier, bare, every_token, first_token, question
 from jaxft.models.layers import encoder, modules
 
 # Read by Google's original multilingual and Chinese configs, by no code of HF's BERT.
@@ -106,7 +106,7 @@ FAMILY = Family(
         ),
         "question": question("BertForQuestionAnswering", r"((bert\.)?pooler|classifier)\..*"),
         "choice": Head("BertForMultipleChoice", _classifier, first_token),
-        "embedding": embedding("BertModel", r"((bert\.)?pooler|classifier)\..*"),
+        **bare("BertModel", r"((bert\.)?pooler|classifier)\..*"),
         "masked": Head(
             "BertForMaskedLM",
             vocabulary.MaskedHead,

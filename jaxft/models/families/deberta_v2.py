@@ -26,7 +26,7 @@ from jaxft.models.family import (
     TextLimits,
     depth_rules,
 )
-from jaxft.models.heads import Classifier, embedding, every_token, first_token, question
+from jaxft.models.heads import Classifier, bare, every_token, first_token, question
 from jaxft.models.layers import disentangled, encoder, modules, ops
 
 _WAYS = ("c2p", "p2c")
@@ -325,7 +325,7 @@ FAMILY = Family(
         ),
         "question": question("DebertaV2ForQuestionAnswering", r"(pooler|classifier)\..*"),
         "choice": Head("DebertaV2ForMultipleChoice", SequenceClassifier, first_token),
-        "embedding": embedding("DebertaV2Model", r"(pooler|classifier)\..*"),
+        **bare("DebertaV2Model", r"(pooler|classifier)\..*"),
         "masked": Head(
             "DebertaV2ForMaskedLM",
             _masked_head,

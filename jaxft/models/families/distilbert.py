@@ -24,7 +24,7 @@ from jaxft.models.family import (
     TextLimits,
     depth_rules,
 )
-from jaxft.models.heads import Classifier, Spans, embedding, every_token, first_token, question
+from jaxft.models.heads import Classifier, Spans, bare, every_token, first_token, question
 from jaxft.models.layers import modules, ops
 
 _EPSILON = 1e-12  # of all norms; HF's config has no field for it
@@ -233,7 +233,7 @@ FAMILY = Family(
         ),
         "question": question("DistilBertForQuestionAnswering", r"(pre_)?classifier\..*", _spans),
         "choice": Head("DistilBertForMultipleChoice", SequenceClassifier, first_token),
-        "embedding": embedding("DistilBertModel", r"(pre_)?classifier\..*"),
+        **bare("DistilBertModel", r"(pre_)?classifier\..*"),
         "masked": Head(
             "DistilBertForMaskedLM",
             MaskedHead,

@@ -17,7 +17,7 @@ from jaxft.models.family import Carry, Context, Family, Head, Outputs, TextLimit
 from jaxft.models.heads import (
     Classifier,
     TwoLayerClassifier,
-    embedding,
+    bare,
     every_token,
     first_token,
     question,
@@ -164,7 +164,7 @@ FAMILY = Family(
             unused=(r"classifier\.(dense|out_proj)\..*",),
         ),
         "question": question("ElectraForQuestionAnswering", r"classifier\..*"),
-        "embedding": embedding("ElectraModel", r"classifier\..*"),
+        **bare("ElectraModel", r"classifier\..*"),
         "masked": Head(
             "ElectraForMaskedLM",
             MaskedHead,

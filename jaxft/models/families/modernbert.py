@@ -28,7 +28,7 @@ from jaxft.models.family import (
     TextLimits,
     depth_rules,
 )
-from jaxft.models.heads import embedding, every_token, first_token, mean_of_tokens
+from jaxft.models.heads import bare, every_token, first_token, mean_of_tokens
 from jaxft.models.layers import modules, ops, rotary
 
 # How weights are drawn, of a loss, of kernels that are not used here, and what files of ModernBERT say
@@ -333,7 +333,7 @@ FAMILY = Family(
         "token": Head("ModernBertForTokenClassification", Classifier, every_token),
         "question": Head("ModernBertForQuestionAnswering", Classifier, every_token),
         "choice": _of_examples("ModernBertForMultipleChoice"),
-        "embedding": embedding("ModernBertModel", r"(head|classifier)\..*"),
+        **bare("ModernBertModel", r"(head|classifier)\..*"),
         "masked": Head(
             "ModernBertForMaskedLM",
             MaskedHead,

@@ -18,7 +18,7 @@ from jaxft.models.family import Carry, Context, Family, Head, Outputs, TextLimit
 from jaxft.models.heads import (
     Classifier,
     TwoLayerClassifier,
-    embedding,
+    bare,
     every_token,
     first_token,
     question,
@@ -192,7 +192,7 @@ def _family(model_type: str, classes: str, config: type[Config]) -> Family[Confi
                 first_token,
                 unused=(r"classifier\.(dense|out_proj)\..*",),
             ),
-            "embedding": embedding(f"{classes}Model", r"classifier\..*"),
+            **bare(f"{classes}Model", r"classifier\..*"),
             "masked": Head(
                 f"{classes}ForMaskedLM",
                 MaskedHead,
