@@ -64,6 +64,24 @@ def _grouped_mm(
     return env.j2t_iso(jax.lax.ragged_dot(rows, matrices, sizes))
 
 
+def _embedding(
+    weight: Any, indices: Any, padding_idx: int = -1, scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Any:  # fmt: skip
+    """Rows of a table, of which that of padding has no gradient.
+
+    A place past the end has the last row: padding has such positions in rows that are longer than the
+    longest text of the model. torchax's own is no number there, and attention spreads it to all tokens.
+    """
+    env = torchax.default_env()
+    table, ids = env.t2j_iso(weight), env.t2j_iso(indices)
+    found = jnp.take(table, ids, axis=0, mode="clip")
+    if padding_idx >= 0:
+        padding = (ids == padding_idx)[..., None]
+        found = jnp.where(padding, jax.lax.stop_gradient(found), found)
+    return env.j2t_iso(found)
+
+
 def install() -> None:
     """Into torchax's environment."""
     env, linear = torchax.default_env(), torch.nn.functional.linear
@@ -75,4 +93,5 @@ def install() -> None:
     # torchax's own knows the weight by another name than torch, and some models give it by name.
     env.override_op_definition(linear, _linear)
     env.override_op_definition(torch.ops.aten._grouped_mm.default, _grouped_mm)
+    env.override_op_definition(torch.ops.aten.embedding.default, _embedding)
     env.override_op_definition(torch.ops.aten.linalg_vector_norm.default, _vector_norm)
