@@ -19,6 +19,7 @@ from jaxft.models.bridge import structure
 from jaxft.models.bridge.module import (
     Built,
     computed_buffers,
+    make_buffers_of_unsaved,
     persistent_names,
     quiet,
     replace_rates,
@@ -98,6 +99,7 @@ def build(
     kind, auto = _class_for(where, raw, head, config_class)
     labels = None if kind in LANGUAGE else num_labels
     module = _module(where, raw, auto, config_class, labels, rates)
+    make_buffers_of_unsaved(module)
     fixed = frozenset(name for name, x in module.named_parameters() if not x.requires_grad)
     module.requires_grad_(False)
     config, base = module.config, module.base_model_prefix
@@ -288,7 +290,7 @@ def _settle_padding(config: Any) -> int:
 
 
 def _logits(module: Any, kind: str, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    with _unchecked(), LastMarked():
+    with unchecked(), LastMarked():
         found = module(**inputs, return_dict=True)
         if kind == "question":
             return torch.stack((found.start_logits, found.end_logits), dim=-1)
@@ -296,7 +298,7 @@ def _logits(module: Any, kind: str, inputs: Mapping[str, torch.Tensor]) -> torch
 
 
 @contextlib.contextmanager
-def _unchecked() -> Iterator[None]:
+def unchecked() -> Iterator[None]:
     """Without transformers' checks of values, which a trace has not; its own switch for that."""
     name = "TRANSFORMERS_DISABLE_TORCH_CHECK"
     before = os.environ.get(name)

@@ -96,6 +96,18 @@ def computed_buffers(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str
     return found
 
 
+def make_buffers_of_unsaved(module: torch.nn.Module) -> None:
+    """Parameters that are never trained and that its class does not save, as Marian's tables of sines, are
+    buffers that follow from the config, like those that it calls so."""
+    unsaved = set(getattr(module, "_keys_to_ignore_on_save", None) or ())
+    for full, x in list(module.named_parameters()):
+        if full in unsaved and not x.requires_grad:
+            prefix, _, name = full.rpartition(".")
+            owner = module.get_submodule(prefix)
+            delattr(owner, name)
+            owner.register_buffer(name, x.data, persistent=False)
+
+
 def tied_names(module: torch.nn.Module) -> dict[str, str]:
     """Other names of tied parameters -> the one that `named_parameters` has."""
     first: dict[int, str] = {}
