@@ -110,9 +110,10 @@ class Model:
         top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, repetition_penalty: float = 1.0,
         stop: str | Sequence[str] = (), seed: int = 0,
     ) -> list[str]:  # fmt: skip
-        """The texts with which a native decoder goes on, one a prompt, each without the prompt.
+        """The texts with which a decoder goes on, one a prompt, each without the prompt.
 
         A text ends before the checkpoint's ending token, before a stop string, or after `max_new_tokens`.
+        A bridged decoder has no cache: each token takes a pass over the whole text so far.
 
         Args:
           temperature, top_k, top_p, min_p, repetition_penalty, seed: see `generation.sampling.Sampling`;

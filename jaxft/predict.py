@@ -1,10 +1,10 @@
 """Label new rows: `python -m jaxft.predict --run DIR --input FILE --output FILE`.
 
 The output has the input's columns, then those of the task, `predicted` first (of classes also one
-probability per label, `probability_NAME`), and is written in the format of its name: .csv, .jsonl or
-.parquet. With `--max_new_tokens N` a decoder goes on with each row, in `predicted_text`. An input that has a
-column of one of the added names is refused: `--prefix new_` calls them `new_predicted`,
-`new_probability_NAME`. What a format cannot hold is left out, and reported.
+probability per label, `probability_NAME`), in the format of its name: .csv, .jsonl or .parquet. With
+`--max_new_tokens N` a decoder goes on with each row, in `predicted_text`. An input that has a column of one
+of the added names is refused: `--prefix new_` calls them `new_predicted`, `new_probability_NAME`. What a
+format cannot hold is left out, and reported.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns the exit status."""
     values, _ = parse(argv, FLAGS)
     generated = generation_flags.settings_of(values)
-    to = destination(
-        values.output, reads=values.input, prefix=values.prefix, guard_formulas=values.safe_csv
-    )
+    to = destination(values.output, reads=values.input, prefix=values.prefix,
+                     guard_formulas=values.safe_csv)  # fmt: skip
     model = load_inference(values.run)
     model = model.calibrated() if values.calibrated else model
     model = continuing(model, **generated) if generated else model
+    _say(model.note)
     rows = label(model, values.input, column_names(values.text), to, say=_say)
     print(f"{rows} rows -> {values.output}")
     return 0
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(line, end="\n" * bool(line), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
 
-from jaxft.base.json_file import read_object
 from jaxft.data.checks import check_inputs, text_fault
+from jaxft.data.decoder_tokens import around, decoder_tokenizer
 from jaxft.data.files import Column, Source
 from jaxft.data.labels import find_column
 from jaxft.data.targets import Batch, places
@@ -151,7 +149,7 @@ def tokenize_both(
     """Tokens of the first of `columns` and, where there is a second, as their answers those of that.
 
     Args:
-      directory: the checkpoint's: its tokenizer and, in config.json, the tokens around an answer.
+      directory: the checkpoint's: its tokenizer, and files with the tokens around an answer.
       prefix: stands before every text that is read.
       max_length, max_target_length: longer texts are cut.
 
@@ -164,9 +162,7 @@ def tokenize_both(
     tokens = tokenize(read, rows, columns[:1], tokenizer, max_length=max_length, **whole)
     if len(columns) == 1:
         return tokens
-    start, end = around(directory)
-    tokenizer = load_tokenizer(directory)
-    _ended(tokenizer, end)
+    start, tokenizer = around(directory).start, decoder_tokenizer(directory)
     given = tokenize(source, rows, columns[1:], tokenizer, max_length=max_target_length, **whole)
     ratio = row_ratio(tokens.lengths, given.lengths)
     return dataclasses.replace(
@@ -190,27 +186,6 @@ def prefixed(source: Source, column: str, prefix: str) -> Source:
 
     # Of the file itself, not of these texts.
     return dataclasses.replace(source, read=read, facts=None)
-
-
-def around(directory: str) -> tuple[int, int | None]:
-    """(the token before every answer, the one that ends it or None) by a checkpoint's config.json."""
-    config = read_object(str(Path(directory) / "config.json")) or {}
-    named = [config.get("decoder_start_token_id"), config.get("pad_token_id"), 0]
-    end = config.get("eos_token_id", 1)
-    end = end[0] if isinstance(end, list) and end else end
-    start = next(value for value in named if type(value) is int and value >= 0)
-    return start, end if type(end) is int and end >= 0 else None
-
-
-def _ended(tokenizer: tokenizers.Tokenizer, end: int | None) -> None:
-    """Has the tokenizer end every text with that token, as T5's own does."""
-    name = None if end is None else tokenizer.id_to_token(end)
-    if name is None or tokenizer.encode("").ids[-1:] == [end]:
-        return
-    processors = tokenizers.processors
-    ending = processors.TemplateProcessing(single=f"$A {name}", special_tokens=[(name, end)])
-    before = tokenizer.post_processor
-    tokenizer.post_processor = ending if before is None else processors.Sequence([before, ending])
 
 
 def row_ratio(lengths: np.ndarray, answers: np.ndarray) -> float:

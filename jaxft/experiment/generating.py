@@ -19,6 +19,7 @@ from jaxft.data.tokenizer import load_tokenizer
 from jaxft.experiment.inference import Inference
 from jaxft.experiment.split import Split
 from jaxft.generation.decoding import Settings, check, generate
+from jaxft.generation.rereading import without_cache
 from jaxft.generation.sampling import Sampling
 from jaxft.tasks.contract import Predicted, Task
 from jaxft.tasks.table import TASKS
@@ -33,6 +34,11 @@ class Continuing(Inference):
     """
 
     settings: Settings = Settings()  # noqa: RUF009 frozen
+
+    @property
+    def note(self) -> str:
+        """What a text costs where no cache is kept, or ''."""
+        return without_cache(self.architecture)
 
     @property
     def task(self) -> Task[Any]:

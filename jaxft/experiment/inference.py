@@ -25,6 +25,7 @@ from jaxft.experiment.references import References
 from jaxft.experiment.split import Split
 from jaxft.experiment.steps import evaluation_step, slicing
 from jaxft.experiment.writing import Writer, make_writer
+from jaxft.generation.rereading import without_cache
 from jaxft.models import Architecture, TextLimits, hf
 from jaxft.models.checkpoint.exported_config import FITTED
 from jaxft.tasks.contract import Calibrates, Predicted, Referring, Task, fitted
@@ -115,6 +116,11 @@ class Inference:
     def writing(self) -> Writer | None:
         """What gives texts for those that the encoder reads."""
         return self.writer and dataclasses.replace(self.writer, encoder=self.encoder)
+
+    @property
+    def note(self) -> str:
+        """What a text costs where no cache is kept; '' where none is written, or one is kept."""
+        return "" if self.writer is None else without_cache(self.architecture)
 
     def predict(self, split: Split) -> Predicted:
         """See `evaluation.predict`; the split's targets are not looked at. Texts are 'written'."""

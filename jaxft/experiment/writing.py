@@ -12,15 +12,15 @@ import numpy as np
 
 from jaxft.analysis.written import require_libraries
 from jaxft.config import ConfigDict
+from jaxft.data.decoder_tokens import around
 from jaxft.data.tokenizer import load_tokenizer
 from jaxft.experiment.encoder import Encoder
 from jaxft.experiment.evaluation import predict
 from jaxft.experiment.split import Split
 from jaxft.experiment.steps import slicing
-from jaxft.generation.encoder_decoder import ending_of, generate
-from jaxft.generation.search import Beams
-from jaxft.models import Architecture, Pass
-from jaxft.models.architecture import Architecture as NativeArchitecture
+from jaxft.generation.encoder_decoder import generate
+from jaxft.generation.search import Beams, Ending
+from jaxft.models import Architecture, Pass, TextLimits
 from jaxft.tasks.contract import Arrays, Task, Writes
 from jaxft.training.parallel import Parallel
 from jaxft.training.programs import Programs
@@ -76,25 +76,24 @@ def make_writer(
     """The writer of a run or checkpoint; None where the task's models give no texts.
 
     Raises:
-      ValueError: the model is bridged; texts are to be scored, and what scores them is not installed.
+      ValueError: texts are to be scored, and what scores them is not installed.
     """
     if not isinstance(task, Writes):
         return None
-    if not isinstance(architecture, NativeArchitecture):
-        raise ValueError(
-            f"config.task={config.task!r} needs a native family, and {architecture.model_type!r} is bridged "
-            "here; native is t5, with config.model.implementation='auto'"
-        )
     if config.eval.generate:
         require_libraries()
     beams = None
     if config.eval.beams > 1:
         beams = Beams(config.eval.beams, config.eval.length_penalty, config.eval.early_stopping)
-    ending = ending_of(architecture, config.data.max_target_length)
+    assert isinstance(architecture.limits, TextLimits)
+    most = min(config.data.max_target_length, architecture.limits.positions)
+    tokens = around(encoder.directory)
+    ending = Ending(most, tokens.end, tokens.pad, tokens.first, tokens.last, tokens.never)
     how = Pass(dtype=jnp.dtype(config.model.dtype))
 
     def forward(params: Any, batch: Arrays, key: jax.Array | None) -> Arrays:
-        return {"written": generate(architecture, params, batch, ending, beams, how)}
+        found = generate(architecture, params, batch, tokens.start, ending, beams, how)
+        return {"written": found}
 
     step = functools.partial(
         eval_step,

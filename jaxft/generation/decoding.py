@@ -1,22 +1,22 @@
 """Many prompts through a decoder: some sequences at a time, the next prompt in place of one that ended."""
 
 import dataclasses
+import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.generation import programs
+from jaxft.generation.cached import Kept
+from jaxft.generation.rereading import Rows
 from jaxft.generation.sampling import Sampling
 from jaxft.models.architecture import Architecture as NativeArchitecture
-from jaxft.models.contract import Architecture
+from jaxft.models.contract import Architecture, Rereading
 from jaxft.models.family import TextLimits
 from jaxft.models.tree import Params
-
-_ROW = 512  # tokens of prompts that are read together, where the longest is not longer
-_LEAST = 64  # lengths of rows are powers of two from here, those of caches multiples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Settings:
         eos: tokens after which a text ends; they belong to it.
         stop: strings after which it ends; the token that completes one belongs to it.
         sequences: that are computed at a time.
-        dtype: of the blocks' activations and of the cache.
+        dtype: of the blocks' activations and of the cache; of a bridged model, of all its numbers.
     """
 
     max_new_tokens: int = 128
@@ -60,12 +60,12 @@ def generate(
     text: Callable[[Sequence[int]], str] | None = None,
     told: Callable[[int], None] = lambda done: None,
 ) -> list[list[int]]:
-    """The tokens that follow each prompt.
+    """The tokens that follow each prompt; a bridged model reads them again for each token.
 
     Greedy choices are transformers' token for token, up to rounding of logits that are nearly equal.
 
     Args:
-        architecture: of a causal family, with the head 'causal'.
+        architecture: with the head 'causal'.
         params: in the structure of `architecture.whole`, on one device.
         prompts: token ids, at least one each.
         text: of token ids; needed for `settings.stop`.
@@ -75,10 +75,10 @@ def generate(
         ValueError: a model that does not predict the next token, a prompt that is empty, too long
             for the model with what may follow, or has ids that are none; one line.
     """
-    native = check(architecture, prompts, settings)
+    check(architecture, prompts, settings)
     if settings.stop and text is None:
         raise ValueError("stop strings need the tokenizer's `text`")
-    run = _Run(native, params, prompts, settings, text)
+    run = _Run(architecture, params, prompts, settings, text)
     while run.waiting or any(owner is not None for owner in run.owners):
         run.begin()
         run.go_on()
@@ -86,20 +86,9 @@ def generate(
     return run.found
 
 
-def check(
-    architecture: Architecture, prompts: Sequence[Sequence[int]], settings: Settings
-) -> NativeArchitecture:
-    """The architecture, if `generate` can take it and the prompts.
-
-    Raises:
-        ValueError: as `generate`.
-    """
+def check(architecture: Architecture, prompts: Sequence[Sequence[int]], settings: Settings) -> None:
+    """Raises ValueError, as `generate`, if it cannot take the architecture or the prompts."""
     name = architecture.model_type
-    if not isinstance(architecture, NativeArchitecture):
-        raise ValueError(
-            f"{name!r} is bridged, and a bridged module keeps nothing of the tokens before: it does not "
-            "generate"
-        )
     if architecture.head == "seq2seq":
         raise ValueError(
             f"{name!r} writes a text for one that it reads and goes on with none: predict, without "
@@ -128,7 +117,34 @@ def check(
                 f"prompt {number} has ids that are not from 0 to {limits.vocabulary - 1:,}: it is of another "
                 "tokenizer"
             )
-    return architecture
+
+
+class Sequences(Protocol):
+    """Texts that are computed at a time, each in the place of one that has ended."""
+
+    def begin(
+        self, free: Sequence[int], waiting: Sequence[tuple[int, Sequence[int]]]
+    ) -> list[list[int]]:
+        """Give free sequences the prompts that come next, (number, tokens) each, at least one of them;
+        of each that was taken the tokens that it has already."""
+
+    def go_on(self, live: np.ndarray) -> list[list[int]]:
+        """The next tokens of every sequence; none of those that are not live [B]."""
+
+
+def _sequences(
+    architecture: Architecture, params: Params, prompts: Sequence[Sequence[int]], settings: Settings
+) -> Sequences:
+    how: dict[str, Any] = {
+        "count": max(1, min(settings.sequences, len(prompts))),
+        "sampling": settings.sampling,
+        "most": settings.max_new_tokens,
+        "ends": np.asarray(settings.eos or (-1,), np.int32),
+        "dtype": settings.dtype,
+    }
+    if isinstance(architecture, NativeArchitecture):
+        return Kept(architecture, params, longest=max(map(len, prompts), default=1), **how)
+    return Rows(cast(Rereading, architecture), params, **how)
 
 
 class _Run:
@@ -136,7 +152,7 @@ class _Run:
 
     def __init__(
         self,
-        architecture: NativeArchitecture,
+        architecture: Architecture,
         params: Params,
         prompts: Sequence[Sequence[int]],
         settings: Settings,
@@ -146,55 +162,28 @@ class _Run:
         self.found: list[list[int]] = [[] for _ in prompts]
         self.waiting, self.done = deque(range(len(prompts))), 0
         self.owners: list[int | None] = [None] * max(1, min(settings.sequences, len(prompts)))
-        longest = max(map(len, prompts), default=1)
-        self.row = max(_ROW, _power(longest))
-        slots = -(-(longest + settings.max_new_tokens) // _LEAST) * _LEAST
-        structure = settings.sampling.structure
-        self.fixed = {
-            "architecture": architecture,
-            "structure": structure,
-            "dtype": np.dtype(settings.dtype),
-        }
-        self.params = params
-        self.given = (settings.sampling.numbers,)
-        self.ends = np.asarray(settings.eos or (-1,), np.int32)
-        self.state = programs.first(
-            architecture, len(self.owners), slots, settings.dtype, structure.penalty
-        )
+        self.sequences = _sequences(architecture, params, prompts, settings)
 
     def begin(self) -> None:
-        """Give free sequences the prompts that come next, as many as fit a row."""
-        free = [n for n, owner in enumerate(self.owners) if owner is None]
-        while free and self.waiting:
-            taken: list[int] = []
-            tokens = 0
-            while len(taken) < len(free) and self.waiting:
-                tokens += len(self.prompts[self.waiting[0]])
-                if tokens > self.row:
-                    break
-                taken.append(self.waiting.popleft())
-            row = _packed([self.prompts[n] for n in taken], taken, free, len(self.owners))
-            self.state, first = programs.begin(
-                self.params, self.state, row, *self.given, **self.fixed
-            )
-            for sequence, prompt, token in zip(free, taken, np.asarray(first), strict=False):
-                self.owners[sequence] = prompt
-                self._take(sequence, [int(token)])
-            free = [n for n, owner in enumerate(self.owners) if owner is None]
+        """Give free sequences the prompts that come next."""
+        while self.waiting and (
+            free := [n for n, owner in enumerate(self.owners) if owner is None]
+        ):
+            next_ones = itertools.islice(self.waiting, len(free))
+            waiting = [(number, self.prompts[number]) for number in next_ones]
+            started = self.sequences.begin(free, waiting)
+            for sequence, tokens in zip(free, started, strict=False):
+                self.owners[sequence] = self.waiting.popleft()
+                self._take(sequence, tokens)
 
     def go_on(self) -> None:
-        """Up to CHUNK more tokens of every sequence that has not ended."""
+        """Some more tokens of every sequence that has not ended."""
         live = np.array([owner is not None for owner in self.owners])
         if not live.any():
             return
-        self.state, tokens = programs.go_on(
-            self.params, self.state, live, np.int32(self.settings.max_new_tokens), self.ends,
-            *self.given, **self.fixed,
-        )  # fmt: skip
-        rows = np.asarray(tokens)
+        found = self.sequences.go_on(live)
         for sequence in np.flatnonzero(live):
-            own = rows[sequence]
-            self._take(int(sequence), own[own >= 0].tolist())
+            self._take(int(sequence), found[sequence])
 
     def _take(self, sequence: int, tokens: list[int]) -> None:
         """Add tokens to a text; where it ends, its sequence is free."""
@@ -220,30 +209,3 @@ class _Run:
                 del found[count:]
                 return True
         return False
-
-
-def _packed(
-    prompts: Sequence[Sequence[int]], numbers: Sequence[int], free: Sequence[int], count: int
-) -> dict[str, np.ndarray]:
-    """Prompts in one row, and [K] for each of at most `count`: whose it is, where it begins and ends."""
-    length = _power(sum(map(len, prompts)))
-    row = {
-        name: np.zeros((1, length), np.int32) for name in ("input_ids", "segment_ids", "positions")
-    }
-    each = {
-        name: np.zeros(count, np.int32) for name in ("sequences", "starts", "lengths", "prompts")
-    }
-    start = 0
-    for n, prompt in enumerate(prompts):
-        here = slice(start, start + len(prompt))
-        row["input_ids"][0, here] = prompt
-        row["segment_ids"][0, here] = n + 1
-        row["positions"][0, here] = np.arange(len(prompt))
-        each["sequences"][n], each["prompts"][n] = free[n], numbers[n]
-        each["starts"][n], each["lengths"][n] = start, len(prompt)
-        start = here.stop
-    return {**row, **each, "count": np.asarray(len(prompts), np.int32)}
-
-
-def _power(length: int) -> int:
-    return max(_LEAST, 1 << (length - 1).bit_length())

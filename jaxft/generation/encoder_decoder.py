@@ -1,20 +1,22 @@
-"""Texts from T5: the encoder runs once, the decoder a token at a time on what is kept of those before.
+"""Texts from an encoder and a decoder: the encoder runs once, the decoder a token at a time.
 
-What is kept of the decoder are keys and values [N, most, H, C] of each block. Those of the encoder are
-computed once and never copied: the sequences of one text look at them together.
+Of T5 are kept: of the decoder, keys and values [N, most, H, C] of each block; those of the encoder, computed
+once and never copied, since the sequences of one text look at them together. A bridged decoder reads its
+texts again.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxft.generation import rereading
 from jaxft.generation.search import Advance, Beams, Ending, beam_search, greedy
 from jaxft.models import vocabulary
-from jaxft.models.architecture import Architecture
-from jaxft.models.contract import PLAIN, Pass
+from jaxft.models.architecture import Architecture as NativeArchitecture
+from jaxft.models.contract import PLAIN, Architecture, Pass, Rereading
 from jaxft.models.family import Batch
 from jaxft.models.tree import Params, by_path
 
@@ -23,6 +25,7 @@ def generate(
     architecture: Architecture,
     params: Params,
     batch: Batch,
+    start: int,
     ending: Ending,
     beams: Beams | None = None,
     how: Pass = PLAIN,
@@ -30,30 +33,33 @@ def generate(
     """What the decoder says of each text: [R, most] int32, as `search` gives them.
 
     Args:
-        architecture: of a family with an encoder and a decoder, with the head 'seq2seq'.
+        architecture: with an encoder and a decoder, with the head 'seq2seq'.
         batch: `input_ids`, `segment_ids` and `positions` [R, L], one text in each row.
+        start: the token that the decoder reads before the first.
         beams: None: the likeliest token at each step.
         how: only `dtype` counts.
     """
     count = 1 if beams is None else beams.count
-    rows, start = len(batch["input_ids"]), architecture.config.start
-    advance, cache = prepared(architecture, params, batch, ending.most, count, how)
-    begin = jnp.full(rows, start, jnp.int32)
+    if isinstance(architecture, NativeArchitecture):
+        advance, cache = prepared(architecture, params, batch, ending.most, count, how)
+    else:
+        bridged = cast(Rereading, architecture)
+        advance, cache = rereading.prepared(bridged, params, batch, ending.most, count, how)
+    begin = jnp.full(len(batch["input_ids"]), start, jnp.int32)
     if beams is None:
         return greedy(advance, cache, begin, ending)
     return beam_search(advance, cache, begin, ending, beams)
 
 
-def ending_of(architecture: Architecture, most: int) -> Ending:
-    """When what a checkpoint gives ends: by its config, after `most` tokens at the latest."""
-    config: Any = architecture.config
-    return Ending(most, config.eos_token_id, config.pad_token_id or 0)
-
-
 def prepared(
-    architecture: Architecture, params: Params, batch: Batch, most: int, count: int, how: Pass
+    architecture: NativeArchitecture,
+    params: Params,
+    batch: Batch,
+    most: int,
+    count: int,
+    how: Pass,
 ) -> tuple[Advance, Any]:
-    """How `count` sequences of each text advance by a token, and the empty cache [R * count, ...]."""
+    """How `count` sequences of each text advance by a token, and the empty cache [R * count, ...]: of T5."""
     module, head = architecture.modules(params)
     backbone: Any = module
     rows = len(batch["input_ids"])

@@ -22,17 +22,23 @@ _NEVER = -1e9  # as of a sequence that is not to be chosen
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-    """When a sequence ends.
+    """When a sequence ends, and what is settled whatever the model says.
 
     Attributes:
         most: tokens at most, the ending one included.
         end: the token that ends it; None: it has always `most`.
         pad: what stands after its end.
+        first: the token that it begins with, as the language of a translation; None: any.
+        last: the token of a sequence that has come to `most`; None: any.
+        never: tokens that are not chosen.
     """
 
     most: int
     end: int | None
     pad: int
+    first: int | None = None
+    last: int | None = None
+    never: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +73,8 @@ def greedy(advance: Advance, cache: Any, start: jax.Array, ending: Ending) -> ja
     def advanced(state: Any) -> Any:
         step, last, ended, found, cache = state
         logits, cache = advance(cache, last, step)
-        token = jnp.where(ended, ending.pad, logits.argmax(-1).astype(jnp.int32))
+        likeliest = _allowed(logits, step, ending).argmax(-1).astype(jnp.int32)
+        token = jnp.where(ended, ending.pad, likeliest)
         found = lax.dynamic_update_slice(found, token[:, None], (0, step))
         return step + 1, token, ended | _ends(token, ending), found, cache
 
@@ -141,8 +148,9 @@ def _searched(s: _Search, logits: jax.Array, ending: Ending, beams: Beams) -> _S
     """After a step that gave these logits [B * n, V]."""
     count, n = s.scores.shape
     vocabulary = logits.shape[-1]
-    gained = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(count, n, vocabulary)
-    totals = (gained + s.scores[:, :, None]).reshape(count, n * vocabulary)
+    gained = _allowed(jax.nn.log_softmax(logits.astype(jnp.float32)), s.step, ending)
+    totals = gained.reshape(count, n, vocabulary) + s.scores[:, :, None]
+    totals = totals.reshape(count, n * vocabulary)
     # Twice as many as go on, since at most n of them end.
     scores, places = lax.top_k(totals, 2 * n)
     parents, tokens = places // vocabulary, (places % vocabulary).astype(jnp.int32)
@@ -198,6 +206,19 @@ def _may_improve(
 def _of(x: jax.Array, chosen: jax.Array) -> jax.Array:
     """[B, m, most] -> [B, k, most] of the chosen [B, k]."""
     return jnp.take_along_axis(x, chosen[:, :, None], axis=1)
+
+
+def _allowed(scores: jax.Array, step: jax.Array, ending: Ending) -> jax.Array:
+    """Scores [N, V] of the token at `step`, minus infinity where it is not allowed and 0 where no other
+    is, which transformers does after the softmax, too."""
+    if ending.never:
+        scores = scores.at[:, jnp.array(ending.never)].set(-jnp.inf)
+    # Of a sequence of one token, the last.
+    for only, at in ((ending.first, 0), (ending.last, ending.most - 1)):
+        if only is not None:
+            alone = jnp.where(jnp.arange(scores.shape[1]) == only, 0.0, -jnp.inf)
+            scores = jnp.where(step == at, alone, scores)
+    return scores
 
 
 def _ends(tokens: jax.Array, ending: Ending) -> jax.Array:

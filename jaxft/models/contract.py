@@ -89,6 +89,7 @@ class Architecture(Protocol):
         hf_config: config.json, of which an export's is made.
         limits: which inputs it can take.
         inputs: 'text' or 'image': which batch it takes.
+        head: its kind, see `models.load_architecture`.
         exports: class of the model with this head, `architectures` of an export.
         num_labels: outputs of the head; 0 of heads that predict tokens.
         num_blocks: depths between the stem, 0, and the head, `num_blocks` + 1.
@@ -114,6 +115,8 @@ class Architecture(Protocol):
     def limits(self) -> TextLimits | ImageLimits: ...
     @property
     def inputs(self) -> str: ...
+    @property
+    def head(self) -> str: ...
     @property
     def exports(self) -> str: ...
     @property
@@ -154,6 +157,25 @@ class Architecture(Protocol):
         Args:
             params: in the structure of `whole`.
             key: drives dropout and stochastic depth; None turns them off.
+        """
+
+
+class Rereading(Architecture, Protocol):
+    """A model that keeps nothing of the tokens it has read: a text that goes on is read again each time."""
+
+    def encoded(self, params: Params, batch: Batch, how: Pass = PLAIN) -> Batch:
+        """The batch of a model with an encoder and a decoder, with what the encoder gives once and for
+        all, if the model takes that."""
+
+    def next_logits(
+        self, params: Params, batch: Batch, places: jax.Array, how: Pass = PLAIN
+    ) -> jax.Array:
+        """fp32 logits [R, V] of what follows the token at `places` [R] of each row, the decoder's if
+        there are two.
+
+        Args:
+            batch: as `apply` takes it, perhaps from `encoded`.
+            how: only `dtype` counts.
         """
 
 

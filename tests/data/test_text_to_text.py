@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxft.data import text_to_text
 from jaxft.data.batching import plan_evaluation, plan_training
 from jaxft.data.files import table
 from jaxft.data.loader import TextBatches
@@ -154,13 +153,3 @@ def test_what_is_cut_is_said(checkpoint):
     targets = read_texts(source, "target", drop=False, advice="")
     (note,) = TextBatches(tokens, targets, plan_evaluation(tokens.room, batch_size=8)).notes
     assert "of 60 texts to be given have 4 tokens" in note
-
-
-def test_the_tokens_around_an_answer_are_the_configs(tmp_path):
-    for config, expected in (
-        ({"decoder_start_token_id": 5, "eos_token_id": [7, 8]}, (5, 7)),
-        ({"pad_token_id": 3, "decoder_start_token_id": None, "eos_token_id": None}, (3, None)),
-        ({}, (0, 1)),
-    ):
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        assert text_to_text.around(str(tmp_path)) == expected

@@ -51,7 +51,7 @@ def ours(architecture: Any, params: Any, end: int, beams: Beams | None, rows: sl
     ids, mask = (x.numpy()[rows] for x in texts())
     batch = {"input_ids": ids, "segment_ids": mask, "positions": np.arange(ids.shape[1]) * mask}
     ending = Ending(MOST, end, pad=0)
-    run = compiled(lambda params, batch: generate(architecture, params, batch, ending, beams))
+    run = compiled(lambda params, batch: generate(architecture, params, batch, 0, ending, beams))
     return np.asarray(run(params, batch))
 
 

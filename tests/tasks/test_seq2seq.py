@@ -4,7 +4,6 @@ import csv
 import json
 import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -17,7 +16,6 @@ from jaxft.analysis import written
 from jaxft.config import default_config, override, validate
 from jaxft.experiment.encoder import Slicing, make_encoder
 from jaxft.experiment.prepared import prepare
-from jaxft.experiment.writing import make_writer
 from jaxft.models import hf
 from jaxft.tasks.table import TASKS
 from tests import tiny
@@ -184,13 +182,6 @@ def test_mistakes_are_one_line(world, changed, message):
         config = config_of(folder, **changed)
         validate(config)
         prepare(config)
-
-
-def test_a_bridged_model_is_refused(world):
-    config = config_of(world[0])
-    bridged = SimpleNamespace(model_type="bart")
-    with pytest.raises(ValueError, match="needs a native family, and 'bart' is bridged here"):
-        make_writer(bridged, TASKS["seq2seq"], None, config, None)
 
 
 def test_fields_of_other_tasks_have_no_meaning(world):

@@ -1,6 +1,7 @@
 """A bridged model: PyTorch's module behind the contract of the native ones."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxft.models.bridge import trace
-from jaxft.models.bridge.module import Built, path_of
+from jaxft.models.bridge import trace, writing
+from jaxft.models.bridge.module import Built, Forward, path_of
 from jaxft.models.bridge.norms import BatchNorms
 from jaxft.models.contract import PLAIN, Pass
 from jaxft.models.family import Batch, ImageLimits, Naming, Outputs, Stored, TextLimits
@@ -55,6 +56,7 @@ class BridgedArchitecture:
     def note(self) -> str:
         """Which implementation this is, and what that means."""
         row = "one text a row, " if self.inputs == "text" else ""
+        row += "texts written without a cache, " if self.head in ("causal", "seq2seq") else ""
         said = f"bridge to {self.exports} of {self.built.library}: {row}no remat, no tensor axis"
         said += ", rows for new tokens" * bool(self.grown)
         return f"{said}; not native, since {self.because}" if self.because else said
@@ -117,27 +119,71 @@ class BridgedArchitecture:
         if how.remat:
             raise ValueError("config.model.remat=True is not implemented for bridged models")
         assert not how.all_positions
+        inputs = self._text(batch) if self.inputs == "text" else self._image(batch, how.dtype)
+        sample = sample_of(batch, how.axis_name) if how.batch_stats else None
+        norms = self._norms(sample, how.frozen_blocks)
+        logits = self._traced(params, self.built.forward, inputs, norms, key, how)
+        outputs: Outputs = {"logits": self._by_row(logits.astype(jnp.float32), batch)}
+        return {**outputs, "moments": norms.moments} if how.batch_stats else outputs
+
+    def encoded(self, params: Params, batch: Batch, how: Pass = PLAIN) -> Batch:
+        """The batch of a module with an encoder and a decoder, with what the encoder gives, 'encoded'
+        [R, L, D] in `how.dtype`, if the module takes it."""
+        if "encoder_outputs" not in self.built.takes:
+            return batch
+        forward = functools.partial(writing.encoded, self.built)
+        own = {name: self._apart(batch[name], 1) for name in ("input_ids", "segment_ids")}
+        inputs = self._tokens(own, "")
+        return {
+            **batch,
+            writing.ENCODED: self._traced(
+                params, forward, inputs, self._norms(None, -1), None, how
+            ),
+        }
+
+    def next_logits(
+        self, params: Params, batch: Batch, places: jax.Array, how: Pass = PLAIN
+    ) -> jax.Array:
+        """fp32 logits [R, V] of what follows the token at `places` [R] of each row, the decoder's if
+        there are two.
+
+        Args:
+            batch: as `apply` takes it, perhaps from `encoded`.
+            how: only `dtype` counts.
+
+        Raises:
+            ValueError: as `apply`.
+        """
+        inputs = self._text(batch) | {writing.PLACES: places}
+        if writing.ENCODED in batch:
+            inputs[writing.ENCODED] = batch[writing.ENCODED]
+        forward = functools.partial(writing.logits_at, self.built)
+        logits = self._traced(params, forward, inputs, self._norms(None, -1), None, how)
+        if logits.shape[1] > 1:
+            logits = jnp.take_along_axis(logits, places[:, None, None], axis=1)
+        return logits[:, 0].astype(jnp.float32)
+
+    def _traced(
+        self, params: Params, forward: Forward, inputs: Batch, norms: BatchNorms,
+        key: jax.Array | None, how: Pass,
+    ) -> jax.Array:  # fmt: skip
+        """`forward` of the module with these parameters in it."""
         built, leaves = self.built, by_path(params)
         arrays = {name: jnp.asarray(x) for name, x in built.constants.items()}
         for name in (*built.parameters, *built.statistics):
             x = leaves[path_of(name)]
             arrays[name] = x.astype(how.dtype) if name in built.parameters else x
-        inputs = self._text(batch) if self.inputs == "text" else self._image(batch, how.dtype)
         depth_of = self._module_depths()
-        sample = sample_of(batch, how.axis_name) if how.batch_stats else None
-        norms = self._norms(sample, how.frozen_blocks)
-        logits = trace.run(
+        return trace.run(
             built.module,
             arrays,
-            built.forward,
+            forward,
             inputs,
             key=key,
             join=built.join,
             training=lambda name: depth_of.get(name, 0) > how.frozen_blocks,
             norms=norms,
-        ).astype(jnp.float32)
-        outputs: Outputs = {"logits": self._by_row(logits, batch)}
-        return {**outputs, "moments": norms.moments} if how.batch_stats else outputs
+        )
 
     def _norms(self, sample: Sample | None, frozen_blocks: int) -> BatchNorms:
         """The batch norms, of which those above the frozen depths take the statistics of a sample."""
