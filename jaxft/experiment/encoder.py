@@ -217,8 +217,8 @@ def make_encoder(
     """The encoder of a run.
 
     Raises:
-      ValueError: data.max_length is above what the checkpoint has positions for, or there are two
-        text columns and it cannot tell them apart.
+      ValueError: data.max_length or data.max_target_length is above what the checkpoint has positions
+        for, or there are two text columns and it cannot tell them apart.
     """
     changes.check_changes(config, inputs)
     length = 0
@@ -228,6 +228,11 @@ def make_encoder(
             raise ValueError(
                 f"config.data.max_length={length} is above the {limits.positions} positions of the "
                 "checkpoint"
+            )
+        if KINDS[inputs].answers and config.data.max_target_length > limits.positions:
+            raise ValueError(
+                f"config.data.max_target_length={config.data.max_target_length} is above the "
+                f"{limits.positions} positions of the checkpoint"
             )
         if KINDS[inputs].pairs and len(splits.columns) == 2 and not limits.pairs:
             raise ValueError(

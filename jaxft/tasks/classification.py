@@ -25,7 +25,7 @@ from jaxft.tasks.shaping import divergence, focal_factor
 # In the names of transformers' classes whose config.json says nothing else of what they are for.
 _OTHER_HEADS = (
     "ForToken", "ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForQuestionAnswering",
-    "ForMultipleChoice", "ForConditionalGeneration",
+    "ForMultipleChoice", "ForConditionalGeneration", "MarianMTModel", "EncoderDecoderModel",
 )  # fmt: skip
 
 

@@ -21,6 +21,8 @@ from jaxft.data.text_to_text import Texts, find_target_column, read_texts
 from jaxft.tasks.contract import Arrays, Join, Predicted, Reading
 from jaxft.tasks.token_losses import by_text, loss_sum, statistics
 
+# In the names of transformers' classes of encoders and decoders.
+_CLASSES = ("ForConditionalGeneration", "MarianMTModel", "EncoderDecoderModel")
 _SUMS = ("loss", "tokens", "right")
 
 
@@ -127,7 +129,7 @@ class Seq2Seq:
 
     def recognises(self, hf_config: Mapping[str, Any]) -> bool:
         heads = [str(name) for name in hf_config.get("architectures") or ()]
-        return any(name.endswith("ForConditionalGeneration") for name in heads)
+        return any(name.endswith(_CLASSES) for name in heads)
 
     def names_in(self, hf_config: Mapping[str, Any]) -> tuple[str, ...]:
         return ()

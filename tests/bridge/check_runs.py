@@ -19,6 +19,7 @@ from jaxft import select, train
 from jaxft.models import hf, load_architecture
 from jaxft.training.logs import Logs
 from tests import tiny
+from tests.bridge.check_writing import same_texts
 from tests.bridge.torch_reference import CASES
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -149,6 +150,10 @@ def test_native_and_bridged_candidates_are_ranked_together(folder, tmp_path, cap
     assert left["name"] == models[1] and "cannot be traced into JAX" in left["why"]
     assert f"{models[1]} is not ranked: XLMFor" in capsys.readouterr().out
     assert left["why"] in (out / "select.html").read_text()
+
+
+def test_a_decoder_goes_on_as_that_of_transformers(tmp_path):
+    same_texts("opt", tmp_path)
 
 
 def test_no_tensor_axis(folder, tmp_path):

@@ -34,7 +34,7 @@ def test_in_its_own_process(name):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED, reason="needs jaxft[bridge]")
-@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("name", [*CHECKS, "check_writing"])
 def test_the_long_checks_in_their_own_process(name):
     checked(name, "slow")
 
