@@ -19,6 +19,7 @@ from jaxft.experiment.evaluation import predict
 from jaxft.experiment.split import Split
 from jaxft.experiment.steps import slicing
 from jaxft.generation.encoder_decoder import generate
+from jaxft.generation.rereading import check_rereads
 from jaxft.generation.search import Beams, Ending
 from jaxft.models import Architecture, Pass, TextLimits
 from jaxft.tasks.contract import Arrays, Task, Writes
@@ -76,12 +77,14 @@ def make_writer(
     """The writer of a run or checkpoint; None where the task's models give no texts.
 
     Raises:
-      ValueError: texts are to be scored, and what scores them is not installed.
+      ValueError: texts are to be scored, and what scores them is not installed, or the model cannot
+        write them.
     """
     if not isinstance(task, Writes):
         return None
     if config.eval.generate:
         require_libraries()
+        check_rereads(architecture)
     beams = None
     if config.eval.beams > 1:
         beams = Beams(config.eval.beams, config.eval.length_penalty, config.eval.early_stopping)

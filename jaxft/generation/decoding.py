@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxft.generation.cached import Kept
-from jaxft.generation.rereading import Rows
+from jaxft.generation.rereading import Rows, check_rereads
 from jaxft.generation.sampling import Sampling
 from jaxft.models.architecture import Architecture as NativeArchitecture
 from jaxft.models.contract import Architecture, Rereading
@@ -99,6 +99,7 @@ def check(architecture: Architecture, prompts: Sequence[Sequence[int]], settings
             f"{name!r} with a head for {architecture.head!r} does not predict the next token; what was "
             "trained by causal_lm, instruction or preference does"
         )
+    check_rereads(architecture)
     limits = architecture.limits
     assert isinstance(limits, TextLimits)
     for number, prompt in enumerate(prompts, start=1):

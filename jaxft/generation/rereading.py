@@ -25,6 +25,17 @@ from jaxft.models.tree import Params
 
 CHUNK = 16  # tokens between two looks at which texts have ended
 _LEAST = 32  # tokens of the shortest rows
+# Model types whose class gives the last token other logits where padding follows it, or nothing does.
+_AHEAD = ("cpmant", "prophetnet", "xlnet")
+
+
+def check_rereads(architecture: Architecture) -> None:
+    """Raises ValueError for a bridged model whose texts would not be those of its class."""
+    if architecture.model_type in _AHEAD and not isinstance(architecture, NativeArchitecture):
+        raise ValueError(
+            f"{architecture.model_type} is bridged, and what its class says of a token depends on what "
+            "follows it, so it does not write texts here; of any other model type it can be tried"
+        )
 
 
 def row_length(tokens: int, most: int) -> int:
@@ -175,7 +186,11 @@ def prepared(
     is their tokens: see `encoder_decoder.prepared`.
 
     The encoder runs once. The decoder's rows are as long as the least power of two that holds what is there.
+
+    Raises:
+        ValueError: as `check_rereads`.
     """
+    check_rereads(architecture)
     given = {name: batch[name] for name in ("input_ids", "segment_ids")}
     given = {
         name: jnp.repeat(x, count, axis=0)

@@ -7,6 +7,7 @@ import csv
 import functools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from jaxft.config import default_config, override
 from jaxft.experiment.encoder import Slicing, make_encoder
 from jaxft.experiment.prepared import prepare
 from jaxft.generation import rereading
-from jaxft.generation.decoding import Settings, generate
+from jaxft.generation.decoding import Settings, check, generate
 from jaxft.generation.encoder_decoder import generate as given_texts
 from jaxft.generation.sampling import Sampling
 from jaxft.generation.search import Beams, Ending
@@ -124,6 +125,14 @@ def test_draws_depend_on_seed_and_prompt_alone(place):
     assert found == generate(architecture, params, prompts(), Settings(NEW, sampling, sequences=8))
     same = generate(architecture, params, [prompts()[0]] * 2, Settings(NEW, sampling))
     assert same[0] == found[0] and same[1] != same[0]
+
+
+@pytest.mark.slow
+@pytest.mark.slow
+def test_a_model_that_looks_ahead_is_refused():
+    for name in ("xlnet", "prophetnet"):
+        with pytest.raises(ValueError, match=f"{name} is bridged, .* depends on what follows"):
+            check(SimpleNamespace(model_type=name, head="causal"), (), Settings(NEW))
 
 
 def test_programs_are_as_few_as_powers_of_two():
