@@ -70,10 +70,10 @@ class Prepared:
 
     @property
     def epoch_examples(self) -> int:
-        """Of `length.epoch` updates."""
+        """Of `length.epoch` updates; windows, where texts are read in several."""
         if self.config.data.stream:
             return self.length.epoch * int(self.config.train.batch_size)
-        return self.splits.examples
+        return self.splits.entries
 
     def inputs(self) -> dict[str, Any]:
         """`TrainState.hparams`, on the host."""
