@@ -144,7 +144,7 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     norm = optax.tree.norm(found.grads)
     metrics = {"loss": found.loss, "weight": found.weight, "grad_norm": norm}
-    metrics |= found.kept["tallies"]
+    metrics |= found.kept.get("tallies", {})  # none of a gradient that is taken by embeddings
     stats = state.stats if moved is None else moved(state.stats, found.kept["moments"])
     after = dataclasses.replace(
         state, step=state.step + 1, params=params, opt_state=opt_state, stats=stats
