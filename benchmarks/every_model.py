@@ -182,9 +182,11 @@ def bridged(folder: str, kind: str, inputs: dict[str, Any], logits: Any, gradien
     (_, again), _ = step(stepped)
     names = {index: f"class {index}" for index in range(labels)}
     whole = optim.merge(stepped, split[False])
+    of_task = "single_label_classification" if labels > 1 else None
     hf.write_checkpoint(
-        f"{folder}/out", architecture, whole, id2label=names, source=folder, unchanged=()
-    )
+        f"{folder}/out", architecture, whole, id2label=names, source=folder, unchanged=(),
+        problem_type=of_task,
+    )  # fmt: skip
     after, report = KINDS[kind][1].from_pretrained(f"{folder}/out", output_loading_info=True)
     with torch.no_grad():
         theirs = logits_of(after.eval()(**inputs)).numpy()
