@@ -28,7 +28,8 @@ HEARTBEAT = 10  # seconds; also what bounds how long the survivors of a kill may
 STEPS, EVAL_EVERY, SAVE_EVERY = 20, 10, 5
 COLLECTIVE = re.compile(r" = \S+ (all-|reduce-scatter|collective-)")
 MODES = {
-    "shard": ("image", ("--config.parallel.mode=shard",)),
+    # Images are mixed with those of the other process.
+    "shard": ("image", ("--config.parallel.mode=shard", "--config.data.mixup=0.8")),
     "pmap": ("image", ("--config.parallel.mode=pmap",)),
     # Packed texts and dropout; one process holds only half of every large parameter.
     "fsdp": ("text", ("--config.parallel.fsdp=4",)),
