@@ -19,8 +19,19 @@ from jaxft.experiment.teaching import with_teacher
 from jaxft.experiment.unused import check_unused
 from jaxft.tasks.table import TASKS
 from tests import tiny
+from tests.tasks import test_multi_label as sets
+from tests.tasks import test_multiple_choice as choices
+from tests.tasks import test_regression as numbers
 from tests.tasks import test_token_classification as tagged
-from tests.worlds import ROOT, arguments, assert_same_weights, killed_at, rows, timeless
+from tests.worlds import (
+    ROOT,
+    arguments,
+    assert_same_weights,
+    fields,
+    killed_at,
+    rows,
+    timeless,
+)
 
 
 def config_of(folder, **more):
@@ -145,9 +156,9 @@ def test_what_does_not_fit_is_one_line(trained, tmp_path):
             validate(config)
             prepare(config)
         assert "\n" not in str(error.value)
-    numbers = override(config_of(trained), {"task": "text_regression", "distill.temperature": 4.0})
+    config = override(config_of(trained), {"task": "text_regression", "distill.temperature": 4.0})
     with pytest.raises(ValueError, match="distill.temperature=4.0 has no meaning for"):
-        check_unused(numbers, TASKS["text_regression"])
+        check_unused(config, TASKS["text_regression"])
     # More outputs than the head has rows is said before any label is looked at.
     with pytest.raises(ValueError, match="distill.teacher="):
         prepare(config_of(trained, **{"distill.teacher": str(tmp_path / "more")}))
@@ -220,13 +231,13 @@ def test_devices_microbatches_and_packing_change_nothing(trained, tmp_path, mode
 def test_a_mixture_of_sources_learns_from_one_teacher(trained, tmp_path):
     tiny.texts(tmp_path / "more.csv", 30, seed=4)
     mixture = ((f"{trained}/train.csv", 1.0), (str(tmp_path / "more.csv"), 2.0))
-    fields = {
+    given = {
         "model.path": str(trained / "bert"), "data.mixture": mixture, "train.batch_size": 16,
         "distill.teacher": str(trained / "run"), "train.steps": 6, "train.log_every": 1,
         "data.max_shapes": 1, "parallel.mode": "jit", "log.tensorboard": False,
         "train.compile_cache": "", "train.class_weights": "balanced", "train.r_drop": 0.5,
     }  # fmt: skip
-    train(ROOT / "configs/text_classification.py", tmp_path / "run", fields)
+    train(ROOT / "configs/text_classification.py", tmp_path / "run", given)
     found = [row for row in rows(tmp_path / "run") if row["kind"] == "train"]
     assert all("loss/more.csv" in row and row["soft_loss"] > 0 for row in found)
 
@@ -245,17 +256,17 @@ def test_images_words_and_a_bridged_teacher(trained, world, tmp_path):
         trained, tmp_path / "bridge", "--config.model.implementation=bridge", model="bert"
     )
     assert train.main(bridge) == 0 and train.main(wide) == 0
-    fields = {
+    given = {
         "model.path": str(world / "one_block"), "data.train": tagged.write(tmp_path / "t.conll"),
         "data.max_shapes": 1, "train.compile_cache": "", "train.batch_size": 8, "train.steps": 8,
         "optim.lr": 1e-2, "parallel.mode": "jit", "log.tensorboard": False, "train.log_every": 1,
         "data.max_length": 8, "eval.batch_size": 32,
     }  # fmt: skip
     config = ROOT / "configs/token_classification.py"
-    train(config, tmp_path / "short", fields)
-    fields |= {"distill.teacher": str(tmp_path / "short"), "data.max_length": 64}
-    train(config, tmp_path / "long", fields)
-    split = taught(tmp_path, task="token_classification", **{**fields, "eval.metric": "loss"})
+    train(config, tmp_path / "short", given)
+    given |= {"distill.teacher": str(tmp_path / "short"), "data.max_length": 64}
+    train(config, tmp_path / "long", given)
+    split = taught(tmp_path, task="token_classification", **{**given, "eval.metric": "loss"})
     unread = np.isnan(split.targets.logits).any(1)
     assert 0 < unread.sum() < len(unread)
     model = load_inference(tmp_path / "short").reading(split.source)
@@ -266,3 +277,25 @@ def test_images_words_and_a_bridged_teacher(trained, world, tmp_path):
     for run in ("pictures", "bridged", "long"):
         found = [row for row in rows(tmp_path / run) if row["kind"] == "train"]
         assert all(np.isfinite(row["soft_loss"]) and row["soft_loss"] > 0 for row in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["multi_label", "text_regression", "multiple_choice"])
+def test_every_other_task_begins_at_no_distance_from_itself(tmp_path, task):
+    tiny.bert(tmp_path / "bert", blocks=1, dropout=0.0)
+    writers = {"multi_label": sets, "text_regression": numbers, "multiple_choice": choices}
+    writers[task].write(tmp_path / "train.csv", 96)
+    given = fields(
+        tmp_path, "train.csv", 16, **{"train.steps": 8, "train.log_every": 1, "optim.lr": 1e-2}
+    )
+    config = ROOT / f"configs/{task}.py"
+    teacher = train(config, tmp_path / "run", given)
+    given |= {"distill.teacher": str(tmp_path / "run")}
+    train(config, tmp_path / "same", {**given, "model.path": str(teacher.best)})
+    train(config, tmp_path / "new", {**given, "distill.weight": 1.0, "train.steps": 40})
+    soft = [
+        [row["soft_loss"] for row in rows(tmp_path / run) if row["kind"] == "train"]
+        for run in ("same", "new")
+    ]
+    assert abs(soft[0][0]) < 1e-6 < soft[0][-1]
+    assert soft[1][-1] < 0.5 * soft[1][0]
