@@ -50,7 +50,7 @@ DECODERS = {
     "gptj": {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64,
              "rotary_dim": 4, "initializer_range": 0.5},
     "phi": _SIZES,
-    "stablelm": _SIZES,
+    "stablelm": {**_SIZES, "num_key_value_heads": 4},
     "olmo": _SIZES,
     "mamba": {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 1, "state_size": 4,
               "initializer_range": 0.5},
