@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,19 +58,68 @@ def calibration(logits: np.ndarray, labels: np.ndarray, temperature: float) -> d
         top.append(p.max(-1))
         right.append(z.argmax(-1) == own)
         loss -= float(np.log(np.maximum(p[np.arange(len(p)), own], 1e-300)).sum())
-    probability, correct = np.concatenate(top), np.concatenate(right).astype(float)
+    return {
+        **_reliability(np.concatenate(top), np.concatenate(right)), "loss": loss / len(labels)
+    }  # fmt: skip
+
+
+def label_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
+    """`temperature_of` of labels that each apply or not: the T for sigmoid(logits / T), one for all labels.
+
+    logits: [N, C]; truth: [N, C] bool.
+    """
+    if len(truth) < FEWEST:
+        return 1.0
+    # The logistic function of z is the softmax of (0, z).
+    pairs = np.stack([np.zeros(logits.size, logits.dtype), logits.ravel()], axis=-1)
+    return temperature_of(pairs, truth.ravel().astype(np.int64))
+
+
+def label_calibration(logits: np.ndarray, truth: np.ndarray, temperature: float) -> dict[str, Any]:
+    """Whether labels apply as often as they are probable, all labels together, at a temperature.
+
+    logits: [N, C]; truth: [N, C] bool.
+
+    Returns:
+      As `calibration`: 'probability' is that of a label, 'accuracy' the share of examples to which it
+      applies, 'loss' the mean binary cross-entropy.
+    """
+    z, applies = logits.astype(np.float64).ravel() / temperature, truth.ravel()
+    found = _reliability(np.exp(-np.logaddexp(0, -z)), applies)
+    return {**found, "loss": float((np.logaddexp(0, z) - applies * z).mean())}
+
+
+def _reliability(probability: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
+    """What `calibration` says but for the loss, of [N] probabilities and whether each came true."""
     place = np.minimum((probability * BINS).astype(int), BINS - 1)
     count = np.bincount(place, minlength=BINS)
     filled = count > 0
-    means = [np.bincount(place, x, BINS)[filled] / count[filled] for x in (probability, correct)]
-    share = count[filled] / len(labels)
+    means = [
+        np.bincount(place, x.astype(float), BINS)[filled] / count[filled]
+        for x in (probability, correct)
+    ]
+    share = count[filled] / len(probability)
     return {
         "ece": float((share * np.abs(means[0] - means[1])).sum()),
-        "loss": loss / len(labels),
         "count": count[filled].tolist(),
         "probability": means[0].tolist(),
         "accuracy": means[1].tolist(),
     }
+
+
+def compared(before: dict[str, Any], after: dict[str, Any], temperature: float) -> dict[str, float]:
+    """Metrics: 'temperature', 'ece' and, at it, 'ece_calibrated' and 'loss_calibrated'."""
+    return {
+        "temperature": temperature, "ece": before["ece"], "ece_calibrated": after["ece"],
+        "loss_calibrated": after["loss"],
+    }  # fmt: skip
+
+
+def sound_temperature(found: Mapping[str, Any]) -> float:
+    """The temperature that a file holds; 1 for what is none."""
+    given = found.get("temperature")
+    number = float(given) if isinstance(given, int | float) else 1.0
+    return number if LOWEST <= number <= HIGHEST else 1.0
 
 
 def _blocks(logits: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

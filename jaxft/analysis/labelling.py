@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from jaxft.analysis.calibrated import calibrated_labels
 from jaxft.analysis.gallery import bar, gallery
 from jaxft.analysis.page import Html, element, join, table
 from jaxft.analysis.record import Record
@@ -133,5 +134,9 @@ VIEW = View(
         "loss": "loss",
     },
     result=result,
-    sections={"Predictions": predictions, "Mistakes": furthest_off},
+    sections={
+        "Predictions": predictions,
+        "Calibration": calibrated_labels,
+        "Mistakes": furthest_off,
+    },
 )

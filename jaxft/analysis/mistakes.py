@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxft.analysis.calibrated import calibrated
 from jaxft.analysis.confusion import Confusion
 from jaxft.analysis.gallery import bar, gallery
 from jaxft.analysis.metrics import wilson_interval
@@ -175,25 +176,6 @@ def _words(row: Row) -> tuple[str, ...]:
     return (join([predicted, f" {row['probability']:.3f}"]), f"label {row['label']}")
 
 
-def calibration(record: Record, plots: ModuleType) -> Html:
-    """How often predictions are right, against how probable they are, before and after the temperature."""
-    found, metrics = record.detail(record.split, "calibration"), record.metrics(record.split)
-    if not isinstance(found, Mapping):
-        return missing(f"No predictions/{record.split}.calibration.json.")
-    where = "" if record.split == "test" else ", which are these examples"
-    words = (
-        f"The expected calibration error is {metrics['ece']:.3f}, and {metrics['ece_calibrated']:.3f} with "
-        f"logits divided by {metrics['temperature']:.3g}, the temperature that was fitted on the evaluation "
-        f"data{where}. Predictions stay the same; predict --calibrated gives these probabilities."
-    )
-    caption = (
-        "How often predictions of each range of probability are right, a dot a range, larger where there are "
-        "more; on the line they are right as often as they are probable."
-    )
-    picture = plots.reliability(found["before"], found["after"])
-    return join([element("p", words), figure(picture, caption)])
-
-
 VIEW = View(
     tiles={
         "accuracy": "accuracy",
@@ -204,7 +186,7 @@ VIEW = View(
     result=result,
     sections={
         "Predictions": predictions,
-        "Calibration": calibration,
+        "Calibration": calibrated,
         "Mistakes": confident_mistakes,
     },
 )

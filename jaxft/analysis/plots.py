@@ -210,8 +210,13 @@ def scatter(true: np.ndarray, predicted: np.ndarray) -> str:
     return svg()
 
 
-def reliability(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Accuracy against probability of the ranges of a calibration (see analysis/calibration.py), twice."""
+def reliability(
+    before: Mapping[str, Any], after: Mapping[str, Any], probable: str, true: str
+) -> str:
+    """Accuracy against probability of the ranges of a calibration (see analysis/calibration.py), twice.
+
+    probable, true: what the axes say.
+    """
     with _figure(4.7, 4.2) as (figure, svg):
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=_PALE, linewidth=1.2, zorder=1)
@@ -223,8 +228,8 @@ def reliability(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
             axes.scatter(x, y, 12 + 160 * share, color=colour, marker=mark, alpha=0.7, label=name)
         axes.set_xlim(0, 1.03)
         axes.set_ylim(0, 1.03)
-        axes.set_xlabel("probability of the predicted label")
-        axes.set_ylabel("share that is right")
+        axes.set_xlabel(probable)
+        axes.set_ylabel(true)
         axes.grid(color="#eceef0")
         axes.set_axisbelow(True)
         axes.legend(loc="upper left")

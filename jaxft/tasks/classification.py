@@ -145,10 +145,7 @@ class OneLabel:
             logits, labels = predicted["logits"], targets.ids
             temperature = self.temperature or round(calibration.temperature_of(logits, labels), 6)
             before, after = (calibration.calibration(logits, labels, t) for t in (1.0, temperature))
-            metrics |= {
-                "temperature": temperature, "ece": before["ece"], "ece_calibrated": after["ece"],
-                "loss_calibrated": after["loss"],
-            }  # fmt: skip
+            metrics |= calibration.compared(before, after, temperature)
             details["calibration"] = {"before": before, "after": after}
         return metrics, details
 
@@ -185,10 +182,7 @@ class OneLabel:
 
     def fitted(self, found: Mapping[str, Any], names: Sequence[str]) -> Self:
         """With the temperature, else with 1: other data must fit none."""
-        given = found.get("temperature")
-        number = float(given) if isinstance(given, int | float) else 1.0
-        sound = calibration.LOWEST <= number <= calibration.HIGHEST
-        return dataclasses.replace(self, temperature=number if sound else 1.0)
+        return dataclasses.replace(self, temperature=calibration.sound_temperature(found))
 
     def calibrated(self) -> Self:
         return dataclasses.replace(self, is_calibrated=True)

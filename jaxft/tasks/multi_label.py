@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxft.analysis import labelling
+from jaxft.analysis import calibration, labelling
 from jaxft.analysis import multilabel as analysis
 from jaxft.analysis.metrics import shorten
 from jaxft.analysis.multilabel import Thresholds
@@ -75,6 +75,8 @@ class MultiLabel:
     """A task (see contract.py) whose predictions are 'logits' [N, C] float32, all of which are kept.
 
     thresholds: tuned on the evaluation data; None: that is what is scored, and they are tuned on it.
+    temperature: of all labels, fitted likewise. Thresholds are of probabilities without it.
+    is_calibrated: whether probabilities in `answers` are at the temperature.
     """
 
     inputs: str
@@ -83,6 +85,8 @@ class MultiLabel:
     problem_type: str | None = "multi_label_classification"
     join: None = None
     focal_gamma: float = 0.0
+    temperature: float | None = None
+    is_calibrated: bool = False
     fewest_names: int = 2
     unused: tuple[str, ...] = ("data.examples_per_class", "train.label_smoothing")
     shown: tuple[str, ...] = ("loss", "f1_micro_tuned", "f1_macro_tuned", "average_precision_macro")
@@ -145,12 +149,20 @@ class MultiLabel:
     def scores(
         self, predicted: Predicted, targets: LabelSets
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `multilabel_metrics`; there are no details."""
+        """See `multilabel_metrics`; where logits are few also what `OneLabel.scores` says of calibration."""
         truth = targets.dense(np.arange(len(targets)))
         metrics = analysis.multilabel_metrics(
             predicted["logits"], truth, targets.names, self.thresholds
         )
-        return metrics, {}
+        if predicted["logits"].size > calibration.MOST:
+            return metrics, {}
+        logits, given = predicted["logits"], self.temperature
+        temperature = given or round(calibration.label_temperature(logits, truth), 6)
+        before, after = (
+            calibration.label_calibration(logits, truth, t) for t in (1.0, temperature)
+        )
+        metrics |= calibration.compared(before, after, temperature)
+        return metrics, {"calibration": {"before": before, "after": after}}
 
     def rows(
         self, predicted: Predicted, targets: LabelSets, inputs: Sequence[str]
@@ -188,22 +200,30 @@ class MultiLabel:
     def answers(
         self, predicted: Predicted, given: Unlabelled, names: Sequence[str]
     ) -> Iterator[LabelSet]:
+        temperature = (self.temperature or 1.0) if self.is_calibrated else 1.0
         for logits in predicted["logits"]:
-            scores = analysis.probabilities(logits)
-            yield LabelSet(
-                tuple(_chosen(names, self._apply(scores))),
-                dict(zip(names, scores.tolist(), strict=True)),
-            )
+            applies = self._apply(analysis.probabilities(logits))
+            scores = analysis.probabilities(logits / temperature).tolist()
+            yield LabelSet(tuple(_chosen(names, applies)), dict(zip(names, scores, strict=True)))
 
     def _apply(self, scores: np.ndarray) -> np.ndarray:
         return scores >= (0.5 if self.thresholds is None else self.thresholds.single)
 
     def fits(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: metrics[key] for key in ("threshold", "thresholds") if key in metrics}
+        fitted = ("threshold", "thresholds", "temperature")
+        return {key: metrics[key] for key in fitted if key in metrics}
 
     def fitted(self, found: Mapping[str, Any], names: Sequence[str]) -> MultiLabel:
-        """With the thresholds that were tuned, else with 0.5 for all: other data must tune none."""
-        return dataclasses.replace(self, thresholds=Thresholds.of(found, len(names)))
+        """With the thresholds that were tuned, else with 0.5 for all, and with the temperature, else with 1:
+        other data must fit none."""
+        return dataclasses.replace(
+            self,
+            thresholds=Thresholds.of(found, len(names)),
+            temperature=calibration.sound_temperature(found),
+        )
+
+    def calibrated(self) -> MultiLabel:
+        return dataclasses.replace(self, is_calibrated=True)
 
     def id2label(self, names: Sequence[str]) -> dict[int, str]:
         return dict(enumerate(names))

@@ -9,8 +9,17 @@ import scipy.optimize
 import scipy.special
 
 from jaxft import load, predict
-from jaxft.analysis.calibration import HIGHEST, LOWEST, calibration, temperature_of
+from jaxft.analysis.calibration import (
+    HIGHEST,
+    LOWEST,
+    calibration,
+    label_calibration,
+    label_temperature,
+    temperature_of,
+)
+from jaxft.data.targets import unlabelled
 from jaxft.tasks.classification import Classification
+from jaxft.tasks.multi_label import MultiLabel
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +86,65 @@ def test_other_data_is_scored_with_the_temperature_that_is_given(overconfident):
     assert other["temperature"] == 2.0 and other["loss_calibrated"] > metrics["loss_calibrated"]
     for damaged in ({}, {"temperature": "hot"}, {"temperature": float("nan")}, {"temperature": -1}):
         assert task.fitted(damaged, targets.names).temperature == 1.0
+
+
+@pytest.fixture(scope="module")
+def overconfident_labels():
+    """Logits [N, 5] that are three times those by which it was drawn whether a label applies, most do not."""
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(2000, 5)) - 1.5
+    return (3 * true).astype(np.float32), rng.random(true.shape) < scipy.special.expit(true)
+
+
+def test_several_labels_have_one_temperature(overconfident_labels):
+    logits, truth = overconfident_labels
+
+    def loss(temperature):
+        z = logits.astype(float) / temperature
+        return (np.logaddexp(0, z) - truth * z).mean()
+
+    found = label_temperature(logits, truth)
+    best = scipy.optimize.minimize_scalar(
+        loss, bounds=(LOWEST, HIGHEST), method="bounded", options={"xatol": 1e-8}
+    )
+    assert found == pytest.approx(best.x, rel=1e-4) and 2.7 < found < 3.3
+    assert label_temperature(logits[:29], truth[:29]) == 1
+    p, expected = scipy.special.expit(logits.astype(float)).ravel(), 0.0
+    for k in range(15):
+        own = (p >= k / 15) & ((p < (k + 1) / 15) | (k == 14))
+        if own.any():
+            expected += own.mean() * abs(p[own].mean() - truth.ravel()[own].mean())
+    before, after = (label_calibration(logits, truth, t) for t in (1.0, found))
+    assert before["ece"] == pytest.approx(expected) and before["ece"] > 0.05 > 0.02 > after["ece"]
+    assert before["loss"] == pytest.approx(loss(1.0)) and after["loss"] < before["loss"]
+
+
+def test_labels_apply_at_the_same_thresholds_whatever_the_temperature(overconfident_labels):
+    logits, truth = overconfident_labels
+
+    class Targets:
+        names = ("a", "b", "c", "d", "e")
+
+        def __len__(self):
+            return len(truth)
+
+        def dense(self, places):
+            return truth[places]
+
+    task, names = MultiLabel("text"), Targets.names
+    metrics, details = task.scores({"logits": logits}, Targets())
+    assert metrics["ece_calibrated"] < metrics["ece"] and "after" in details["calibration"]
+    plain = task.fitted(task.fits(metrics), names)
+    assert plain.scores({"logits": logits}, Targets())[0] == metrics
+    hot = {"logits": logits[:50]}
+    as_is = list(plain.answers(hot, unlabelled(50), names))
+    cooled = list(plain.calibrated().answers(hot, unlabelled(50), names))
+    assert [a.labels for a in cooled] == [a.labels for a in as_is]
+    found = [list(answer.probabilities.values()) for answer in cooled]
+    np.testing.assert_allclose(
+        found, scipy.special.expit(logits[:50].astype(float) / metrics["temperature"]), rtol=1e-5
+    )
+    assert task.fitted({"temperature": "hot"}, names).temperature == 1.0
 
 
 def test_predict_gives_calibrated_probabilities_on_request(trained, tmp_path, capsys):
