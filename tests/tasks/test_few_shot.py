@@ -211,6 +211,7 @@ def test_training_goes_on_from_an_export_and_vectors_may_be_left_as_they_are(wor
     np.testing.assert_allclose(again.load().logits([text])[0], logits, atol=1e-4)
     # Other tasks take the body, and leave the classifier.
     more = {**settings(folder), "model.path": str(result.best), "train.steps": 1}
+    more["model.normalize"] = "auto"
     train(worlds.ROOT / "configs/text_classification.py", tmp_path / "c", more)
 
 
