@@ -36,7 +36,9 @@ from safetensors.numpy import load_file
 ROOT = Path(__file__).resolve().parent.parent
 # Epochs and rates with which the PyTorch loop learns the pictures of digit_photos.py.
 SETTINGS = {"vgg": (2, 3e-4), "resnet": (5, 1e-3), "vit": (15, 1e-3)}
-CHECKED = {"batch_size": 48, "epochs": 6, "lr": 0.02, "optimizer": "sgd", "precision": "float64"}
+CHECKED: dict[str, Any] = {
+    "batch_size": 48, "epochs": 6, "lr": 0.02, "optimizer": "sgd", "precision": "float64",
+}  # fmt: skip
 
 
 def main() -> None:

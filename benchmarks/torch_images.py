@@ -56,12 +56,13 @@ class VGG(nn.Module):
         parts = {"fc1": nn.Conv2d(channels, HIDDEN, 7), "fc2": nn.Conv2d(HIDDEN, 4096, 1)}
         self.pre_logits = nn.ModuleDict(parts)
         self.head = nn.ModuleDict({"fc": nn.Linear(4096, labels)})
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
-        nn.init.normal_(self.head["fc"].weight, 0, 0.01)
-        nn.init.zeros_(self.head["fc"].bias)
+        for path, value in self.named_parameters():
+            if path.endswith("bias"):  # of batch norms it is 0 already
+                nn.init.zeros_(value)
+            elif value.ndim == 4:
+                nn.init.kaiming_normal_(value, mode="fan_out", nonlinearity="relu")
+            elif value.ndim == 2:
+                nn.init.normal_(value, 0, 0.01)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = functional.adaptive_avg_pool2d(self.features(images), 7)
@@ -74,7 +75,7 @@ class DecoupledSGD(torch.optim.SGD):
     """Whose weight decay does not go through the momentum, as AdamW's does not go through the moments."""
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         decays = [group["weight_decay"] for group in self.param_groups]
         for group in self.param_groups:
             for value in group["params"]:
@@ -114,7 +115,9 @@ def make(folder: Path, data: Path) -> None:
 def _new(name: str, names: list[str]) -> nn.Module:
     if name == "vgg":
         return VGG(len(names))
-    labels = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    labels: dict[str, Any] = {
+        "id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)},
+    }  # fmt: skip
     configs: dict[str, PretrainedConfig] = {
         "resnet": ResNetConfig(
             embedding_size=32, hidden_sizes=[32, 64, 128, 256], depths=[2] * 4, layer_type="basic",
@@ -128,7 +131,7 @@ def _new(name: str, names: list[str]) -> nn.Module:
     return AutoModelForImageClassification.from_config(configs[name])
 
 
-def save(model: nn.Module, folder: Path, names: list[str]) -> None:
+def save(model: Any, folder: Path, names: list[str]) -> None:
     """As a checkpoint that jaxft reads, with what it says of images."""
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, VGG):
@@ -199,7 +202,8 @@ def _optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimi
         for path, module in model.named_modules()
         if isinstance(module, nn.LayerNorm | nn.BatchNorm2d)
     }
-    free, decayed = [], []
+    free: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
     for name, value in model.named_parameters():
         (free if name in norms or name.endswith("bias") else decayed).append(value)
     groups = [
