@@ -13,7 +13,7 @@ from typing import Any
 from jaxft import config as config_lib
 from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict, duration_steps
-from jaxft.data.sampler import steps_per_epoch
+from jaxft.experiment.length import Length, run_length
 
 # Which rows are tested, and how things are logged, kept and prepared.
 FREE = (
@@ -38,12 +38,12 @@ class Changes:
 
 
 def accepted(
-    old: ConfigDict, new: ConfigDict, *, training_rows: int, stopped_early: bool, where: str
+    old: ConfigDict, new: ConfigDict, *, entries: int, stopped_early: bool, where: str
 ) -> Changes:
     """The differences, where the run can go on with them.
 
     Args:
-      training_rows: of the run, which give its length in updates.
+      entries: what an epoch of the run counts (rows, windows or pairs), which give its length in updates.
       stopped_early: whether it has finished by running out of patience.
       where: the run directory, for the message.
 
@@ -58,7 +58,8 @@ def accepted(
     other = [f for f in changed if not _is_free(f)]
     longer = bool(set(other) & set(_LENGTH)) and set(other) <= {*_LENGTH, *_DURATIONS}
     if longer:
-        _check_longer(before, after, training_rows, stopped_early, where)
+        lengths = (run_length(old, entries), run_length(new, entries))
+        _check_longer(before, after, lengths, stopped_early, where)
     elif other:
         raise ValueError(
             f"{where} holds a run with another config; give a new --workdir, or these values:\n"
@@ -80,11 +81,11 @@ def _is_free(field: str) -> bool:
 
 
 def _check_longer(
-    old: Mapping[str, Any], new: Mapping[str, Any], rows: int, stopped_early: bool, where: str
-) -> None:
+    old: Mapping[str, Any], new: Mapping[str, Any], lengths: tuple[Length, Length],
+    stopped_early: bool, where: str,
+) -> None:  # fmt: skip
     """Raise unless every update so far is also the beginning of the longer run."""
-    epoch = steps_per_epoch(rows, old["train.batch_size"])
-    was, now = (c["train.steps"] or max(1, round(c["train.epochs"] * epoch)) for c in (old, new))
+    was, now = (length.steps for length in lengths)
     start = f"{where} holds a run of {was} steps, which cannot become one of {now}"
     fresh = (
         "; for more training give a new --workdir, with config.model.path="
@@ -105,8 +106,8 @@ def _check_longer(
         if old[field] is None:
             raise ValueError(f"{start}: config.{field}=None follows the length of the run{fresh}")
         steps = [
-            duration_steps(field, c[field], steps_per_epoch=epoch, total_steps=total)
-            for c, total in ((old, was), (new, now))
+            duration_steps(field, c[field], steps_per_epoch=length.epoch, total_steps=length.steps)
+            for c, length in zip((old, new), lengths, strict=True)
         ]
         if steps[0] != steps[1]:
             raise ValueError(

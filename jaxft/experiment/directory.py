@@ -75,11 +75,13 @@ class RunDirectory:
         if not self._holds_work():
             return Changes()
         summary = self.read_json("summary.json") if self.finished() else {}
-        rows = self.source().get("training rows")
+        source = self.source()
+        # What an epoch counts, see `Splits.entries`.
+        counts = (source.get(f"training {name}") for name in ("pairs", "windows", "rows"))
         return accepted(
             self.config(),
             config,
-            training_rows=rows if isinstance(rows, int) and rows > 0 else 1,
+            entries=next((n for n in counts if isinstance(n, int) and n > 0), 1),
             stopped_early=bool(summary.get("stopped_early")),
             where=str(self.path),
         )

@@ -14,9 +14,10 @@ from safetensors.numpy import load_file
 
 from jaxft import evaluate, train
 from jaxft.analysis import report
-from jaxft.config import default_config, unflatten
+from jaxft.config import default_config, override, unflatten
 from jaxft.experiment import finish, loop, provenance
 from jaxft.experiment.continuing import accepted
+from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.session import Memory, judge
 from jaxft.experiment.signals import saved_first
 from tests import worlds
@@ -202,6 +203,8 @@ OLD = {
         ({}, {"train.steps": 20}, "can only be made longer"),
         ({"optim.warmup": "10%"}, {"train.steps": 80}, "--config.optim.warmup='4 steps'"),
         ({"optim.unfreeze": "top_down"}, {"train.steps": 80}, "follows the length"),
+        # An epoch of a stream is the whole run.
+        ({"data.stream": 9, "optim.warmup": "0.1 epochs"}, {"train.steps": 80}, "warmup='4 steps'"),
         ({}, {"train.seed": 1}, "config.train.seed: 0 -> 1"),
         ({}, {"train.steps": 80, "optim.lr": 0.1}, "another config"),
     ],
@@ -210,13 +213,13 @@ def test_what_a_run_cannot_become(old, new, message):
     before = unflatten({**OLD, **old})
     after = unflatten({**OLD, **old, **new})
     with pytest.raises(ValueError, match=message):
-        accepted(before, after, training_rows=64, stopped_early=False, where="runs/x")
+        accepted(before, after, entries=64, stopped_early=False, where="runs/x")
 
 
 def test_what_it_can_become():
     def changes(old, new):
         configs = (unflatten({**OLD, **old}), unflatten({**OLD, **old, **new}))
-        return accepted(*configs, training_rows=64, stopped_early=False, where="runs/x")
+        return accepted(*configs, entries=64, stopped_early=False, where="runs/x")
 
     assert changes({}, {"train.steps": 80}).reopens
     assert changes({"optim.warmup": "10%"}, {"train.steps": 80, "optim.warmup": "4 steps"}).reopens
@@ -225,14 +228,22 @@ def test_what_it_can_become():
     assert changes({"optim.b2": 0.999}, {"optim.b2": None}).lines == ()
     with pytest.raises(ValueError, match="stopped early"):
         longer = (unflatten(OLD), unflatten({**OLD, "train.steps": 80}))
-        accepted(*longer, training_rows=64, stopped_early=True, where="runs/x")
+        accepted(*longer, entries=64, stopped_early=True, where="runs/x")
+
+
+def test_epochs_are_of_what_the_run_counts(copy):
+    source = json.loads((copy / "source.json").read_text())
+    directory = RunDirectory(copy)
+    longer = override(directory.config(), {"train.steps": None, "train.epochs": 1.0})
+    assert directory.changes(longer).reopens
+    (copy / "source.json").write_text(json.dumps({**source, "training pairs": 48}))
+    with pytest.raises(ValueError, match="of 6 steps, which cannot become one of 3"):
+        directory.changes(longer)
 
 
 def test_a_field_that_came_later_does_not_stop_an_old_run():
     old = default_config()
-    assert (
-        accepted(old, default_config(), training_rows=9, stopped_early=False, where="x").lines == ()
-    )
+    assert accepted(old, default_config(), entries=9, stopped_early=False, where="x").lines == ()
 
 
 # What is noticed
