@@ -112,6 +112,13 @@ class Tokens:
         beside = np.ceil(self.answers.tokens.lengths / self.answers.ratio)
         return np.maximum(self.lengths, beside).astype(np.int32)
 
+    def shaped_like(self, other: Tokens) -> Tokens:
+        """The same, in rows that are as long for answers as those of `other` are."""
+        if self.answers is None or other.answers is None:
+            return self
+        answers = dataclasses.replace(self.answers, ratio=other.answers.ratio)
+        return dataclasses.replace(self, answers=answers)
+
     @property
     def texts(self) -> int:
         """G, the texts of an entry."""

@@ -115,11 +115,11 @@ class Encoder:
         config: ConfigDict,
         steps: int,
         cut: Slicing,
-        like: TrainPlan | None = None,
+        like: Batches | None = None,
     ) -> Batches:
         """`steps` batches of the rows in random order, again and again; batch i depends on i alone.
 
-        like: of other texts, for the same shapes of rows; None: shapes are chosen for these texts.
+        like: of other rows, for the same shapes; None: shapes are chosen for these texts.
         """
         c, mixture = config.train, split.source.mixture
         here: dict[str, Any] = {
@@ -134,8 +134,9 @@ class Encoder:
                 mixing=changes.mixing_of(config), **here,
             )  # fmt: skip
         tokens = self.tokens(split)
-        if like is not None:
-            plan = like.over(tokens.room, c.seed)
+        if isinstance(like, TextBatches) and isinstance(like.plan, TrainPlan):
+            tokens = tokens.shaped_like(like.tokens)
+            plan = like.plan.over(tokens.room, c.seed)
         else:
             plan = self._plan(tokens, split, config, steps, cut)
         return TextBatches(

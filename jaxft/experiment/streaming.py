@@ -216,7 +216,7 @@ def stream_batches(
         own = config.copy_and_resolve_references()
         seeds = np.random.SeedSequence((config.train.seed, number))
         own.train.seed = int(seeds.generate_state(1)[0]) >> 1
-        return in_memory.training(split, own, steps, cut, plan_of(first))
+        return in_memory.training(split, own, steps, cut, first)
 
     # As many as `iterate` prepares: the batches in its threads and those behind them.
     ahead = 2 * config.data.workers + 8

@@ -16,6 +16,7 @@ from jaxft.analysis import written
 from jaxft.config import default_config, override, validate
 from jaxft.experiment.encoder import Slicing, make_encoder
 from jaxft.experiment.prepared import prepare
+from jaxft.experiment.streaming import stream_batches
 from jaxft.models import hf
 from jaxft.tasks.table import TASKS
 from tests import tiny
@@ -193,3 +194,21 @@ def test_fields_of_other_tasks_have_no_meaning(world):
         )
         with pytest.raises(ValueError, match=f"{field}=.* has no meaning"):
             prepare(config)
+
+
+def test_every_block_of_a_stream_has_the_rows_of_the_first(world, tmp_path):
+    """Otherwise answers that are longer there would be of other shapes, each with a program of its own."""
+    folder, _ = world
+    lines = [f"{' '.join(WORDS[:6])},{word}" for word in WORDS[:8] * 4]
+    lines += [f"{word},{' '.join(WORDS[:6])}" for word in WORDS[:8] * 4]
+    (tmp_path / "train.csv").write_text("\n".join(["source,target", *lines]))
+    config = config_of(folder, **{"data.stream": 32, "data.eval": str(folder / "test.csv")})
+    config.data.train = str(tmp_path / "train.csv")
+    prepared = prepare(config)
+    splits, limits = prepared.splits, prepared.architecture.limits
+    encoder = make_encoder(config, prepared.task.inputs, prepared.directory, limits, splits, None)
+    batches = stream_batches(encoder, splits.train, splits.blocks, config, 2, Slicing())
+    answers = batches.first.tokens.answers
+    for batch in (batches[0], batches[1]):
+        length = answers.row_length(batch["input_ids"].shape[1])
+        assert batch["decoder_input_ids"].shape[1] == length
