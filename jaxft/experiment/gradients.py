@@ -70,6 +70,8 @@ def block_signals(
       split: the rows that `features` [n, D], of the last block, and `columns` [n, C] are of.
     """
     asked = split.take(plan.asked)
+    # Each row once: of a mixture the same would come again in another batch.
+    asked = dataclasses.replace(asked, source=dataclasses.replace(asked.source, mixture=None))
     weights = asked.targets.fill(np.arange(len(plan.asked)), {})["weight"].astype(np.float64)
     kernel, bias = linear_head(
         features[plan.fitted], columns[plan.fitted], features[plan.asked], columns[plan.asked],

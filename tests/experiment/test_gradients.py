@@ -8,17 +8,25 @@ import jax
 import numpy as np
 
 from jaxft.config import default_config
+from jaxft.data.files import Source
 from jaxft.data.labels import Labels
+from jaxft.data.mixture import Mixture
 from jaxft.experiment import gradients
 from jaxft.experiment.features import Frozen
 from jaxft.experiment.split import Split
 from jaxft.tasks.table import TASKS
+
+# Of a mixture, of which batches of a run hold some rows several times.
+SOURCE = Source(
+    "planted", (), 0, lambda columns, rows: [], mixture=Mixture(("a", "b"), (1, 400), (1, 1))
+)
 
 
 class Batches:
     """Of rows [n, D] in the order that they have."""
 
     def __init__(self, rows, split, size, count):
+        assert split.source.mixture is None
         self.rows, self.split, self.size, self.count = rows, split, size, count
 
     def __len__(self):
@@ -47,7 +55,7 @@ def signals(monkeypatch, labels, rows):
             rows, split, config.train.batch_size, steps
         )
     )
-    split = Split(None, Labels(("no", "yes"), np.arange(len(labels)), labels.astype(np.int32), 0))
+    split = Split(SOURCE, Labels(("no", "yes"), np.arange(len(labels)), labels.astype(np.int32), 0))
     one = Frozen("planted", "", architecture, encoder, None)
     params = {name: jax.numpy.zeros(rows.shape[-1]) for name in ("stem", "a", "b", "head")}
     plan = gradients.plan_gradients(labels, 16, 8, seed=0)
