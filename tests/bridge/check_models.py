@@ -399,6 +399,17 @@ def test_a_type_without_the_class_of_a_task_is_refused_with_what_is_near(tmp_pat
     assert "question_answering" in str(error.value) and "causal_lm" in str(error.value)
 
 
+def test_a_decoder_that_hears_is_refused_where_texts_are_read(tmp_path):
+    """transformers counts Qwen2-Audio among encoder-decoders, but its class reads one row of tokens."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    raw = {"model_type": "qwen2_audio", "text_config": {"model_type": "qwen2", "vocab_size": 50, **sizes},
+           "audio_config": {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2}}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match="takes no decoder_input_ids") as error:
+        load_architecture(str(tmp_path), num_labels=0, head="seq2seq")
+    assert "\n" not in str(error.value)
+
+
 def test_what_cannot_be_traced_is_named_in_one_line():
     import torch
 

@@ -118,6 +118,11 @@ def build(
     takes = frozenset(inspect.signature(module.forward).parameters)
     if kind != "image" and "input_ids" not in takes:
         raise ValueError(f"{where}: {type(module).__name__} takes no input_ids, so no texts")
+    if kind == "seq2seq" and "decoder_input_ids" not in takes:  # decoders that hear, as Qwen2-Audio
+        raise ValueError(
+            f"{where}: {type(module).__name__} takes no decoder_input_ids, so it reads no text apart from "
+            "the one that it writes"
+        )
     if kind == "image" and "pixel_values" not in takes:
         raise ValueError(f"{where}: {type(module).__name__} takes no pixel_values, so no images")
     pad = _settle_padding(config)
