@@ -410,6 +410,17 @@ def test_a_decoder_that_hears_is_refused_where_texts_are_read(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_stochastic_depth_is_that_of_each_stage_where_a_config_lists_them(tmp_path):
+    from transformers import CvtConfig
+
+    from jaxft.models.bridge.module import replace_rates
+    from jaxft.models.rates import Rates
+
+    config = CvtConfig()
+    assert replace_rates(config, Rates(stochastic_depth=0.2))
+    assert config.drop_path_rate == [0.2] * 3
+
+
 def test_what_cannot_be_traced_is_named_in_one_line():
     import torch
 

@@ -108,7 +108,7 @@ class BridgedArchitecture:
 
         Args:
             params: in the structure of `whole`.
-            key: drives dropout; None turns it off.
+            key: drives dropout and stochastic depth; None turns both off.
             how: the submodules of depths up to `frozen_blocks` are in evaluation mode; batch norms above
                 take the statistics of this batch with `batch_stats`; parameters, and inputs that are no
                 integers, are cast to `dtype`; `remat` and `all_positions` are not implemented.

@@ -141,7 +141,9 @@ def replace_rates(config: Any, rates: Rates) -> bool:
         elif key == "drop_path_rate":
             found = True
             if rates.stochastic_depth is not None:
-                setattr(config, key, rates.stochastic_depth)
+                each = isinstance(value, list | tuple)  # of CvT's stages
+                rate = rates.stochastic_depth
+                setattr(config, key, [rate] * len(value) if each else rate)
         elif dropout is not None and ("dropout" in key or "pdrop" in key):
             if value is None or isinstance(value, float | int) and not isinstance(value, bool):
                 setattr(config, key, dropout)

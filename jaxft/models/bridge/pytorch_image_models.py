@@ -80,6 +80,11 @@ def _module(where: str, raw: Mapping[str, Any], num_labels: int, rates: Rates, d
             module = timm.create_model(raw["architecture"], pretrained=False, **options)
     except Exception as error:  # whatever a library makes of arguments that it does not like
         reason = " ".join(str(error).split())[:300]
+        if rates.stochastic_depth is not None and "'drop_path_rate'" in reason:
+            raise ValueError(
+                f"config.model.stochastic_depth={rates.stochastic_depth} is not for {raw['architecture']} of "
+                "timm, which leaves out no residual branches; leave it at none"
+            ) from error
         raise ValueError(f"{where}: timm cannot make the model: {reason}") from error
     return module.requires_grad_(False)
 
