@@ -7,7 +7,6 @@ import csv
 import functools
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +21,7 @@ from jaxft import evaluate, export, load, predict, train
 from jaxft.config import default_config, override
 from jaxft.experiment.encoder import Slicing, make_encoder
 from jaxft.experiment.prepared import prepare
-from jaxft.generation import rereading
-from jaxft.generation.decoding import Settings, check, generate
+from jaxft.generation.decoding import Settings, generate
 from jaxft.generation.encoder_decoder import generate as given_texts
 from jaxft.generation.sampling import Sampling
 from jaxft.generation.search import Beams, Ending
@@ -32,6 +30,7 @@ from jaxft.tasks.table import TASKS
 from tests import tiny, worlds
 from tests.tasks.test_seq2seq import rows_of, write
 
+pytestmark = pytest.mark.slow
 VOCABULARY, NEW = 97, 12
 _SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
           "intermediate_size": 48, "max_position_embeddings": 64,
@@ -111,13 +110,11 @@ def same_texts(name, place):
         assert text == (whole[: whole.index(eos) + 1] if eos in whole else whole)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in DECODERS if name != "opt"])
 def test_greedy_texts_are_those_of_transformers(place, name):
     same_texts(name, place)
 
 
-@pytest.mark.slow
 def test_draws_depend_on_seed_and_prompt_alone(place):
     _, architecture, params = decoder("gpt_neox", place)
     sampling = Sampling(temperature=1.3, top_k=40, repetition_penalty=1.2, seed=5)
@@ -125,21 +122,6 @@ def test_draws_depend_on_seed_and_prompt_alone(place):
     assert found == generate(architecture, params, prompts(), Settings(NEW, sampling, sequences=8))
     same = generate(architecture, params, [prompts()[0]] * 2, Settings(NEW, sampling))
     assert same[0] == found[0] and same[1] != same[0]
-
-
-@pytest.mark.slow
-@pytest.mark.slow
-def test_a_model_that_looks_ahead_is_refused():
-    for name in ("xlnet", "prophetnet"):
-        with pytest.raises(ValueError, match=f"{name} is bridged, .* depends on what follows"):
-            check(SimpleNamespace(model_type=name, head="causal"), (), Settings(NEW))
-
-
-def test_programs_are_as_few_as_powers_of_two():
-    assert rereading.row_lengths(1024) == [32, 64, 128, 256, 512, 1024]
-    assert rereading.row_lengths(300) == [32, 64, 128, 256, 300]
-    assert rereading.row_lengths(10) == [10]
-    assert [rereading.row_length(n, 300) for n in (1, 32, 33, 299)] == [32, 32, 64, 300]
 
 
 _BASE = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
@@ -192,7 +174,6 @@ def until(end, tokens):
     return found[: found.index(end) + 1] if end in found else found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", BOTH)
 def test_what_is_given_for_a_text_is_what_transformers_gives(place, name):
     folder, model = checkpoint(name, place)
@@ -245,7 +226,6 @@ def config_of(place, name, **more):
     return override(default_config(), fields)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bart", "mbart", "marian"])
 def test_loss_and_gradients_are_those_of_its_class_given_labels(place, name):
     config = config_of(place, name)
@@ -289,7 +269,6 @@ def test_loss_and_gradients_are_those_of_its_class_given_labels(place, name):
     assert seen > 30
 
 
-@pytest.mark.slow
 def test_a_run_learns_and_its_export_gives_the_same_in_transformers(place, tmp_path, capsys):
     changes = {
         "train.steps": 150,
@@ -332,7 +311,6 @@ def test_a_run_learns_and_its_export_gives_the_same_in_transformers(place, tmp_p
     assert load(out).predict(["film day"])[0].text == load(run).predict(["film day"])[0].text
 
 
-@pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_bits(place, tmp_path):
     config = config_of(place, "bart", **{"train.steps": 6, "eval.every": "100%",
                                          "checkpoint.every_steps": 2, "model.dropout": 0.1})  # fmt: skip
@@ -351,7 +329,6 @@ def test_a_killed_run_ends_in_the_same_bits(place, tmp_path):
     worlds.assert_same_weights(tmp_path / "broken", tmp_path / "whole")
 
 
-@pytest.mark.slow
 def test_more_tokens_than_positions_are_refused(place):
     with pytest.raises(ValueError, match="max_target_length=64 is above the 40 positions"):
         config = config_of(place, "bart", **{"data.max_target_length": 64})
