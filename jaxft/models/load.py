@@ -33,7 +33,7 @@ def load_architecture(
         num_labels: classes of the head, whatever the checkpoint's own head has; 0 of heads that predict
             tokens.
         head: kind of head: 'sequence', 'token', 'question', 'choice', 'image', 'causal', 'masked' or
-            'seq2seq', of some native families 'embedding'; None: the family's first.
+            'seq2seq', of some native families 'embedding' and 'sentence'; None: the family's first.
         dropout: replaces every dropout rate of the checkpoint; None keeps them.
         new_head: initialise the classifier even if the checkpoint's would fit.
         implementation: 'native', 'bridge', or 'auto': native where the family is implemented, and all

@@ -31,12 +31,12 @@ def block_features(
             "read of examples of one; leave it out"
         )
     rows, length = batch["input_ids" if texts else "pixel_values"].shape[:2]
+    if isinstance(limits := architecture.limits, TextLimits):
+        length = min(length, limits.positions)  # what the module is given of a row
     # Where there are as many, nothing tells the axes of a state [T, B, D] from those of [B, T, D].
     spare = 1 if texts and rows == length else 0
     batch = {name: jnp.concatenate([x, x[:spare]]) for name, x in batch.items()}
-    present = (batch["segment_ids"] > 0).astype(jnp.float32) if texts else None
-    if isinstance(limits := architecture.limits, TextLimits) and present is not None:
-        present = present[:, : limits.positions]  # what the module is given of a row
+    present = (batch["segment_ids"][:, :length] > 0).astype(jnp.float32) if texts else None
     states, read = _states(architecture, params, batch, rows + spare)
     found = []
     for depth, state in enumerate(states, start=1):
