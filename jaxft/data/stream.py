@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxft.base.nearest import nearest
-from jaxft.data import arrow, compressed, files, hugging_face, jsonl, remote
+from jaxft.data import arrow, combined, compressed, files, hugging_face, jsonl, remote
 from jaxft.data.files import Source
 
 # The builder of `datasets` for each kind of file.
@@ -31,6 +31,7 @@ FORMS = (
     f"files *{', *'.join(_BUILDERS)} (also compressed, several, or remote), hf:NAME:SPLIT, or a "
     "datasets.IterableDataset that is handed over"
 )
+_AT_RANDOM = f"has random access: leave config.data.stream None; a stream is of {FORMS}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +135,7 @@ def is_stream(data: Any) -> bool:
 def handed_stream(name: str, data: Any, rows: int) -> Stream:
     """Of an `IterableDataset` in memory. ValueError: it is none."""
     if not is_stream(data):
-        raise ValueError(
-            f"{name} is a {type(data).__name__}, which has random access: leave config.data.stream None; "
-            f"a stream is of {FORMS}"
-        )
+        raise ValueError(f"{name} is a {type(data).__name__}, which {_AT_RANDOM}")
     return Stream(name, lambda: copy.copy(data), rows)
 
 
@@ -154,7 +152,10 @@ def open_stream(spec: str, rows: int, *, delimiter: str = "", sample_by: str = "
         name, config, split = hugging_face.hub_name(rest)
         opened = _opening(spec, name, config, split=split)
         return Stream(f"{name}:{split}", opened, rows)
-    paths = [path for part in spec.split(",") for path in _paths(part.strip())]
+    names = [spec] if os.path.exists(spec) else [name.strip() for name in spec.split(",")]
+    if not all(names):
+        raise ValueError(f"{spec!r} names nothing between two commas, or behind the last one")
+    paths = [path for name in names for path in _paths(name)]
     builders = {path: _builder(path) for path in paths}
     if len(set(builders.values())) > 1:
         shown = files.some([os.path.basename(path) for path in paths])
@@ -192,6 +193,10 @@ def _opening(spec: str, name: str, config: str | None, **options: Any) -> Callab
 
 
 def _paths(name: str) -> list[str]:
+    if name.startswith(("tfds:", "sklearn:")):
+        raise ValueError(f"{name} {_AT_RANDOM}")
+    if combined.split_slice(name)[1] is not None and not os.path.exists(name):
+        raise ValueError(f"{name} is a part, which {_AT_RANDOM}")
     if remote.is_remote(name):
         return [name]
     if glob.has_magic(name) and not os.path.exists(name):
@@ -200,10 +205,7 @@ def _paths(name: str) -> list[str]:
         raise ValueError(f"{name}: no file has such a name")
     path = files.existing(name)
     if path.is_dir():
-        raise ValueError(
-            f"{name} is a folder, which has random access: leave config.data.stream None; a stream is of "
-            f"{FORMS}"
-        )
+        raise ValueError(f"{name} is a folder, which {_AT_RANDOM}")
     return [str(path)]
 
 

@@ -89,6 +89,9 @@ def test_what_cannot_be_streamed(tmp_path, shards):
         f"{tmp_path}/b.csv": "no such file or folder",
         f"{tmp_path}/*.txt": "no file has such a name",
         str(tmp_path): "is a folder, which has random access",
+        f"{shards}[:80%]": "is a part, which has random access",
+        "tfds:imdb_reviews:train": "^tfds:imdb_reviews:train has random access",
+        f"{shards},": "names nothing between two commas",
         "hf:name": "a hub dataset is named",
     }.items():
         with pytest.raises(ValueError, match=said):
