@@ -146,7 +146,7 @@ class Model:
 def load(run_or_checkpoint: str | Path, *, calibrated: bool = False) -> Model:
     """The best model of a finished run, or a checkpoint in Hugging Face format with a classifier.
 
-    calibrated: probabilities of classes are at the temperature that was fitted on evaluation data.
+    calibrated: probabilities are at the temperature that was fitted on evaluation data.
 
     Raises:
       ValueError: neither of the two, a run that has not finished, or files that are damaged.

@@ -65,8 +65,7 @@ def find_teacher(config: ConfigDict, task: Task[Any]) -> Existing | None:
         if not isinstance(task, Distils):
             able = [name for name, other in TASKS.items() if isinstance(other, Distils)]
             raise ValueError(
-                f"config.task={config.task!r} has no outputs that are few and do not depend on the teacher's "
-                f"tokens, so it learns from no teacher; those that do are {', '.join(able)}"
+                f"config.task={config.task!r} learns from no teacher; those that do are {', '.join(able)}"
             )
         if not config.distill.weight:
             return None
