@@ -42,7 +42,9 @@ def test_value_and_gradients_of_small_maps_are_those_of_the_convolution(
         return (y * jnp.arange(y.size).reshape(y.shape)).sum(), y
 
     ours, theirs = (
-        jax.value_and_grad(lambda p, x, f=f: total(f, p, x), (0, 1), has_aux=True)(params, x)
+        jax.jit(jax.value_and_grad(lambda p, x, f=f: total(f, p, x), (0, 1), has_aux=True))(
+            params, x
+        )
         for f in (Convolution.__call__, plain)
     )
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
