@@ -42,8 +42,9 @@ def check_passes_differ(
     """
     if config.train.r_drop and not draws(architecture, batch, frozen_blocks):
         raise ValueError(
-            f"config.train.r_drop={config.train.r_drop} compares two passes with different dropout, and "
-            "nothing that is trained here has any; set config.model.dropout, such as 0.1, or leave it at 0.0"
+            f"config.train.r_drop={config.train.r_drop} compares two passes with different dropout or "
+            "stochastic depth, and nothing that is trained here has any; set config.model.dropout or "
+            "config.model.stochastic_depth, such as 0.1, or leave it at 0.0"
         )
 
 
