@@ -18,7 +18,7 @@ from jaxft.config import ConfigDict
 from jaxft.data.batching import TrainPlan
 from jaxft.data.loader import ImageBatches, TextBatches
 from jaxft.data.stream import Position
-from jaxft.data.targets import Batch, Targets
+from jaxft.data.targets import Batch
 from jaxft.experiment.blocks import Blocks
 from jaxft.experiment.encoder import Batches, Encoder, Slicing
 from jaxft.experiment.split import Split
@@ -101,11 +101,6 @@ class StreamBatches:
     def first(self) -> Batches:
         """Those of the first block."""
         return self._begin.batches
-
-    @property
-    def targets(self) -> Targets:
-        """Of the first block."""
-        return self.first.targets
 
     @property
     def notes(self) -> tuple[str, ...]:
