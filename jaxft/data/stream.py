@@ -17,6 +17,7 @@ from typing import Any
 
 from jaxft.base.nearest import nearest
 from jaxft.data import arrow, combined, compressed, files, hugging_face, jsonl, remote
+from jaxft.data.delimited import DELIMITERS
 from jaxft.data.files import Source
 
 # The builder of `datasets` for each kind of file.
@@ -156,25 +157,40 @@ def open_stream(spec: str, rows: int, *, delimiter: str = "", sample_by: str = "
     if not all(names):
         raise ValueError(f"{spec!r} names nothing between two commas, or behind the last one")
     paths = [path for name in names for path in _paths(name)]
-    builders = {path: _builder(path) for path in paths}
-    if len(set(builders.values())) > 1:
+    suffixes = [_suffix(path) for path in paths]
+    builder = _BUILDERS[suffixes[0]]
+    tabs = [suffix == ".tsv" for suffix in suffixes]
+    if {_BUILDERS[suffix] for suffix in suffixes} != {builder} or len(set(tabs)) > 1:
         shown = files.some([os.path.basename(path) for path in paths])
         raise ValueError(f"{spec}: a stream is of files of one kind, not {shown}")
-    builder, options = builders[paths[0]], {}
+    options: dict[str, Any] = {}
     if builder == "csv":
-        tabs = Path(paths[0]).suffix == ".tsv"
-        separator = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter) or "\t" * tabs or ","
-        options = {"sep": separator, "keep_default_na": False}
-        # Texts as they stand, as when a file is read at random: pandas would take '007' for a number.
-        found = _opening(spec, builder, None, data_files=paths, **options)()
-        columns = found.column_names or list(next(iter(found), {}))
-        texts = hugging_face.library().Value("string")
-        options["features"] = hugging_face.library().Features(dict.fromkeys(columns, texts))
+        options = _of_table(spec, paths, delimiter, "\t" if tabs[0] else ",")
     if builder == "text":
         options["sample_by"] = "line" if sample_by == "auto" else sample_by
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
     name = os.path.basename(paths[0]) + more
     return Stream(name, _opening(spec, builder, None, data_files=paths, **options), rows)
+
+
+def _of_table(spec: str, paths: list[str], given: str, usual: str) -> dict[str, Any]:
+    """How cells are read: as texts as they stand, as when a file is read at random: pandas would take '007'
+    for a number.
+
+    given: `config.data.delimiter`. usual: what separates where that is ''.
+    """
+    separator = {"tab": "\t", "\\t": "\t"}.get(given, given) or usual
+    options: dict[str, Any] = {"sep": separator, "keep_default_na": False}
+    found = _opening(spec, "csv", None, data_files=paths, **options)()
+    columns = found.column_names or list(next(iter(found), {}))
+    if len(columns) == 1 and not given and any(other in columns[0] for other in DELIMITERS):
+        raise ValueError(
+            f"{spec}: the header {columns[0]!r} is not separated by {separator!r}; name what separates its "
+            "columns by config.data.delimiter"
+        )
+    library = hugging_face.library()
+    features = library.Features(dict.fromkeys(columns, library.Value("string")))
+    return {**options, "features": features}
 
 
 def _opening(spec: str, name: str, config: str | None, **options: Any) -> Callable[[], Any]:
@@ -209,7 +225,8 @@ def _paths(name: str) -> list[str]:
     return [str(path)]
 
 
-def _builder(path: str) -> str:
+def _suffix(path: str) -> str:
+    """Of what a file holds, compressed or not: one of `_BUILDERS`."""
     plain = Path(path.partition("?")[0])
     suffix = (
         Path(plain.stem).suffix if plain.suffix in compressed.SUFFIXES else plain.suffix
@@ -217,4 +234,4 @@ def _builder(path: str) -> str:
     if suffix not in _BUILDERS:
         hint = nearest(suffix, tuple(_BUILDERS)) if suffix else ""
         raise ValueError(f"{path}: {suffix!r} cannot be streamed{hint}; a stream is of {FORMS}")
-    return _BUILDERS[suffix]
+    return suffix

@@ -56,9 +56,10 @@ def test_every_position_is_one_to_go_on_from_in_another_process(shards):
         position = after
 
 
-def test_a_table_keeps_its_cells_as_texts(tmp_path):
-    path = tmp_path / "a.tsv"
-    with path.open("w") as file:
+@pytest.mark.parametrize(("name", "opened"), [("a.tsv", open), ("A.TSV.gz", gzip.open)])
+def test_a_table_keeps_its_cells_as_texts(tmp_path, name, opened):
+    path = tmp_path / name
+    with opened(path, "wt") as file:
         csv.writer(file, delimiter="\t").writerows([("text", "label"), ("007", "1"), ("NA", "0")])
     source, _ = open_stream(str(path), 10).read(Position())
     assert source.column("text") == ["007", "NA"] and source.column("label") == ["1", "0"]
@@ -81,10 +82,14 @@ def test_of_an_iterable_dataset_with_class_numbers(tmp_path):
 def test_what_cannot_be_streamed(tmp_path, shards):
     (tmp_path / "a.csv").write_text("text,label\nx,1\n")
     (tmp_path / "a.xlsx").write_text("")
+    (tmp_path / "semicolons.csv").write_text("text;label\nx;1\n")
+    (tmp_path / "a.tsv").write_text("text\tlabel\nx\t1\n")
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n{"text": \n')
     for spec, said in {
         f"{tmp_path}/a.csv,{shards}": "files of one kind",
+        f"{tmp_path}/a.csv,{tmp_path}/a.tsv": "files of one kind",
+        f"{tmp_path}/semicolons.csv": "'text;label' is not separated by ','; name what separates",
         f"{tmp_path}/a.xlsx": "'.xlsx' cannot be streamed",
         f"{tmp_path}/b.csv": "no such file or folder",
         f"{tmp_path}/*.txt": "no file has such a name",
