@@ -182,6 +182,8 @@ def _pytorch(architecture: Architecture, output: str) -> tuple[Logits | None, st
     if cls is None:
         return None, f"transformers has no {architecture.exports}"
     transformers.utils.logging.disable_progress_bar()
+    # A pooler that the export lacks and nothing reads would be warned of; of what is read, the logits tell.
+    transformers.utils.logging.set_verbosity_error()
     model = cls.from_pretrained(output, dtype=torch.float32).eval()
     kinds = "token_type_ids" in inspect.signature(model.forward).parameters
     # (GPT-2 takes them without having any: it adds the embeddings of the tokens of that number.)
