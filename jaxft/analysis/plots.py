@@ -69,7 +69,7 @@ def curves(
                 label="train, smoothed",
             )
         elif len(steps):
-            left.plot(steps, losses, color=_INK, linewidth=1.3, label="train")
+            left.plot(steps, losses, color=_INK, linewidth=1.3, label="train", **_seen(len(steps)))
         left.plot(*_points(evals, "loss"), "o-", color=_ORANGE, markersize=3.5, label="eval")
         right.set_title("Evaluation metrics", pad=27)
         names = list(dict.fromkeys([metric, *others]))
@@ -96,7 +96,8 @@ def schedule(train: Sequence[Row]) -> str:
     """The learning rate over steps."""
     with _figure(4.7, 2.6) as (figure, svg):
         axes = figure.subplots()
-        axes.plot(*_thinned(*_points(train, "learning_rate")), color=_BLUE, linewidth=1.6)
+        steps, rates = _thinned(*_points(train, "learning_rate"))
+        axes.plot(steps, rates, color=_BLUE, linewidth=1.6, **_seen(len(steps)))
         axes.set_ylim(bottom=0)
         axes.set_xlabel("step")
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
@@ -309,6 +310,11 @@ def _epochs_above(axes: Axes, rows: Sequence[Row]) -> None:
 def _points(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
     pairs = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
     return np.array([s for s, _ in pairs], float), np.array([v for _, v in pairs], float)
+
+
+def _seen(points: int) -> dict[str, Any]:
+    """Of a line through so many points: a short run has one row of training, through which none goes."""
+    return {"marker": "o", "markersize": 3.5} if points == 1 else {}
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxft.analysis import mistakes, report
+from jaxft.analysis import mistakes, plots, report
 from jaxft.analysis.confusion import confusion
 from jaxft.analysis.metrics import classification_metrics, outcomes, prediction_rows
 from jaxft.analysis.page import Html, element, table
@@ -211,6 +211,14 @@ def test_the_curves_show_every_part(tmp_path):
         for i in re.findall(r'id="(p[0-9a-f]{8,})"', ElementTree.tostring(f).decode())
     ]
     assert ids and len(ids) == len(set(ids))  # clip paths of one figure must not cut another
+
+
+def test_a_single_row_of_training_is_a_dot():
+    for draw, colour, name in (
+        (lambda rows: plots.curves(rows, [], [], None, "accuracy", ()), plots._INK, "loss"),
+        (plots.schedule, plots._BLUE, "learning_rate"),
+    ):
+        assert f"fill: {colour.lower()}" in draw([{"step": 9, name: 0.5}])
 
 
 @pytest.mark.parametrize("classes", [2, 5, 28, 40, 80])
