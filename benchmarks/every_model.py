@@ -171,13 +171,11 @@ def bridged(folder: str, kind: str, inputs: dict[str, Any], logits: Any, gradien
     step = jax.jit(jax.value_and_grad(value, has_aux=True))
     (_, found), ours = step(split[True])
     worst = relative(np.asarray(found).reshape(logits.shape), logits.numpy())
-    steepest = np.max(
-        [
-            relative(np.asarray(x), gradients[path.replace("/", ".")].numpy())
-            for path, x in by_path(ours).items()
-            if path.replace("/", ".") in gradients
-        ]
+    # As the module has them: files may hold them in pieces, as experts one by one.
+    mine = architecture.built.join(
+        {path.replace("/", "."): torch.from_numpy(np.array(x)) for path, x in by_path(ours).items()}
     )
+    steepest = max(relative(mine[name].numpy(), x.numpy()) for name, x in gradients.items())
     stepped = jax.tree.map(lambda p, g: np.asarray(p - 1e-3 * g), split[True], ours)
     (_, again), _ = step(stepped)
     names = {index: f"class {index}" for index in range(labels)}
