@@ -199,7 +199,8 @@ def train(
       overrides: values by field, dotted or nested: {'optim.lr': 1e-4}.
       data: training data that is in memory, in place of `data.train`: a list of dicts, a dict of columns,
         a pandas DataFrame, a pyarrow Table, or a Dataset of Hugging Face; or {'train': …, 'eval': …,
-        'test': …} of these. A run that is continued is given the same again.
+        'test': …} of these. With `data.stream` an IterableDataset, to train on. A run that is continued is
+        given the same again.
 
     Raises:
       ValueError: what the command would say in one line.
@@ -209,11 +210,12 @@ def train(
         stops a run is raised again, too, when all is saved.
     """
     clock, given = Stopwatch(), _sources(data)
-    resolved = make_config(config, overrides)
+    resolved = _overridden(config, overrides)
     for name in given:
         if resolved.data[name]:
             raise ValueError(f"data= and config.data.{name}={resolved.data[name]!r} are both given")
         resolved.data[name] = MEMORY + name
+    validate(resolved)
     directory = RunDirectory(Path(workdir).expanduser())
     with ExitStack() as held:
         if processes.is_lead():
@@ -289,6 +291,13 @@ def make_config(
     Raises:
       ValueError: a field that does not exist, or a value that it cannot have.
     """
+    result = _overridden(config, overrides)
+    validate(result)
+    return result
+
+
+def _overridden(config: ConfigDict | str | Path, overrides: Mapping[str, Any] | None) -> ConfigDict:
+    """The same, not yet validated."""
     if isinstance(config, str | Path):
         config = config_file.load(str(config))
     elif not isinstance(config, ConfigDict):
@@ -298,7 +307,6 @@ def make_config(
     result = override(config, overrides or {})
     if result.train.steps is not None:  # steps where only the file has both
         result.train.epochs = None
-    validate(result)
     return result
 
 

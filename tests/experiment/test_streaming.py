@@ -108,9 +108,11 @@ def test_an_iterable_dataset_is_handed_over(world, tmp_path):
     with (world / "train.csv").open() as file:
         rows = list(csv.DictReader(file))
     data = datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=3)
-    own = fields(world, **{"train.steps": 2, "eval.every": "2 steps"}) | {"data.train": ""}
+    own = fields(world, **{"train.steps": 2, "eval.every": "2 steps"})
+    own |= {"data.train": "", "data.eval": ""}
+    held = datasets.Dataset.from_list(rows[:20])
     config = f"{ROOT}/configs/text_classification.py"
-    run = jaxft.train(config, tmp_path / "run", own, data={"train": data})
+    run = jaxft.train(config, tmp_path / "run", own, data={"train": data, "eval": held})
     assert run.summary["data"]["train"] == 32 and run.summary["steps"] == 2
     own.pop("data.stream")
     with pytest.raises(ValueError, match="is a streamed dataset"):
