@@ -19,6 +19,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -127,7 +128,7 @@ def of_peer(task: str, folder: Path, rows: list[dict]) -> tuple[float, dict[str,
     )  # fmt: skip
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
     setting = SETTINGS[task]
-    trainer = TASKS[task](setting, args, tokenizer)
+    trainer: Any = TASKS[task](setting, args, tokenizer)
     trainer.args.per_device_train_batch_size = trainer._train_batch_size = len(rows)
     (inputs,) = trainer.get_train_dataloader()
     trainer.model.eval()  # no dropout
