@@ -26,7 +26,7 @@ from jaxft.experiment.gradients import FEWEST, Plan, block_signals, plan_gradien
 from jaxft.experiment.output import Output, check_output
 from jaxft.experiment.split import Split
 from jaxft.models import Params, by_path
-from jaxft.tasks.contract import Task
+from jaxft.tasks.contract import HeadFitting, Task
 from jaxft.tasks.names import minimised
 from jaxft.tasks.table import TASKS
 
@@ -152,6 +152,8 @@ def _sample(split: Split, rows: int, seed: int) -> Split:
 
 
 def _not_probed(task: str) -> str:
+    if isinstance(TASKS[task], HeadFitting):
+        return f"config.task={task!r}: select probes its rows as those of 'text_classification'; name that"
     return f"config.task={task!r}: select probes what has one target for each whole example"
 
 

@@ -139,6 +139,8 @@ def test_what_cannot_be_probed_is_one_line(trained, tmp_path, capsys):
     assert "one target for each whole example" in refused(
         [*words, "--config.eval.metric=f1"], capsys
     )
+    few = argv(trained, bert, out, "--config.task=few_shot")
+    assert "as those of 'text_classification'; name that" in refused(few, capsys)
     assert not out.exists()
     out.mkdir()
     (out / "select.json").write_text("{}")
