@@ -34,6 +34,12 @@ def check_changes(config: ConfigDict, inputs: str) -> None:
                 f"config.{field}={given[field]!r} is for {kind}s{whole}, and config.task={config.task!r} "
                 f"reads {inputs}; leave it at {defaults[field]!r}"
             )
+    if mixing_of(config) and config.train.batch_size == 1:
+        field = "mixup" if config.data.mixup else "cutmix"
+        raise ValueError(
+            f"config.data.{field}={config.data[field]} mixes the images of a batch, and "
+            "config.train.batch_size=1 has no other; give it at least 2"
+        )
 
 
 def augment_of(config: ConfigDict) -> Augment:

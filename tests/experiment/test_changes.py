@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxft.config import default_config, override
+from jaxft.experiment.changes import check_changes
 from jaxft.experiment.data import open_splits
 from jaxft.experiment.encoder import Slicing, make_encoder
 from jaxft.models import load_architecture
@@ -64,3 +65,10 @@ def test_augmentation_changes_training_images_alone(world):
 def test_changes_of_images_are_refused_for_texts(world, field, value):
     with pytest.raises(ValueError, match=f"config.{field}=.* is for images"):
         batches(world, **{field: value})
+
+
+def test_a_batch_of_one_image_cannot_be_mixed():
+    config = override(default_config(), {"data.cutmix": 1.0, "train.batch_size": 1})
+    with pytest.raises(ValueError, match="config.data.cutmix=1.0 mixes the images of a batch"):
+        check_changes(config, "image")
+    check_changes(override(config, {"train.batch_size": 2}), "image")
