@@ -74,7 +74,10 @@ class Inference:
           ValueError: none was.
         """
         if not isinstance(self.task, Calibrates):
-            raise ValueError(f"no temperature is fitted for config.task={self.config.task!r}")
+            raise ValueError(
+                "calibrated probabilities are of models of single or several labels, and this is one of "
+                f"{self.config.task!r}"
+            )
         if "temperature" not in self.fitted:
             raise ValueError(
                 "the model has no temperature: one is fitted by a run on its evaluation data, and is in "

@@ -20,6 +20,7 @@ from jaxft.analysis.calibration import (
 from jaxft.data.targets import unlabelled
 from jaxft.tasks.classification import Classification
 from jaxft.tasks.multi_label import MultiLabel
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -171,4 +172,6 @@ def test_predict_gives_calibrated_probabilities_on_request(trained, tmp_path, ca
     (best / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="the model has no temperature"):
         load(best, calibrated=True)
+    with pytest.raises(ValueError, match="and this is one of 'masked_lm'"):
+        load(tiny.language_model(tmp_path / "base", "masked"), calibrated=True)
     assert "Calibration" in (trained / "run" / "report.html").read_text()
