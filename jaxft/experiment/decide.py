@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -122,6 +123,7 @@ def _warnings(config: ConfigDict, architecture: Architecture, frozen: set[str]) 
             "model.scratch with model.batch_stats='frozen': batch norms keep the mean 0 and the "
             "variance 1 that they are initialised with; give 'train'"
         )
+    yield from _read_twice(config.data)
     yield from _too_wide(c, list(depths))
     for pattern, factor in c.lr_mult:
         matched = {p for p, yes in _at((pattern,), architecture.abstract, "lr_mult").items() if yes}
@@ -133,6 +135,19 @@ def _warnings(config: ConfigDict, architecture: Architecture, frozen: set[str]) 
             f"optim.lr={c.lr:g} is far above what fine-tuning with {c.optimizer} takes "
             f"(rarely above {high:g}): the weights will be lost"
         )
+
+
+def _read_twice(c: ConfigDict) -> Iterator[str]:
+    """Data that is evaluated by the same name as what was learned from, or chosen by."""
+
+    def is_same(first: str, second: str) -> bool:
+        return bool(first and second) and os.path.realpath(first) == os.path.realpath(second)
+
+    for name, source in (("data.eval", c.eval), ("data.test", c.test)):
+        if any(is_same(source, learned) for learned in (c.train, *(s for s, _ in c.mixture))):
+            yield f"{name}={source!r} is what is trained on: its metrics say nothing of other data"
+    if is_same(c.test, c.eval):
+        yield f"data.test={c.test!r} is data.eval, which chooses the checkpoint: its metrics flatter"
 
 
 def _too_wide(c: ConfigDict, paths: list[str]) -> Iterator[str]:

@@ -52,6 +52,22 @@ def test_a_block_number_alone_is_not(architecture):
     assert decide(config, architecture, LENGTH).warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"data.train": "a.csv", "data.eval": "./a.csv", "data.test": "b.csv"}, ["data.eval="]),
+        ({"data.mixture": (("a.csv", 1), ("b.csv", 1)), "data.test": "b.csv"}, ["data.test="]),
+        ({"data.train": "a.csv", "data.eval": "b.csv", "data.test": "b.csv"}, ["data.test="]),
+        ({"data.train": "a.csv[:80%]", "data.eval": "a.csv[80%:]"}, []),
+        ({"data.train": "a.csv"}, []),
+    ],
+)
+def test_data_that_is_learned_from_and_evaluated_is_said(architecture, fields, said):
+    warnings = decide(override(default_config(), fields), architecture, LENGTH).warnings
+    assert [w for w in warnings if w.startswith("data.")] == list(warnings)
+    assert [w.partition("=")[0] + "=" for w in warnings] == said
+
+
 def test_where_a_parameter_lives_is_decided_without_a_device(architecture, monkeypatch):
     """Larger meshes than this machine has: rules over tensor first, then the largest free dimension."""
     monkeypatch.setattr(parallel, "MIN_FSDP_SIZE", 64)
