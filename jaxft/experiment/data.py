@@ -119,7 +119,8 @@ def open_splits(
     if c.group:
         _check_groups(c, train, held_out, test)
     if c.examples_per_class is not None:
-        few = few_per_class(train.targets.strata(), c.examples_per_class, c.split_seed)
+        with _naming("config.data.examples_per_class" + ", of what is not held out" * (not c.eval)):
+            few = few_per_class(train.targets.strata(), c.examples_per_class, c.split_seed)
         train = train.take(few)
     train = _weighted(train, config)
     if source.mixture is not None:
