@@ -94,6 +94,12 @@ def open_source(
     return joined(f"{parts[0].name}{more}", parts)
 
 
+def refuse_missing(spec: str) -> None:
+    """ValueError for a plain path where nothing is, for use before a model is read."""
+    if spec.strip() and not any(sign in spec for sign in ":,*?["):
+        files.existing(spec)
+
+
 def _is_there(name: str) -> bool:
     try:
         return os.path.exists(os.path.expanduser(name))

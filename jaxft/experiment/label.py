@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxft.base.nearest import nearest
 from jaxft.data.checks import check_inputs
-from jaxft.data.sources import Source
+from jaxft.data.sources import Source, refuse_missing
 from jaxft.experiment.inference import Inference
 from jaxft.experiment.labelled import FORMATS, is_labelled, settle, write_labelled
 from jaxft.experiment.opening import open_named
@@ -41,13 +41,14 @@ class Destination:
 
 
 def destination(given: str, *, reads: str, prefix: str, guard_formulas: bool) -> Destination:
-    """Check `--output GIVEN` before any work.
+    """Check `--output GIVEN`, and that there is something to be labelled, before any work.
 
     Args:
       reads: what is labelled, which must not be overwritten.
 
     Raises:
-      ValueError: a format that is not written, or a file that must stay as it is; see `check_output`.
+      ValueError: a format that is not written, a file that must stay as it is (see `check_output`), or
+        no file to be read.
     """
     suffix = Path(given).suffix
     if suffix not in FORMATS:
@@ -57,6 +58,7 @@ def destination(given: str, *, reads: str, prefix: str, guard_formulas: bool) ->
     if guard_formulas and suffix != ".csv":
         raise ValueError(f"--safe_csv is for .csv, not for --output {given}")
     path = check_output(given, reads={"--input": reads}, earlier=is_labelled, written_by="predict")
+    refuse_missing(reads)
     return Destination(given, path, suffix, prefix, guard_formulas)
 
 

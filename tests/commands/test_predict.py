@@ -203,6 +203,16 @@ def test_every_row_is_looked_at_before_the_model_runs(trained, tmp_path, capsys,
 # Where it writes
 
 
+def test_a_missing_input_is_said_before_the_model_is_read(tmp_path):
+    flags = [
+        f"--run={tmp_path}/none",
+        f"--input={tmp_path}/new.csv",
+        f"--output={tmp_path}/out.csv",
+    ]
+    with pytest.raises(ValueError, match="new.csv: no such file"):
+        predict.main(["predict", *flags])
+
+
 def test_an_earlier_output_is_replaced_with_its_rights_and_nothing_beside_it(trained, tmp_path):
     output, precious = tmp_path / "out.csv", tmp_path / "out.csv.tmp"
     precious.write_text("years of work")
