@@ -8,8 +8,9 @@ from scipy.optimize import minimize
 from sklearn.covariance import ledoit_wolf
 
 from jaxft.analysis import probing
-from jaxft.analysis.selection import Estimate, blocks_to_tune
+from jaxft.analysis.candidate import Estimate
 from jaxft.analysis.transferability import h_score, logme
+from jaxft.analysis.tuning import blocks_to_tune
 
 
 def evidence(features: np.ndarray, y: np.ndarray, alpha: float, beta: float) -> float:
