@@ -200,6 +200,7 @@ def test_a_head_that_a_family_lacks_is_refused_in_one_line(tmp_path):
     checkpoint("bert", tmp_path)
     with pytest.raises(
         ValueError,
-        match=r"has sequence, token, question, choice, embedding, sentence, masked \(did you mean 'token'\?\)$",
+        match=r"has sequence, token, question, choice, embedding, sentence, masked "
+        r"\(did you mean 'token'\?\)$",
     ):
         load(tmp_path / "bert", head="tokens")
