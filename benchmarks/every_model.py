@@ -44,6 +44,7 @@ from transformers.models.auto import modeling_auto  # noqa: E402
 
 from jaxft import optim  # noqa: E402
 from jaxft.models import by_path, hf, load_architecture  # noqa: E402
+from jaxft.models.bridge.architecture import BridgedArchitecture  # noqa: E402
 
 SECONDS, BYTES, LONGEST = 60, 6 * 2**30, 1800.0
 MOST = 10**8  # parameters of a model that is tried
@@ -172,6 +173,7 @@ def bridged(folder: str, kind: str, inputs: dict[str, Any], logits: Any, gradien
     (_, found), ours = step(split[True])
     worst = relative(np.asarray(found).reshape(logits.shape), logits.numpy())
     # As the module has them: files may hold them in pieces, as experts one by one.
+    assert isinstance(architecture, BridgedArchitecture)
     mine = architecture.built.join(
         {path.replace("/", "."): torch.from_numpy(np.array(x)) for path, x in by_path(ours).items()}
     )

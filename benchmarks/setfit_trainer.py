@@ -1,4 +1,4 @@
-"""The peer of few_shot.py: one run of the `setfit` library, in an environment of its own.
+"""The peer of vs_setfit.py: one run of the `setfit` library, in an environment of its own.
 
 python benchmarks/setfit_trainer.py MODEL train.csv test.csv SEED ITERATIONS output.json
 """
@@ -13,7 +13,7 @@ import time
 
 
 def main(model_path: str, train: str, test: str, seed: str, iterations: str, output: str) -> None:
-    """Train with the library's defaults, and write what `few_shot.py` compares."""
+    """Train with the library's defaults, and write what `vs_setfit.py` compares."""
     import sklearn.metrics
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments

@@ -1,6 +1,6 @@
 """Few-shot classification against the `setfit` library and against fine-tuning, on the same rows.
 
-    python benchmarks/few_shot.py --model DIR --train train.csv --test test.csv --output results.jsonl \
+    python benchmarks/vs_setfit.py --model DIR --train train.csv --test test.csv --output results.jsonl \
         [--classes a,b] [--shots 8] [--seeds 3] [--iterations 20] [--test_rows 300] [--peer_python PYTHON]
 
 Each seed has its own rows. All methods begin with the same checkpoint and are measured on the same test
