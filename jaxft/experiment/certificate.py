@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxft.base.quiet import quiet
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.encoder import Slicing
 from jaxft.experiment.inference import load_run
@@ -183,8 +184,8 @@ def _pytorch(architecture: Architecture, output: str) -> tuple[Logits | None, st
         return None, f"transformers has no {architecture.exports}"
     transformers.utils.logging.disable_progress_bar()
     # A pooler that the export lacks and nothing reads would be warned of; of what is read, the logits tell.
-    transformers.utils.logging.set_verbosity_error()
-    model = cls.from_pretrained(output, dtype=torch.float32).eval()
+    with quiet():
+        model = cls.from_pretrained(output, dtype=torch.float32).eval()
     kinds = "token_type_ids" in inspect.signature(model.forward).parameters
     # (GPT-2 takes them without having any: it adds the embeddings of the tokens of that number.)
     kinds = kinds and getattr(model.config, "type_vocab_size", 0) > 1

@@ -18,10 +18,17 @@ from jaxft.models import hf
 from tests import worlds
 from tests.worlds import ROOT
 
-# `datasets` leaves a table that is read in part to be closed by the collector.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+
+@pytest.fixture(scope="module")
+def world(world, tmp_path_factory):
+    """With the training rows as JSON, since `datasets` leaves a table open of which it reads a part."""
+    folder = tmp_path_factory.mktemp("streamed")
+    for name in ("one_block", "test.csv", "train.csv"):
+        (folder / name).symlink_to(world / name)
+    with (world / "train.csv").open() as file:
+        lines = [json.dumps(row) for row in csv.DictReader(file)]
+    (folder / "train.jsonl").write_text("\n".join(lines))
+    return folder
 
 
 def fields(world, **more):
@@ -31,7 +38,7 @@ def fields(world, **more):
         "checkpoint.every_steps": 8,
         "model.path": str(world / "one_block"),
     }
-    return worlds.fields(world, "train.csv", 16, **(own | more))
+    return worlds.fields(world, "train.jsonl", 16, **(own | more))
 
 
 def batches_of(world, process=0, processes=1, **more):
@@ -93,7 +100,8 @@ def test_a_place_is_one_to_begin_from(world):
 
 def test_a_killed_run_goes_on_bitwise_in_the_middle_of_a_block(world, tmp_path):
     extra = (
-        "--config.data.stream=50", f"--config.data.eval={world}/test.csv", "--config.eval.every=6 steps",
+        "--config.data.stream=50", f"--config.data.train={world}/train.jsonl",
+        f"--config.data.eval={world}/test.csv", "--config.eval.every=6 steps",
         "--config.checkpoint.every_steps=6",
     )  # fmt: skip
     whole, stopped = (worlds.arguments(world, tmp_path / name, *extra) for name in ("a", "b"))
@@ -133,9 +141,9 @@ def test_what_a_stream_excludes(world):
 
 
 def test_a_label_that_the_first_block_lacks_is_named_with_its_row(world, tmp_path):
-    with (world / "train.csv").open() as file:
-        lines = file.read().splitlines()
-    (tmp_path / "late.csv").write_text("\n".join([*lines[:60], "some text,unheard", *lines[60:]]))
-    streamed = batches_of(world, **{"data.train": str(tmp_path / "late.csv")})
-    with pytest.raises(ValueError, match="late.csv, row 60"):
+    lines = (world / "train.jsonl").read_text().splitlines()
+    late = json.dumps({"text": "some text", "label": "unheard"})
+    (tmp_path / "late.jsonl").write_text("\n".join([*lines[:59], late, *lines[59:]]))
+    streamed = batches_of(world, **{"data.train": str(tmp_path / "late.jsonl")})
+    with pytest.raises(ValueError, match="late.jsonl, row 60"):
         streamed[4]

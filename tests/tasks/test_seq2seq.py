@@ -199,11 +199,11 @@ def test_fields_of_other_tasks_have_no_meaning(world):
 def test_every_block_of_a_stream_has_the_rows_of_the_first(world, tmp_path):
     """Otherwise answers that are longer there would be of other shapes, each with a program of its own."""
     folder, _ = world
-    lines = [f"{' '.join(WORDS[:6])},{word}" for word in WORDS[:8] * 4]
-    lines += [f"{word},{' '.join(WORDS[:6])}" for word in WORDS[:8] * 4]
-    (tmp_path / "train.csv").write_text("\n".join(["source,target", *lines]))
+    pairs = [(" ".join(WORDS[:6]), word) for word in WORDS[:8] * 4]
+    rows = [{"source": x, "target": y} for x, y in [*pairs, *((y, x) for x, y in pairs)]]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = config_of(folder, **{"data.stream": 32, "data.eval": str(folder / "test.csv")})
-    config.data.train = str(tmp_path / "train.csv")
+    config.data.train = str(tmp_path / "train.jsonl")
     prepared = prepare(config)
     splits, limits = prepared.splits, prepared.architecture.limits
     encoder = make_encoder(config, prepared.task.inputs, prepared.directory, limits, splits, None)

@@ -15,13 +15,13 @@ import torch
 import transformers
 
 from jaxft.base.json_file import brief
+from jaxft.base.quiet import quiet
 from jaxft.models.bridge import structure
 from jaxft.models.bridge.module import (
     Built,
     computed_buffers,
     make_buffers_of_unsaved,
     persistent_names,
-    quiet,
     replace_rates,
 )
 from jaxft.models.bridge.naming import naming

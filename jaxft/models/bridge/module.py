@@ -1,10 +1,8 @@
 """A module of PyTorch without its numbers, and what its library says of it."""
 
-import contextlib
 import dataclasses
 import functools
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -148,15 +146,3 @@ def replace_rates(config: Any, rates: Rates) -> bool:
             if value is None or isinstance(value, float | int) and not isinstance(value, bool):
                 setattr(config, key, dropout)
     return found
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' notes on what it would do at another time."""
-    logger = logging.getLogger("transformers")
-    level, before = logging.ERROR, logger.level
-    logger.setLevel(level)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import transformers
 
+from jaxft.base.quiet import quiet
 from jaxft.models.bridge.module import (
     computed_buffers,
     path_of,
     persistent_names,
-    quiet,
     tied_names,
 )
 from jaxft.models.bridge.pieces import Pieces
