@@ -65,14 +65,22 @@ def open_hub(spec: str) -> Source:
     return from_datasets(data, f"{name}:{split}")
 
 
+def encoded_images(data: Any) -> Any:
+    """A Dataset or IterableDataset whose images stay encoded.
+
+    `datasets` would decode them with every format of Pillow, and that of PostScript starts a program;
+    decode.py opens raster formats alone.
+    """
+    for column, feature in (getattr(data, "features", None) or {}).items():
+        if type(feature).__name__ == "Image":
+            data = data.cast_column(column, library().Image(decode=False))
+    return data
+
+
 def from_datasets(data: Any, name: str) -> Source:
     if len(data) == 0:
         raise ValueError(f"{name}: the dataset has no rows")
-    # Images stay encoded. `datasets` would decode them with every format of Pillow, and that of
-    # PostScript starts a program; decode.py opens raster formats alone.
-    for column, feature in data.features.items():
-        if type(feature).__name__ == "Image":
-            data = data.cast_column(column, library().Image(decode=False))
+    data = encoded_images(data)
 
     @functools.cache
     def selected(columns: tuple[str, ...]) -> Any:

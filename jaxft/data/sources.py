@@ -83,7 +83,7 @@ def open_source(
     Raises ValueError: in one line what is wrong, where, and what is nearest to it. Pipes, sockets
     and devices are refused before they are opened: a read of them may never end.
     """
-    opening = _Opening(data_dir, _separator(delimiter), sample_by, labelled, images, skip, cache)
+    opening = _Opening(data_dir, separator(delimiter), sample_by, labelled, images, skip, cache)
     if not spec.strip():
         raise ValueError(f"no dataset is named; a dataset is {KINDS}")
     names = [spec] if _is_there(spec) else [name.strip() for name in _APART.split(spec)]
@@ -118,11 +118,11 @@ def _opened(name: str, opening: _Opening) -> list[Source]:
     if kind == "sklearn":
         found = _open_digits(plain.partition(":")[2])
     else:
-        found = joined(os.path.basename(plain), [_at(one, opening) for one in _matching(plain)])
+        found = joined(os.path.basename(plain), [_at(one, opening) for one in matching(plain)])
     return [found if bounds is None else sliced(found, bounds)]
 
 
-def _matching(pattern: str) -> list[str]:
+def matching(pattern: str) -> list[str]:
     """The files that a pattern stands for, sorted; a name that is none stands for itself."""
     if not glob.has_magic(pattern) or _is_there(pattern):
         return [pattern]
@@ -162,7 +162,7 @@ def _at(name: str, opening: _Opening) -> Source:
     return dataclasses.replace(source, notes=notes + source.notes) if notes else source
 
 
-def _separator(given: str) -> str:
+def separator(given: str) -> str:
     r"""The character of `config.data.delimiter`; a tab may be written as tab or \t."""
     found = "\t" if given in ("tab", "\\t") else given
     if len(found) > 1 or found in tuple('"\r\n\0 ') or found.isalnum():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import glob
 import itertools
 import os
 import threading
@@ -19,6 +18,7 @@ from jaxft.base.nearest import nearest
 from jaxft.data import arrow, combined, compressed, files, hugging_face, jsonl, remote
 from jaxft.data.delimited import DELIMITERS
 from jaxft.data.files import Source
+from jaxft.data.sources import matching, separator
 
 # The builder of `datasets` for each kind of file.
 _BUILDERS = {
@@ -98,7 +98,7 @@ class Stream:
     def _at(self, position: Position) -> tuple[Any, Iterator[Mapping[str, Any]]]:
         if self._live is not None and self._live[0] == position and position.row:
             return self._live[1:]
-        dataset = _encoded_images(self._opened())
+        dataset = hugging_face.encoded_images(self._opened())
         if hasattr(dataset, "set_epoch"):  # of which a shuffle of its own depends
             dataset.set_epoch(position.epoch)
         if position.state is not None:
@@ -118,14 +118,6 @@ def _block(name: str, rows: list[Mapping[str, Any]], before: int, features: Any)
         item_names=hugging_face.item_names(features or {}),
         place=lambda row: f"{name}, row {before + row + 1:,}",
     )
-
-
-def _encoded_images(dataset: Any) -> Any:
-    """Images stay encoded, as in `hugging_face.from_datasets`."""
-    for column, feature in (getattr(dataset, "features", None) or {}).items():
-        if type(feature).__name__ == "Image":
-            dataset = dataset.cast_column(column, hugging_face.library().Image(decode=False))
-    return dataset
 
 
 def is_stream(data: Any) -> bool:
@@ -179,13 +171,13 @@ def _of_table(spec: str, paths: list[str], given: str, usual: str) -> dict[str, 
 
     given: `config.data.delimiter`. usual: what separates where that is ''.
     """
-    separator = {"tab": "\t", "\\t": "\t"}.get(given, given) or usual
-    options: dict[str, Any] = {"sep": separator, "keep_default_na": False}
+    between = separator(given) or usual
+    options: dict[str, Any] = {"sep": between, "keep_default_na": False}
     found = _opening(spec, "csv", None, data_files=paths, **options)()
     columns = found.column_names or list(next(iter(found), {}))
     if len(columns) == 1 and not given and any(other in columns[0] for other in DELIMITERS):
         raise ValueError(
-            f"{spec}: the header {columns[0]!r} is not separated by {separator!r}; name what separates its "
+            f"{spec}: the header {columns[0]!r} is not separated by {between!r}; name what separates its "
             "columns by config.data.delimiter"
         )
     library = hugging_face.library()
@@ -213,16 +205,13 @@ def _paths(name: str) -> list[str]:
         raise ValueError(f"{name} {_AT_RANDOM}")
     if combined.split_slice(name)[1] is not None and not os.path.exists(name):
         raise ValueError(f"{name} is a part, which {_AT_RANDOM}")
+    found = matching(name)
     if remote.is_remote(name):
-        return [name]
-    if glob.has_magic(name) and not os.path.exists(name):
-        if found := sorted(glob.glob(os.path.expanduser(name), recursive=True)):
-            return found
-        raise ValueError(f"{name}: no file has such a name")
-    path = files.existing(name)
-    if path.is_dir():
-        raise ValueError(f"{name} is a folder, which {_AT_RANDOM}")
-    return [str(path)]
+        return found
+    paths = [files.existing(path) for path in found]
+    if folders := [path for path in paths if path.is_dir()]:
+        raise ValueError(f"{folders[0]} is a folder, which {_AT_RANDOM}")
+    return [str(path) for path in paths]
 
 
 def _suffix(path: str) -> str:
