@@ -26,6 +26,7 @@ PARTS = {
     "terminal",
     "experiment",
     "generation",
+    "search",
 }
 # part -> parts (or single modules) it may import; `config*` are the modules of the root that are no command.
 ALLOWED = {
@@ -41,7 +42,9 @@ ALLOWED = {
     "analysis": {"base", "training.rows"},
     # What is found in data, told by the pages and pictures that reports are made of.
     "insight": {"base", "data", "analysis"},
-    "experiment": {"config", "config_fields", *PARTS},
+    "experiment": {"config", "config_fields", *(PARTS - {"search"})},
+    # Many runs of a config that differs here and there.
+    "search": {"config", "config_fields", *PARTS},
 }
 
 
