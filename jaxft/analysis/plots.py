@@ -1,47 +1,23 @@
-"""Figures of a report as SVG text: matplotlib Figure objects, no global state, no display.
-
-Colours are those of Okabe & Ito (2008), told apart with any colour vision; no meaning is carried by
-colour alone.
-"""
+"""The pictures of a report, as SVG text."""
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from jaxft.analysis.drawing import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, drawn
 
 Row = Mapping[str, Any]
 
-_BLUE, _ORANGE, _GREEN, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-_INK, _GREY, _PALE = "#1d2127", "#6b737d", "#c9ced4"
 _SHADES = LinearSegmentedColormap.from_list("share", ["#ffffff", "#cfe1ee", "#5a9bc5", "#0b4a78"])
 _MAX_POINTS = 600  # of one curve; more cannot be seen and makes the page heavy
 _MAX_DOTS = 1500
-_STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text: selectable, and in the font of the page
-    "text.parse_math": False,  # a label name may hold dollar signs
-    "font.size": 9,
-    "axes.edgecolor": _PALE,
-    "axes.labelcolor": _GREY,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-}
 
 
 def curves(
@@ -56,24 +32,24 @@ def curves(
       best_step: marked with a line.
       metric, others: evaluation metrics; the first is drawn strongest.
     """
-    with _figure(9.8, 3.7) as (figure, svg):
+    with drawn(9.8, 3.7) as (figure, svg):
         left, right = figure.subplots(1, 2, sharex=True)
         left.set_title("Loss", pad=27)
         steps, losses = _points(train, "loss")
         if len(steps) > 40:
-            left.plot(*_thinned(steps, losses), color=_PALE, linewidth=1, label="train, as logged")
+            left.plot(*_thinned(steps, losses), color=PALE, linewidth=1, label="train, as logged")
             left.plot(
                 *_thinned(steps, _smooth(losses)),
-                color=_INK,
+                color=INK,
                 linewidth=1.5,
                 label="train, smoothed",
             )
         elif len(steps):
-            left.plot(steps, losses, color=_INK, linewidth=1.3, label="train", **_seen(len(steps)))
-        left.plot(*_points(evals, "loss"), "o-", color=_ORANGE, markersize=3.5, label="eval")
+            left.plot(steps, losses, color=INK, linewidth=1.3, label="train", **_seen(len(steps)))
+        left.plot(*_points(evals, "loss"), "o-", color=ORANGE, markersize=3.5, label="eval")
         right.set_title("Evaluation metrics", pad=27)
         names = list(dict.fromkeys([metric, *others]))
-        marks = zip("os^D", (_BLUE, _ORANGE, _GREEN, _PURPLE), strict=True)
+        marks = zip("os^D", (BLUE, ORANGE, GREEN, PURPLE), strict=True)
         for name, (mark, colour) in zip([n for n in names if n != "loss"], marks, strict=False):
             strong = name == metric
             right.plot(
@@ -94,10 +70,10 @@ def curves(
 
 def schedule(train: Sequence[Row]) -> str:
     """The learning rate over steps."""
-    with _figure(4.7, 2.6) as (figure, svg):
+    with drawn(4.7, 2.6) as (figure, svg):
         axes = figure.subplots()
         steps, rates = _thinned(*_points(train, "learning_rate"))
-        axes.plot(steps, rates, color=_BLUE, linewidth=1.6, **_seen(len(steps)))
+        axes.plot(steps, rates, color=BLUE, linewidth=1.6, **_seen(len(steps)))
         axes.set_ylim(bottom=0)
         axes.set_xlabel("step")
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
@@ -113,23 +89,23 @@ def layer_rates(layers: Sequence[tuple[str, float, float, str]]) -> str:
       layers: (name, lowest and highest multiplier of the trainable parameters, note); 0 = frozen.
     """
     height = max(1.4, 0.55 + 0.235 * len(layers))
-    with _figure(4.7, height) as (figure, svg):
+    with drawn(4.7, height) as (figure, svg):
         axes = figure.subplots()
         top = max([high for _, _, high, _ in layers] + [1e-12])
         for y, (_, low, high, note) in enumerate(layers):
             if high == 0:  # a pale full-width band with its word: frozen is not the same as slow
                 axes.barh(
-                    y, top, height=0.62, color="#eef0f2", edgecolor=_PALE, hatch="////", linewidth=0
+                    y, top, height=0.62, color="#eef0f2", edgecolor=PALE, hatch="////", linewidth=0
                 )
             else:
-                axes.barh(y, high, height=0.62, color="#a9cbe2" if low < high else _BLUE)
-                axes.barh(y, low, height=0.62, color=_BLUE)
-            axes.text(top * 1.02, y, note, va="center", fontsize=8, color=_GREY)
+                axes.barh(y, high, height=0.62, color="#a9cbe2" if low < high else BLUE)
+                axes.barh(y, low, height=0.62, color=BLUE)
+            axes.text(top * 1.02, y, note, va="center", fontsize=8, color=GREY)
         axes.set_yticks(range(len(layers)), [name for name, *_ in layers])
         axes.tick_params(axis="y", length=0)
         axes.set_xlim(0, top)
         axes.set_ylim(-0.6, len(layers) - 0.4)
-        axes.text(top * 1.02, len(layers) - 0.35, "parameters", fontsize=8, color=_GREY)
+        axes.text(top * 1.02, len(layers) - 0.35, "parameters", fontsize=8, color=GREY)
         axes.set_xlabel("× learning rate")
         axes.xaxis.set_major_locator(MaxNLocator(5))
     return svg()
@@ -142,7 +118,7 @@ def confusion_matrix(confusion: np.ndarray, names: Sequence[str]) -> str:
     classes = len(names)
     cell = 0.62 if classes <= 6 else max(0.29, 0.62 - 0.03 * (classes - 6))
     size = min(9.0, cell * classes) if classes <= 30 else 7.0
-    with _figure(size + 1.6, size + 1.1) as (figure, svg):
+    with drawn(size + 1.6, size + 1.1) as (figure, svg):
         axes = figure.subplots()
         if classes <= 60:
             axes.pcolormesh(
@@ -156,13 +132,13 @@ def confusion_matrix(confusion: np.ndarray, names: Sequence[str]) -> str:
                     axes.text(
                         column + 0.5, row + 0.5, f"{count:.0f}", ha="center", va="center",
                         fontsize=9.5 if classes <= 10 else 7,
-                        color="white" if shares[row, column] > 0.55 else _INK,
+                        color="white" if shares[row, column] > 0.55 else INK,
                     )  # fmt: skip
         axes.set_aspect("equal")
         axes.set_xlim(0, classes)
         axes.set_ylim(classes, 0)
         axes.spines[:].set_visible(False)
-        axes.tick_params(length=0, labelcolor=_INK, labelsize=9 if classes <= 10 else 7.5)
+        axes.tick_params(length=0, labelcolor=INK, labelsize=9 if classes <= 10 else 7.5)
         if classes <= 60:
             short = [_short(name) for name in names]
             steep = classes > 6 or max(map(len, short)) > 8
@@ -179,13 +155,13 @@ def confusion_matrix(confusion: np.ndarray, names: Sequence[str]) -> str:
 
 def seeds(names: Sequence[str], values: Sequence[Sequence[float]], metric: str) -> str:
     """One line a group of runs, the first on top: a dot a run, and a bar from mean - std to mean + std."""
-    with _figure(6.4, 0.9 + 0.32 * len(names)) as (figure, svg):
+    with drawn(6.4, 0.9 + 0.32 * len(names)) as (figure, svg):
         axes = figure.subplots()
         for y, group in enumerate(values):
-            axes.plot(group, [y] * len(group), "o", color=_BLUE, markersize=5, alpha=0.45)
+            axes.plot(group, [y] * len(group), "o", color=BLUE, markersize=5, alpha=0.45)
             if len(group) > 1:
                 mean, spread = np.mean(group), np.std(group, ddof=1)
-                axes.errorbar(mean, y, xerr=spread, fmt="|", color=_INK, markersize=11, capsize=3)
+                axes.errorbar(mean, y, xerr=spread, fmt="|", color=INK, markersize=11, capsize=3)
         axes.set_yticks(range(len(names)), [_short(name) for name in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel(metric)
@@ -197,13 +173,13 @@ def seeds(names: Sequence[str], values: Sequence[Sequence[float]], metric: str) 
 
 def scatter(true: np.ndarray, predicted: np.ndarray) -> str:
     """A dot an example, of many evenly spaced ones by their true number, and the line of equality."""
-    with _figure(4.7, 4.2) as (figure, svg):
+    with drawn(4.7, 4.2) as (figure, svg):
         axes = figure.subplots()
         order = np.argsort(true, kind="stable")
         shown = order[np.linspace(0, len(order) - 1, min(len(order), _MAX_DOTS)).astype(int)]
         ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
-        axes.plot(ends, ends, color=_PALE, linewidth=1.2, zorder=1)
-        axes.plot(true[shown], predicted[shown], "o", color=_BLUE, markersize=3, alpha=0.4)
+        axes.plot(ends, ends, color=PALE, linewidth=1.2, zorder=1)
+        axes.plot(true[shown], predicted[shown], "o", color=BLUE, markersize=3, alpha=0.4)
         axes.set_xlabel("true")
         axes.set_ylabel("predicted")
         axes.grid(color="#eceef0")
@@ -218,10 +194,10 @@ def reliability(
 
     probable, true: what the axes say.
     """
-    with _figure(4.7, 4.2) as (figure, svg):
+    with drawn(4.7, 4.2) as (figure, svg):
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=_PALE, linewidth=1.2, zorder=1)
-        kinds = ((before, "o", _BLUE, "as they are"), (after, "D", _ORANGE, "at the temperature"))
+        axes.plot([0, 1], [0, 1], color=PALE, linewidth=1.2, zorder=1)
+        kinds = ((before, "o", BLUE, "as they are"), (after, "D", ORANGE, "at the temperature"))
         for found, mark, colour, name in kinds:
             share = np.array(found["count"]) / max(1, sum(found["count"]))
             x, y = found["probability"], found["accuracy"]
@@ -239,51 +215,30 @@ def reliability(
 
 def histogram(values: np.ndarray, label: str, *, mark: float | None = 0.0) -> str:
     """How many values lie where, with a line at `mark`."""
-    with _figure(4.7, 4.2) as (figure, svg):
+    with drawn(4.7, 4.2) as (figure, svg):
         axes = figure.subplots()
-        axes.hist(values, bins=min(40, max(5, len(values) // 8)), color=_BLUE)
+        axes.hist(values, bins=min(40, max(5, len(values) // 8)), color=BLUE)
         if mark is not None:
-            axes.axvline(mark, color=_INK, linewidth=0.8)
+            axes.axvline(mark, color=INK, linewidth=0.8)
         axes.set_xlabel(label)
         axes.set_ylabel("examples")
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     return svg()
 
 
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple[Figure, Any]]:
-    """A figure in our style and a function that gives its SVG once the block has ended."""
-    out: list[str] = []
-    # rc_context puts the process's settings back; a random salt keeps ids of several figures apart.
-    with (
-        matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"{width}x{height}"}),
-        warnings.catch_warnings(),
-    ):
-        # Glyphs that matplotlib's font lacks: the browser has them, only their width is a guess.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure, lambda: out[0]
-        buffer = io.StringIO()
-        figure.savefig(
-            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-        )
-    text = buffer.getvalue()
-    out.append(text[text.index("<svg") :])
-
-
 def _mark(axes: Axes, events: Sequence[Row], best_step: int | None) -> None:
     """Lines at steps, with the numbers of their events and the word 'best' above them."""
     words: dict[int, list[str]] = {}
     for number, event in enumerate(events, 1):
-        axes.axvline(event["step"], color=_GREY, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+        axes.axvline(event["step"], color=GREY, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
         words.setdefault(event["step"], []).append(str(number))
     if best_step is not None:
-        axes.axvline(best_step, color=_GREEN, linewidth=1.2, zorder=1)
+        axes.axvline(best_step, color=GREEN, linewidth=1.2, zorder=1)
         words.setdefault(best_step, []).append("best")
     for step, parts in words.items():
         axes.text(
             step, 1.01, ", ".join(parts), transform=axes.get_xaxis_transform(), fontsize=8,
-            color="#00734f" if step == best_step else _GREY, ha="center",
+            color="#00734f" if step == best_step else GREY, ha="center",
         )  # fmt: skip
 
 
@@ -304,7 +259,7 @@ def _epochs_above(axes: Axes, rows: Sequence[Row]) -> None:
     above.xaxis.set_major_locator(MaxNLocator(6))
     above.spines["top"].set_visible(False)
     above.tick_params(length=0, labelsize=8, pad=0)
-    axes.text(1.0, 1.16, "epoch", transform=axes.transAxes, fontsize=8, color=_GREY, ha="right")
+    axes.text(1.0, 1.16, "epoch", transform=axes.transAxes, fontsize=8, color=GREY, ha="right")
 
 
 def _points(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxft.analysis import mistakes, plots, report
+from jaxft.analysis import drawing, mistakes, plots, report
 from jaxft.analysis.confusion import confusion
 from jaxft.analysis.metrics import classification_metrics, outcomes, prediction_rows
 from jaxft.analysis.page import Html, element, table
@@ -215,8 +215,8 @@ def test_the_curves_show_every_part(tmp_path):
 
 def test_a_single_row_of_training_is_a_dot():
     for draw, colour, name in (
-        (lambda rows: plots.curves(rows, [], [], None, "accuracy", ()), plots._INK, "loss"),
-        (plots.schedule, plots._BLUE, "learning_rate"),
+        (lambda rows: plots.curves(rows, [], [], None, "accuracy", ()), drawing.INK, "loss"),
+        (plots.schedule, drawing.BLUE, "learning_rate"),
     ):
         assert f"fill: {colour.lower()}" in draw([{"step": 9, name: 0.5}])
 
