@@ -46,7 +46,7 @@ def keep(path: Path, blocks: Iterable[bytes], what: str) -> None:
             for block in blocks:
                 if written + len(block) > looked:
                     looked = written + len(block) + _LOOK
-                    _check_room(path.parent, len(block) + _LOOK, written, what)
+                    check_room(path.parent, len(block) + _LOOK, written, what)
                 file.write(block)
                 written += len(block)
         os.replace(temporary, path)
@@ -60,7 +60,8 @@ def keep(path: Path, blocks: Iterable[bytes], what: str) -> None:
         raise
 
 
-def _check_room(folder: Path, wanted: int, written: int, what: str) -> None:
+def check_room(folder: Path, wanted: int, written: int, what: str) -> None:
+    """ValueError if the disk of `folder` has no room for `wanted` bytes more; `written` are there by now."""
     free = shutil.disk_usage(folder).free
     if free < wanted + _SPARE:
         raise ValueError(

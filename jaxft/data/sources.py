@@ -111,7 +111,7 @@ def _opened(name: str, opening: _Opening) -> list[Source]:
     """The source, or those that a pattern stands for."""
     kind, _, rest = name.partition(":")
     if kind == "tfds":
-        return [tfds.open_prepared(rest, opening.data_dir)]
+        return [tfds.open_prepared(rest, opening.data_dir, opening.cache)]
     if kind == "hf" and not remote.is_remote(name):
         return [hugging_face.open_hub(rest)]
     plain, bounds = (name, None) if _is_there(name) else split_slice(name)

@@ -1,7 +1,8 @@
-"""Datasets that TFDS prepared, read without tensorflow."""
+"""Datasets that TFDS prepared, read without tensorflow where they have random access (else tfds_copy.py)."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from array import array
@@ -14,9 +15,10 @@ import numpy as np
 from jaxft.base.nearest import nearest
 from jaxft.data import files, records
 from jaxft.data.files import Source
+from jaxft.data.tfds_copy import with_random_access
 
 
-def open_prepared(spec: str, data_dir: str | None) -> Source:
+def open_prepared(spec: str, data_dir: str | None, cache: str | None = None) -> Source:
     """NAME[/CONFIG][:VERSION]:SPLIT, prepared on disk; nothing is ever downloaded."""
     match = re.fullmatch(r"([^:]+)(?::(\d+\.\d+\.\d+))?:(.+)", spec)
     if match is None:
@@ -35,7 +37,7 @@ def open_prepared(spec: str, data_dir: str | None) -> Source:
             f"`tfds build {name} --data_dir={root} --file_format=array_record`)"
             + _what_is_prepared(root, name, [path.name for path in versions.values()])
         )
-    return open_folder(versions[wanted], split, f"{name}:{split}")
+    return open_folder(versions[wanted], split, f"{name}:{split}", cache)
 
 
 def _what_is_prepared(root: Path, name: str, versions: list[str]) -> str:
@@ -47,7 +49,13 @@ def _what_is_prepared(root: Path, name: str, versions: list[str]) -> str:
     return nearest(name, [p.name for p in root.iterdir()] if root.is_dir() else [])
 
 
-def open_folder(folder: Path, split: str, name: str) -> Source:
+def open_folder(folder: Path, split: str, name: str, cache: str | None = None) -> Source:
+    """A split of what TFDS prepared in this folder.
+
+    cache: folder for the copy of a dataset without random access; None: the user's own cache.
+
+    Raises ValueError: no such dataset or split, no rows; see `tfds_copy.with_random_access`, too.
+    """
     import tensorflow_datasets as tfds
 
     files.check_inside(folder)
@@ -64,17 +72,14 @@ def open_folder(folder: Path, split: str, name: str) -> Source:
     # Images stay encoded: reading labels then decodes nothing, and images.py decodes all alike.
     encoded = {key: tfds.decode.SkipDecoding() for key in of_kind(features, tfds.features.Image)}
     try:
-        data = builder.as_data_source(split=split, decoders=encoded)
-    except NotImplementedError:
-        raise ValueError(
-            f"tfds:{name} is prepared in a format without random access, which needs tensorflow to be read; "
-            "prepare it again with --file_format=array_record"
-        ) from None
-    except ValueError as error:
+        builder.info.splits[split]
+    except (KeyError, ValueError) as error:
         raise ValueError(f"tfds:{name}: {files.first_line(error)} (splits: {splits})") from None
+    builder, notes = with_random_access(builder, split, name, cache)
+    data = builder.as_data_source(split=split, decoders=encoded)
     if len(data) == 0:
         raise ValueError(f"tfds:{name}: the split has no rows")
-    return records_of(data, features, name)
+    return dataclasses.replace(records_of(data, features, name), notes=notes)
 
 
 def of_kind(features: Mapping[str, Any], kind: type) -> set[str]:
@@ -121,7 +126,7 @@ def records_of(data: Any, features: Mapping[str, Any], name: str) -> Source:
 
     return Source(
         name=name,
-        columns=tuple(features),
+        columns=tuple(sorted(features)),  # their order in the file changes from process to process
         count=len(data),
         read=read,
         class_names={key: tuple(features[key].names) for key in classes},

@@ -1,8 +1,13 @@
 """Every kind of source gives its rows by random access; every bad input says what is wrong."""
 
 import csv
+import importlib.util
 import io
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -414,6 +419,77 @@ def test_tfds_never_downloads_and_says_what_is_there(tfds_dir):
         open_source("tfds:sentiment:dev", data_dir=tfds_dir)
     with pytest.raises(ValueError, match="write tfds:NAME:SPLIT"):
         open_source(f"{tfds_dir}/sentiment/1.2.0")
+
+
+@pytest.fixture
+def without_random_access(tfds_dir, tmp_path):
+    """The same dataset as it says of itself where it is TFRecord; its records are not."""
+    folder = Path(shutil.copytree(tfds_dir, tmp_path / "tfds")) / "sentiment" / "1.2.0"
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps({**info, "fileFormat": "tfrecord"}))
+    for path in folder.glob("*.array_record*"):
+        path.rename(path.with_name(path.name.replace("array_record", "tfrecord")))
+    return folder
+
+
+def test_tfrecord_without_tensorflow_is_one_line_and_leaves_nothing(
+    without_random_access, tmp_path, monkeypatch
+):
+    from jaxft.data import tfds_copy
+
+    monkeypatch.setattr(tfds_copy.importlib.util, "find_spec", lambda name: None)
+    where = {"data_dir": str(tmp_path / "tfds"), "cache": str(tmp_path / "cache")}
+    with pytest.raises(
+        ValueError, match="is prepared as tfrecord, which tensorflow alone reads: pip"
+    ):
+        open_source("tfds:sentiment:train", **where)
+    with pytest.raises(ValueError, match=r"Unknown split 'dev'.*\(splits: .*train"):
+        open_source("tfds:sentiment:dev", **where)
+    assert not (tmp_path / "cache").exists()
+
+
+# In a process of its own, as tensorflow warns when it is imported.
+AS_TFRECORD = """
+import sys
+from pathlib import Path
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from tensorflow_datasets.core.file_adapters import TfRecordFileAdapter
+for path in sys.argv[2:]:
+    there = Path(sys.argv[1]) / Path(path).name.replace("tfrecord", "array_record")
+    records = ArrayRecordDataSource([str(there)])
+    TfRecordFileAdapter.write_examples(path, enumerate(records[i] for i in range(len(records))))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs tensorflow")
+def test_tfrecord_is_copied_once_where_tensorflow_is(
+    tfds_dir, without_random_access, tmp_path, monkeypatch
+):
+    shards = sorted(without_random_access.glob("*.tfrecord*"))
+    here = Path(tfds_dir) / "sentiment" / "1.2.0"
+    command = [sys.executable, "-c", AS_TFRECORD, str(here), *map(str, shards)]
+    subprocess.run(command, check=True)
+    where = {"data_dir": str(tmp_path / "tfds"), "cache": str(tmp_path / "cache")}
+    for split in ("train[20%:]", "train", "test+train"):
+        found = open_source(f"tfds:sentiment:{split}", **where)
+        there = open_source(f"tfds:sentiment:{split}", data_dir=tfds_dir)
+        assert found.class_names == there.class_names and len(found) == len(there)
+        for column in there.columns:
+            assert found.column(column) == there.column(column)
+        assert bool(found.notes) == (split != "train")  # whose shard was there by then
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert len(open_source("tfds:sentiment:train", **where)) == 10
+
+    monkeypatch.undo()
+    whole = shards[0].read_bytes()
+    for cut, said in (
+        (len(whole) - 5, "sentiment-test.*(truncated|DataLoss)"),
+        (0, "holds 0 records"),
+    ):
+        shards[0].write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match=f"tfds:sentiment:test: cannot be copied .*{said}"):
+            open_source("tfds:sentiment:test", **where)
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
 # The digits
