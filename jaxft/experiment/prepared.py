@@ -86,19 +86,22 @@ class Prepared:
         specs = path_map(lambda path, _: placements.get(path, PartitionSpec()), whole)
         return parallel.shardings(specs)
 
+    def unshared(self, config: ConfigDict) -> tuple[str, ...]:
+        """Fields by which another config has other data, another model or other devices."""
+        before, after = flatten(self.config), flatten(config)
+        return tuple(f for f in before if f.startswith(_SHARED) and before[f] != after[f])
+
     def trial(self, config: ConfigDict) -> Prepared:
         """The same data and model under another config, of which nothing is read again.
 
         Raises:
           ValueError: it asks for other data, another model or other devices, or cannot work.
         """
-        before, after = flatten(self.config), flatten(config)
-        for field in before:
-            if field.startswith(_SHARED) and before[field] != after[field]:
-                raise ValueError(
-                    f"config.{field}={after[field]!r}: trials that share data and model have the same, "
-                    f"{before[field]!r}"
-                )
+        for field in self.unshared(config):
+            raise ValueError(
+                f"config.{field}={flatten(config)[field]!r}: trials that share data and model have the "
+                f"same, {flatten(self.config)[field]!r}"
+            )
         c, trial = config.distill, _settled(config, self.directory, self.architecture, self.splits)
         if c.teacher and c.weight and self.teacher is None:
             raise ValueError(

@@ -1,0 +1,84 @@
+"""One trial by itself, in memory: the loop of a run without its directory."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from jaxft.data.loader import iterate
+from jaxft.experiment.build import Run
+from jaxft.experiment.compilation import batch_shapes
+from jaxft.experiment.evaluation import Evaluation, evaluate
+from jaxft.experiment.weights import weights_of
+from jaxft.search.progress import NOT_FINITE, Ended, Progress, Told, on_host, own_paths
+from jaxft.training.step import TrainState
+
+# Updates that are in flight before their losses are looked at: one that is not finite is seen soon,
+# and the device never waits for it.
+_AHEAD = 8
+
+
+def run_alone(
+    run: Run, state: TrainState, source: Any, told: Told | None, *, weights: bool, predictions: bool
+) -> Ended:
+    """Train from the first update to the last, and evaluate as a run of `train` does, with the same bits.
+
+    Args:
+      state: is donated.
+      source: the tree that the run began with, placed.
+      told: hears of each evaluation.
+      weights, predictions: whether those of the best evaluation are kept.
+    """
+    prepared, parallel = run.prepared, run.parallel
+    config, steps = prepared.config, prepared.length.steps
+    progress = Progress(config, steps, told, weights=weights, predictions=predictions)
+    waiting: deque[Any] = deque()
+
+    def look(left: int) -> None:
+        while len(waiting) > left:
+            metrics = waiting.popleft()
+            progress.trained(*(float(metrics[k]) for k in ("loss", "weight", "grad_norm")))
+
+    run.stages.compile(0, run.train_batches)
+    shared = run.shared
+    shared.eval_step.compile((state.whole,), batch_shapes(shared.eval_batches, parallel))
+    batches = iterate(run.train_batches, 0, steps, threads=config.data.workers, put=parallel.put)
+    try:
+        for step in range(1, steps + 1):
+            if run.stages.begins(step - 1):
+                state = run.stages.advance(state, step - 1)
+                run.stages.compile(step - 1, run.train_batches)
+            state, metrics = run.stages.at(step - 1).program(state, next(batches))
+            waiting.append(parallel.unreplicate(metrics))
+            due = step % run.eval_every == 0 or step == steps
+            look(0 if due else _AHEAD)
+            if due and not progress.stopped:
+                state = _evaluate(run, state, source, step, progress)
+            if progress.stopped:
+                break
+    finally:
+        batches.close()
+    run.stages.wait()
+    return progress.ended()
+
+
+def _evaluate(
+    run: Run, state: TrainState, source: Any, step: int, progress: Progress
+) -> TrainState:
+    """Evaluate and note it; returns the state, whose head may have been fitted."""
+    shared, task = run.shared, run.prepared.task
+    if shared.fitting is not None:
+        try:
+            state = shared.fitting(task, state, weights_of(run, state, source))
+        except FloatingPointError:
+            progress.stopped = NOT_FINITE
+            return state
+    whole = weights_of(run, state, source)
+    result: Evaluation = evaluate(
+        task, shared.eval_step, whole, shared.eval_batches, run.parallel, run.prepared.splits.eval,
+        writer=shared.writer, threads=run.prepared.config.data.workers,
+    )  # fmt: skip
+    progress.evaluated(
+        step, result, lambda: on_host(run.parallel.unreplicate(whole), own_paths(run))
+    )
+    return state

@@ -1,0 +1,143 @@
+"""What a trial is, what came of it, and the one function that runs many of them.
+
+A trial is a run that lives in memory: it has no directory, no log, no checkpoint. What is left of it when
+it has ended is an `Outcome`, which is kept in a file, so that a search that was killed goes on with the
+trials that it had not ended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxft.config import ConfigDict
+from jaxft.config_check import validate
+from jaxft.experiment.opening import Given
+from jaxft.experiment.prepared import Prepared
+from jaxft.search.alone import run_alone
+from jaxft.search.progress import Ended
+from jaxft.search.record import Record
+from jaxft.search.worlds import Worlds
+from jaxft.tasks.contract import Predicted
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One config that is to be run.
+
+    Attributes:
+      name: unique among its siblings and part of a file's name: letters, digits, '-', '_', '.'.
+      config: whole and valid, as a run's.
+    """
+
+    name: str
+    config: ConfigDict
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a trial.
+
+    Attributes:
+      history: a row an evaluation, in order: {'step': updates done, 'train_loss': weighted mean of the
+        training loss since the row before, and each metric of the evaluation by its name}.
+      best: the row that is best by `config.eval.metric`; {} where the trial ended before an evaluation.
+      stopped: '' it ran to its end; 'early' by `eval.patience`; 'pruned' as its `report` said; 'not
+        finite' by a loss or a gradient that was none.
+      seconds: of computing and compiling; of trials that ran as one program, an equal share each.
+      weights: path -> array, of the best evaluation, on the host: what trained, what moved (batch
+        statistics), and what the source checkpoint does not have. Over the tree of `Worlds.source` they
+        are the whole model. None: not asked for.
+      predicted: what the task kept of each evaluated example at the best evaluation, see
+        `experiment.evaluation.Evaluation`, in the order of the split's rows. None: not asked for.
+    """
+
+    trial: Trial
+    history: tuple[dict[str, Any], ...]
+    best: dict[str, Any]
+    stopped: str
+    seconds: float
+    weights: Mapping[str, np.ndarray] | None = None
+    predicted: Predicted | None = None
+
+
+# (number of the trial among those given, its newest row) -> whether it is to end here
+Report = Callable[[int, Mapping[str, Any]], bool]
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    *,
+    directory: Path,
+    worlds: Worlds | None = None,
+    given: Given | None = None,
+    report: Report | None = None,
+    keep_weights: bool = False,
+    keep_predictions: bool = False,
+) -> list[Outcome]:
+    """Run each, or read what came of it when it ran before. Returns what came of them, in their order.
+
+    Args:
+      directory: of the search. Outcomes are written under `directory/trials/NAME.json` and, with arrays,
+        NAME.npz, each whole or not at all, as soon as the trial has ended; a trial that was killed
+        begins again.
+      worlds: data, weights and programs of earlier calls, which are then not read or compiled again;
+        None: they are this call's own. A search that calls again and again makes one.
+      given: sources in memory, see `open_named`; not beside `worlds`, which has its own.
+      report: hears of each evaluation as it is made, and may end (prune) the trial. Not called for
+        outcomes that are read.
+      keep_weights, keep_predictions: what an outcome has. One that was written without is run again.
+
+    Raises:
+      ValueError: two trials have the same name, or a name is no part of a file's; a config cannot work
+        (the trial is named; all are looked at before the first one runs); the outcome that is there is
+        of another config; there are several processes. One line.
+    """
+    if jax.process_count() > 1:
+        raise ValueError("trials run in one process; give each machine trials of its own")
+    record = Record(Path(directory) / "trials", weights=keep_weights, predictions=keep_predictions)
+    record.check([trial.name for trial in trials])
+    found: dict[int, Outcome] = {}
+    for number, trial in enumerate(trials):
+        kept = record.read(trial.name, trial.config)
+        if kept is not None:
+            found[number] = _outcome(trial, *kept)
+    todo = [number for number in range(len(trials)) if number not in found]
+    if worlds is None:
+        worlds = Worlds(Path(directory) / "cache", given)
+    prepared = {number: _prepared(worlds, trials[number]) for number in todo}
+    for number in todo:
+        trial, start = trials[number], time.perf_counter()
+        told = None if report is None else _told(report, number)
+        run, state = worlds.begin(prepared.pop(number))
+        ended = run_alone(
+            run, state, worlds.source(run), told, weights=keep_weights, predictions=keep_predictions
+        )
+        seconds = time.perf_counter() - start
+        record.write(trial.name, trial.config, ended, seconds)
+        found[number] = _outcome(trial, ended, seconds)
+    return [found[number] for number in range(len(trials))]
+
+
+def _prepared(worlds: Worlds, trial: Trial) -> Prepared:
+    try:
+        validate(trial.config)
+        return worlds.prepared(trial.config)
+    except ValueError as error:
+        raise ValueError(f"trial {trial.name}: {error}") from None
+
+
+def _told(report: Report, number: int) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda row: report(number, row)
+
+
+def _outcome(trial: Trial, ended: Ended, seconds: float) -> Outcome:
+    return Outcome(
+        trial, ended.history, ended.best, ended.stopped, seconds, ended.weights, ended.predicted
+    )
