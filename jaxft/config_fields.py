@@ -134,6 +134,10 @@ FIELDS: tuple[Field, ...] = (
     Field("data.mask_share", 0.15, "of masked_lm: share of the tokens that are to be guessed", 1e-3, 0.9),
     Field("data.mask_whole_words", False, "of masked_lm: choose words, with all of their tokens"),
     Field("data.cache", "", "where tokenised text is kept; empty: WORKDIR/cache", form="path"),
+    Field("data.cache_prefix", "auto",
+          "compute what frozen first blocks give for each example once, keep it beside the tokens, and train "
+          "the rest; auto: where it saves much and fits; on: wherever it can, else it is an error",
+          choices=("auto", "on", "off")),
     Field("data.workers", 1, "threads that prepare batches; more helps when images are decoded", 1, 256),
 
     Field("train.batch_size", 32,

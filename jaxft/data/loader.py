@@ -7,22 +7,26 @@ counting up to s gives. Each process makes only its own contiguous rows of the g
 from __future__ import annotations
 
 import collections
+import copy
 from collections.abc import Callable, Generator, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import grain
 import numpy as np
 
 from jaxft.data.batching import EvalPlan, Layout, TrainPlan
 from jaxft.data.corruption import Corruption
+from jaxft.data.filling import fill_answers, fill_kept, fill_text
 from jaxft.data.images import Images
+from jaxft.data.kept import Kept, Schedule
 from jaxft.data.mixing import Mixing, mixed_targets
 from jaxft.data.mixture import Mixture, MixtureSampler
 from jaxft.data.sampler import Sampler
 from jaxft.data.targets import Batch, Targets, places
-from jaxft.data.tokens import Answers, Tokens
+from jaxft.data.tokens import Tokens
 
 T = TypeVar("T")
+B = TypeVar("B", "TextBatches", "PairBatches", "ImageBatches")
 
 
 class Batches(Protocol):
@@ -44,7 +48,8 @@ class TextBatches:
     Of examples of G texts, slots hold G each: segment_ids are 1..K * G, starts [R, K * G]. Where an
     example is several windows, each is in a slot of its own, and window [R, K] is its number.
 
-    Where texts are to be given (`Tokens.answers`), what `fill_answers` says, in as many rows.
+    Where texts are to be given (`Tokens.answers`), what `fill_answers` says, in as many rows. Where
+    something is kept of a frozen prefix, `fill_kept`.
 
     corrupt: changes the inputs, before the targets see them; by the epoch of a training batch, and as in
       epoch 0 where every example is read once.
@@ -66,9 +71,14 @@ class TextBatches:
         self.tokens, self.targets, self.plan = tokens, targets, plan
         self.corrupt, self.mixture = corrupt, mixture
         self.process_index, self.process_count = process_index, process_count
+        self.kept = Schedule()
 
     def __len__(self) -> int:
         return len(self.plan)
+
+    def with_kept(self, kept: Schedule) -> Self:
+        """The same batches, with what is kept of a frozen prefix."""
+        return _with_kept(self, kept)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -88,20 +98,25 @@ class TextBatches:
         return tuple(notes)
 
     def __getitem__(self, step: int) -> Batch:
-        return self._fill(self.plan.layout(step))
+        return self._fill(self.plan.layout(step), self.kept.at(step))
 
-    def blank(self, steps: Iterable[int] | None = None) -> list[Batch]:
-        """A batch of padding in each planned shape, or in those that these steps have."""
-        return [self._fill(layout) for layout in self.plan.blank(steps)]
+    def blank(self, steps: Iterable[int] | None = None, at: int = 0) -> list[Batch]:
+        """A batch of padding in each planned shape, or in those that these steps have.
+
+        at: a step that has the same arrays.
+        """
+        return [self._fill(layout, self.kept.at(at)) for layout in self.plan.blank(steps)]
 
     def _own(self, rows: int) -> slice:
         """This process's part of the rows of a batch."""
         return _own_rows(rows, self.process_index, self.process_count)
 
-    def _fill(self, layout: Layout) -> Batch:
+    def _fill(self, layout: Layout, kept: Kept | None) -> Batch:
         slots = layout.slots[self._own(len(layout.slots))]
         tokens = self.tokens
         inputs = fill_text(tokens, slots, layout.length)
+        if kept is not None:
+            inputs |= fill_kept(kept, tokens, slots, layout.length)
         if tokens.answers is not None:
             inputs |= fill_answers(tokens.answers, slots, layout.length)
         if self.corrupt is not None:
@@ -121,12 +136,15 @@ class PairBatches(TextBatches):
     labels [R, K] float32 are 1 where both texts have the same label, else 0; index is the row of the first.
     """
 
-    def _fill(self, layout: Layout) -> Batch:
+    def _fill(self, layout: Layout, kept: Kept | None) -> Batch:
         slots = layout.slots[self._own(len(layout.slots))]
         real = slots >= 0
         both = np.stack(np.divmod(np.where(real, slots, 0), len(self.targets)), axis=-1)
         texts = np.where(real[..., None], both, -1)
-        inputs = fill_text(self.tokens, texts.reshape(len(slots), -1), layout.length)
+        entries = texts.reshape(len(slots), -1)
+        inputs = fill_text(self.tokens, entries, layout.length)
+        if kept is not None:
+            inputs |= fill_kept(kept, self.tokens, entries, layout.length)
         ids = self.targets.strata()[both]
         labels = np.where(real, ids[..., 0] == ids[..., 1], 0).astype(np.float32)
         return inputs | {"labels": labels, **places(self.targets.rows, texts[..., 0])}
@@ -173,9 +191,14 @@ class ImageBatches:
         multiple = shards * row_multiple
         self.rows = -(-batch_size // multiple) * multiple
         self.process_index, self.process_count = process_index, process_count
+        self.kept = Schedule()
 
     def __len__(self) -> int:
         return self.steps
+
+    def with_kept(self, kept: Schedule) -> Self:
+        """The same batches, with what is kept of a frozen prefix in place of the pixels."""
+        return _with_kept(self, kept)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -184,8 +207,10 @@ class ImageBatches:
 
     def __getitem__(self, step: int) -> Batch:
         examples, epoch = self.sampler(step)
-        slots, pixels = self._own(examples), self._no_pixels()
-        own = slots[slots >= 0]
+        slots = self._own(examples)
+        if (kept := self.kept.at(step)) is not None:
+            return _filled(self.targets, slots, fill_kept(kept, None, slots), self.mixture)
+        own, pixels = slots[slots >= 0], self._no_pixels()
         found = self.images.pixels(own, epoch)
         nexts, shares = None, np.ones(len(slots), np.float32)
         if self.mixing:
@@ -211,9 +236,11 @@ class ImageBatches:
         last = pixels[0].copy() if alone else self.images.pixels(np.array([after]), epoch)[0]
         return self.mixing.mix(pixels, last, self.targets.rows[own], epoch)
 
-    def blank(self, steps: Iterable[int] | None = None) -> list[Batch]:
-        """A batch of padding in the one shape that there is, whatever the steps."""
+    def blank(self, steps: Iterable[int] | None = None, at: int = 0) -> list[Batch]:
+        """A batch of padding in the one shape that there is, whatever the steps; with the arrays of `at`."""
         slots = np.full(self.rows // self.process_count, -1, np.int64)
+        if (kept := self.kept.at(at)) is not None:
+            return [_filled(self.targets, slots, fill_kept(kept, None, slots), self.mixture)]
         shares = np.ones(len(slots), np.float32)
         return [
             self._with_targets(self._no_pixels(), slots, slots if self.mixing else None, shares)
@@ -230,6 +257,12 @@ class ImageBatches:
         return mixed_targets(batch, self.targets.fill(nexts, inputs), shares)
 
 
+def _with_kept(batches: B, kept: Schedule) -> B:
+    found = copy.copy(batches)
+    found.kept = kept
+    return found
+
+
 def _filled(targets: Targets, slots: np.ndarray, inputs: Batch, mixture: Mixture | None) -> Batch:
     batch = inputs | targets.fill(slots, inputs)
     return batch if mixture is None else batch | {"source": mixture.source_of(batch["index"])}
@@ -242,69 +275,10 @@ def _own_rows(rows: int, process_index: int, process_count: int) -> slice:
     return slice(process_index * own, (process_index + 1) * own)
 
 
-def fill_text(tokens: Tokens, slots: np.ndarray, length: int) -> Batch:
-    """Writes the entries in slots [R, K] one after the other into rows of `length` tokens."""
-    if tokens.parts is None:
-        own = (tokens.offsets[slots + 1] - tokens.offsets[slots])[:, :, None]
-    else:
-        own = tokens.parts[slots]
-    # [R, K, G] so far, of the G texts of each entry; [R, K * G], a text each, from here on.
-    begins = tokens.offsets[slots][:, :, None] + np.cumsum(own, axis=2) - own
-    begins, own, second = (
-        array.reshape(len(slots), -1) for array in (begins, own, tokens.second[slots])
-    )
-    real = np.repeat(slots >= 0, tokens.texts, axis=1)
-    sizes = np.where(real, own, 0)
-    starts = np.cumsum(sizes, axis=1) - sizes
-    if tokens.even:  # of one entry a row
-        starts = np.broadcast_to(np.arange(tokens.texts) * (length // tokens.texts), starts.shape)
-    row, slot = np.nonzero(real)
-    begin, size = begins[row, slot], sizes[row, slot]
-    # One number per token from here on: its position in its text, its source and its target.
-    position = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
-    source = np.repeat(begin, size) + position
-    target = np.repeat(row * length + starts[row, slot], size) + position
-
-    def scatter(values: np.ndarray) -> np.ndarray:
-        flat = np.zeros(len(slots) * length, np.int32)
-        flat[target] = values
-        return flat.reshape(len(slots), length)
-
-    inputs = {
-        "input_ids": scatter(tokens.ids[source]),
-        "segment_ids": scatter(np.repeat(slot + 1, size)),
-        "positions": scatter(position),
-        "token_type_ids": scatter(position >= np.repeat(second[row, slot], size)),
-        "starts": np.where(real, starts, 0).astype(np.int32),
-    }
-    for name, values in tokens.extra.items():
-        inputs[name] = scatter(values[source] + 1) - 1
-    return inputs
-
-
 def filled(batch: Batch) -> tuple[int, int]:
     """(places of a batch that hold a token or an image, places that are computed), of this process."""
     held = batch["segment_ids"] > 0 if "segment_ids" in batch else batch["index"] >= 0
     return int(held.sum()), held.size
-
-
-def fill_answers(answers: Answers, slots: np.ndarray, length: int) -> Batch:
-    """The answers of the entries in slots [R, K], in rows beside theirs, which have `length` tokens.
-
-    decoder_input_ids (what is read before each token), decoder_segment_ids (as of the entries),
-    decoder_positions and labels: [R, M] int32.
-    """
-    given = fill_text(answers.tokens, slots, answers.row_length(length))
-    labels, segments, positions = (
-        given[name] for name in ("input_ids", "segment_ids", "positions")
-    )
-    before = np.where(positions == 0, answers.start, np.roll(labels, 1, axis=1))
-    return {
-        "decoder_input_ids": np.where(segments > 0, before, 0).astype(np.int32),
-        "decoder_segment_ids": segments,
-        "decoder_positions": positions,
-        "labels": labels,
-    }
 
 
 def iterate(

@@ -16,11 +16,13 @@ from jaxft.experiment.decide import frozen_blocks
 from jaxft.experiment.encoder import Batches, Encoder, make_encoder
 from jaxft.experiment.evaluation import Predictions
 from jaxft.experiment.fitting import Fitting, make_fitting
+from jaxft.experiment.keeping import Keeping, keep
+from jaxft.experiment.prefix_cache import PrefixCache
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.references import References
 from jaxft.experiment.stages import Stages
 from jaxft.experiment.steps import evaluation_step, make_stages, slicing, structure
-from jaxft.experiment.streaming import TrainBatches, stream_batches
+from jaxft.experiment.streaming import StreamBatches, TrainBatches, stream_batches
 from jaxft.experiment.teaching import is_taught, with_teacher
 from jaxft.experiment.unused import check_passes_differ
 from jaxft.experiment.writing import Writer, make_writer
@@ -45,6 +47,7 @@ class Shared:
     eval_step: Programs
     fitting: Fitting | None
     writer: Writer | None
+    prefixes: PrefixCache
     initialised: tuple[str, ...]
     dropped: tuple[str, ...]
 
@@ -58,6 +61,7 @@ class Run:
     train_batches: TrainBatches
     stages: Stages
     eval_every: int
+    kept: Keeping
 
     @property
     def parallel(self) -> Parallel:
@@ -67,6 +71,10 @@ class Run:
     def initialised(self) -> tuple[str, ...]:
         """Paths of what is not from the source checkpoint."""
         return self.shared.initialised
+
+    def eval_batches(self, step: int) -> Batches:
+        """Those of an evaluation after so many updates."""
+        return self.kept.evaluated(self.shared.eval_batches, step)
 
     def steps_done(self, state: TrainState) -> int:
         """Optimizer updates that led to `state`."""
@@ -148,6 +156,16 @@ def share(
         eval_step=evaluation_step(architecture, task.predictions, config.model.dtype, parallel),
         fitting=make_fitting(architecture, task, encoder, splits.train, config, parallel),
         writer=make_writer(architecture, task, encoder, config, parallel),
+        prefixes=PrefixCache(
+            architecture,
+            prepared.directory,
+            encoder,
+            config,
+            parallel,
+            cache,
+            (splits.train, splits.eval),
+            varies=_draws_stem(prepared, report),
+        ),
         initialised=report.initialised,
         dropped=report.dropped,
     )
@@ -185,9 +203,12 @@ def begin(
         architecture = prepared.architecture
         frozen = min(frozen_blocks(architecture, one.frozen | one.held) for one in stages)
         check_passes_differ(config, architecture, batches.blank()[0], frozen)
+    kept = keep(prepared, shared.prefixes, params, batches, shared.eval_batches)
+    if not isinstance(batches, StreamBatches):
+        batches = batches.with_kept(kept.train)
     state = stages[0].begin(params, prepared.inputs(), parallel)
     every = max(1, prepared.length.of(config, "eval.every"))
-    return Run(prepared, shared, batches, Stages(stages, parallel), every), state
+    return Run(prepared, shared, batches, Stages(stages, parallel), every, kept), state
 
 
 def check_trains(prepared: Prepared) -> None:
@@ -219,6 +240,16 @@ def own_copy(prepared: Prepared, shared: Shared, params: Any) -> Any:
     if not prepared.config.model.scratch:
         drawn |= read_grown(prepared.directory, architecture, key, places)
     return path_map(lambda path, x: drawn[path] if path in drawn else jnp.copy(x), params)
+
+
+def _draws_stem(prepared: Prepared, report: ReadReport) -> bool:
+    """Whether the seed draws a parameter that is not the head's."""
+    architecture = prepared.architecture
+    drawn = {*report.initialised, *architecture.grown}
+    depths = {**architecture.depths, **architecture.statistics}
+    return prepared.config.model.scratch or any(
+        depths[path] <= architecture.num_blocks for path in drawn
+    )
 
 
 def _head_key(prepared: Prepared) -> jax.Array:

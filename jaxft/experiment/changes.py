@@ -42,6 +42,12 @@ def check_changes(config: ConfigDict, inputs: str) -> None:
         )
 
 
+def change_of(config: ConfigDict) -> str:
+    """The field by which training examples change from one reading to the next; '' where they do not."""
+    given, defaults = flatten(config), flatten(default_config())
+    return next((field for field in _CHANGES if given[field] != defaults[field]), "")
+
+
 def augment_of(config: ConfigDict) -> Augment:
     """What is done to training images."""
     c = config.data

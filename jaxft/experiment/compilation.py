@@ -83,10 +83,13 @@ def _is_whole(entry: bytes) -> bool:
 
 
 def batch_shapes(
-    batches: TrainBatches, parallel: Parallel, steps: Iterable[int] | None = None
+    batches: TrainBatches, parallel: Parallel, steps: Iterable[int] | None = None, at: int = 0
 ) -> list[dict[str, jax.ShapeDtypeStruct]]:
-    """Every planned shape of a batch, or those that the batches of `steps` have, as on the devices."""
-    return [parallel.abstract_batch(batch) for batch in batches.blank(steps)]
+    """Every planned shape of a batch, or those that the batches of `steps` have, as on the devices.
+
+    at: a step whose batch has the same arrays.
+    """
+    return [parallel.abstract_batch(batch) for batch in batches.blank(steps, at)]
 
 
 def release_free_memory() -> None:

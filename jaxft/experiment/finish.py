@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 from jaxft.config import default_config, to_json
 from jaxft.data.inputs import KINDS
@@ -27,6 +26,7 @@ from jaxft.models import TextLimits, hf
 from jaxft.models.checkpoint import sentence_transformers
 from jaxft.tasks.contract import fits, fitted
 from jaxft.tasks.table import TASKS
+from jaxft.training.parallel import gathered
 from jaxft.training.step import TrainState
 
 _VERSIONS = ("jaxft", "jax", "flax", "optax", "orbax-checkpoint", "transformers")
@@ -100,7 +100,7 @@ def export(
       metrics: of these weights on the evaluation data: for the card, and what was fitted on it.
       dtype, max_shard_bytes: see `hf.write_checkpoint`.
     """
-    whole = jax.tree.map(_gathered, whole)
+    whole = jax.tree.map(gathered, whole)
     if lead:
         hf.write_checkpoint(
             output,
@@ -127,15 +127,6 @@ def _beside(prepared: Prepared) -> dict[str, Any]:
     length = prepared.config.data.max_length or limits.positions
     unit = getattr(prepared.task, "normalize", "yes") == "yes"
     return sentence_transformers.layout(pooling, prepared.architecture.hf_config, length, unit=unit)
-
-
-def _gathered(x: jax.Array) -> Any:
-    """The whole array, readable in this process; all must call."""
-    if x.is_fully_addressable:
-        return x
-    if x.is_fully_replicated:
-        return x.addressable_data(0)
-    return multihost_utils.process_allgather(x, tiled=True)
 
 
 def write_predictions(

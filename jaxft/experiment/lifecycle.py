@@ -120,7 +120,8 @@ def _compile(session: Session, state: TrainState) -> None:
     with session.clock.time("compile"):
         run.stages.compile(run.steps_done(state), run.train_batches)
         # Of the weights only shapes and places matter.
-        shared.eval_step.compile((state.whole,), batch_shapes(shared.eval_batches, shared.parallel))
+        evaluated = run.eval_batches(run.steps_done(state) + 1)
+        shared.eval_step.compile((state.whole,), batch_shapes(evaluated, shared.parallel))
         if shared.fitting is not None:
             shared.fitting.compile(state)
     run.stages.compile_ahead(run.steps_done(state), run.train_batches)
@@ -158,6 +159,8 @@ def _introduce(run: Run, logs: Logs) -> None:
     for name, of_split in batches.items():
         for note in () if of_split is None else of_split.notes:
             logs.say(f"{name}: {note}")
+    for note in run.kept.notes:
+        logs.say(f"data.cache_prefix: {note}")
     if said := shared.encoder.kind.says(prepared.directory):
         logs.say(said)
     if splits.pairs is not None:

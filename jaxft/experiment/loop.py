@@ -122,7 +122,7 @@ def _evaluate(session: Session, state: TrainState, memory: Memory, step: int) ->
     with session.clock.time("eval"):
         result = evaluate(
             run.prepared.task, run.shared.eval_step, weights_of(run, state),
-            run.shared.eval_batches, run.parallel, split,
+            run.eval_batches(step), run.parallel, split,
             writer=run.shared.writer, threads=run.prepared.config.data.workers,
         )  # fmt: skip
     last = step == run.prepared.length.steps

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # which imports far more than a reader of source.json needs
     from jaxft.experiment.prepared import Prepared
 
 # Keys of a record that a run may be continued under other values of, with a word.
-_NOTED = ("versions", "device kind")
+_NOTED = ("versions", "device kind", "kept prefix")
 _VERSIONS = ("jax", "jaxlib", "grain", "numpy", "tokenizers", "pillow")
 
 
@@ -41,6 +41,7 @@ def source_record(run: Run) -> dict[str, Any]:
         "evaluation rows": len(splits.eval.targets),
         "training fingerprint": fingerprint(run.train_batches),
         "evaluation fingerprint": fingerprint(run.shared.eval_batches),
+        "kept prefix": list(run.kept.depths),
         "versions": versions(),
         "device kind": jax.devices()[0].device_kind,
     }
@@ -101,7 +102,11 @@ def refused(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def noted(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """'jax 0.10.2 -> 0.11.0' for each version or device that is not the one the run began with."""
     before, after = (
-        {**_mapping(record.get("versions")), "device": record.get("device kind")}
+        {
+            **_mapping(record.get("versions")),
+            "device": record.get("device kind"),
+            "data.cache_prefix, blocks that are kept:": record.get("kept prefix"),
+        }
         for record in (known, now)
     )
     return [

@@ -113,8 +113,9 @@ class Stages:
     def compile(self, step: int, batches: TrainBatches) -> None:
         """Compile what the updates from `step` on need: of its stage, the shapes of their batches."""
         self.wait()
-        near = range(step, min(step + _NEAR, len(batches)))
-        self._compile([self.at(step)], batch_shapes(batches, self._parallel, near))
+        near = range(step, min(step + _NEAR, self._end(self.index(step), len(batches))))
+        shapes = batch_shapes(batches, self._parallel, near, at=step)
+        self._compile([(self.at(step), shapes)])
 
     def compile_ahead(self, step: int, batches: TrainBatches) -> None:
         """Begin in the background on the rest of the stage of update `step`, and on the next stage.
@@ -123,8 +124,10 @@ class Stages:
         without the interpreter's lock: the loop goes on meanwhile. Nothing happens where all are there.
         """
         self.wait()
-        index, shapes = self.index(step), batch_shapes(batches, self._parallel)
-        left = [s for s in self._stages[index : index + 2] if s.program.lacks(shapes)]
+        left = []
+        for stage in self._stages[(index := self.index(step)) : index + 2]:
+            shapes = batch_shapes(batches, self._parallel, at=max(step, stage.start))
+            left += [(stage, shapes)] if stage.program.lacks(shapes) else []
         if not left:
             return
         self._ahead = threading.Thread(target=self._compile, args=(left, shapes), daemon=True)
@@ -143,8 +146,12 @@ class Stages:
         slots = optim.grow(state.opt_state, fresh.opt_state)
         return dataclasses.replace(fresh, step=state.step, opt_state=slots)
 
-    def _compile(self, stages: Sequence[Stage], shapes: Sequence[dict[str, Any]]) -> None:
-        for stage in stages:
+    def _end(self, index: int, last: int) -> int:
+        """The first update of the next stage; of the last stage `last`."""
+        return self._stages[index + 1].start if index + 1 < len(self._stages) else last
+
+    def _compile(self, ahead: Sequence[tuple[Stage, Sequence[dict[str, Any]]]]) -> None:
+        for stage, shapes in ahead:
             stage.program.compile((stage.state,), shapes)
         release_free_memory()
 

@@ -17,7 +17,7 @@ from jaxft.experiment.encoder import Slicing
 from jaxft.experiment.optimizer import OptimizerOf
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.stages import Stage, abstract_params, split_for
-from jaxft.models import Architecture, Pass, move_statistics
+from jaxft.models import Architecture, Pass, move_statistics, prefix
 from jaxft.optim import path_map
 from jaxft.tasks.contract import Contrastive, Distils, Shaped, Task
 from jaxft.tasks.distillation import DistillationLoss
@@ -85,7 +85,8 @@ def _step(
     config, architecture = prepared.config, prepared.architecture
     norms = state.stats is not None and config.model.batch_stats == "train"
     forward = functools.partial(
-        architecture.apply,
+        prefix.forward,
+        architecture,
         how=Pass(
             frozen_blocks=frozen_blocks(architecture, still),
             remat=config.model.remat,
@@ -158,7 +159,7 @@ def evaluation_step(
     """
     step = functools.partial(
         eval_step,
-        forward=functools.partial(architecture.apply, how=Pass(dtype=jnp.dtype(dtype))),
+        forward=functools.partial(prefix.forward, architecture, how=Pass(dtype=jnp.dtype(dtype))),
         predictions=predictions,
         axis_name=parallel.axis_name,
     )

@@ -118,8 +118,11 @@ class StreamBatches:
         block = self._holding(step)
         return block.batches[step - block.place.first]
 
-    def blank(self, steps: Iterable[int] | None = None) -> list[Batch]:
-        """A batch of padding in each planned shape, or in those of these steps, as far as they are known."""
+    def blank(self, steps: Iterable[int] | None = None, at: int = 0) -> list[Batch]:
+        """A batch of padding in each planned shape, or in those of these steps, as far as they are known.
+
+        at: of other batches, those of which step have the same arrays: here of every step.
+        """
         with self._lock:
             block = self._held[-1]
         if steps is None:

@@ -41,7 +41,7 @@ def run_alone(
 
     run.stages.compile(0, run.train_batches)
     shared = run.shared
-    shared.eval_step.compile((state.whole,), batch_shapes(shared.eval_batches, parallel))
+    shared.eval_step.compile((state.whole,), batch_shapes(run.eval_batches(1), parallel))
     batches = iterate(run.train_batches, 0, steps, threads=config.data.workers, put=parallel.put)
     try:
         for step in range(1, steps + 1):
@@ -75,7 +75,7 @@ def _evaluate(
             return state
     whole = weights_of(run, state, source)
     result: Evaluation = evaluate(
-        task, shared.eval_step, whole, shared.eval_batches, run.parallel, run.prepared.splits.eval,
+        task, shared.eval_step, whole, run.eval_batches(step), run.parallel, run.prepared.splits.eval,
         writer=shared.writer, threads=run.prepared.config.data.workers,
     )  # fmt: skip
     progress.evaluated(

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxft.optim import match_rules
@@ -290,6 +291,15 @@ def make_parallel(mode: str, *, data: int = -1, fsdp: int = 1, tensor: int = 1) 
         np.array(devices).reshape(sizes), (*BATCH_AXES, "tensor"), axis_types=(AxisType.Auto,) * 3
     )
     return Parallel("shard", mesh, sizes[0] * sizes[1])
+
+
+def gathered(x: jax.Array) -> Any:
+    """The whole array, readable in this process; all must call."""
+    if x.is_fully_addressable:
+        return x
+    if x.is_fully_replicated:
+        return x.addressable_data(0)
+    return multihost_utils.process_allgather(x, tiled=True)
 
 
 def _place(value: Any, sharding: Any) -> jax.Array:

@@ -7,7 +7,8 @@ import pytest
 
 from jaxft.data.batching import plan_evaluation, plan_training
 from jaxft.data.corruption import each_entry
-from jaxft.data.loader import TextBatches, fill_text
+from jaxft.data.filling import fill_text
+from jaxft.data.loader import TextBatches
 from jaxft.data.masking import Masking
 from jaxft.data.targets import unlabelled
 from jaxft.data.tokens import grouped, make_tokens

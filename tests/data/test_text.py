@@ -13,7 +13,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from jaxft.data import files, records, text, token_cache
 from jaxft.data.files import table
-from jaxft.data.loader import fill_text
+from jaxft.data.filling import fill_text
 from jaxft.data.sources import open_source
 from jaxft.data.text import chunked, find_text_columns, load_tokenizer, tokenize
 from jaxft.data.tokenizer import attempt

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
-from jaxft.data.loader import fill_text
+from jaxft.data.filling import fill_text
 from jaxft.data.text_noise import TextNoise, text_noise
 from jaxft.data.tokens import make_tokens
 from tests import tiny

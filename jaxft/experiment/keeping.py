@@ -1,0 +1,113 @@
+"""Which prefix is kept in which stage of a run, by `data.cache_prefix`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from jaxft.data.kept import Kept, Schedule
+from jaxft.data.loader import ImageBatches, TextBatches
+from jaxft.experiment.encoder import Batches
+from jaxft.experiment.prefix_cache import NoRoomError, PrefixCache, units_of
+from jaxft.experiment.prefix_cost import Cost, cost_of, obstacle, passes, stage_depths
+from jaxft.experiment.prepared import Prepared
+from jaxft.experiment.streaming import StreamBatches, TrainBatches
+from jaxft.models.prefix import Prefix
+
+
+@dataclasses.dataclass(frozen=True)
+class Keeping:
+    """Attributes:
+    train, evaluation: what is kept of the training and of the evaluation rows, by update.
+    depths: of each stage the block after which it is; None where nothing is kept.
+    notes: what was decided, one line each.
+    """
+
+    train: Schedule = Schedule()
+    evaluation: Schedule = Schedule()
+    depths: tuple[int | None, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def evaluated(self, batches: Batches, step: int) -> Batches:
+        """Batches of the evaluation rows after so many updates."""
+        kept = self.evaluation.at(max(0, step - 1))
+        return batches.with_kept(Schedule(((0, kept),)))
+
+
+def keep(
+    prepared: Prepared,
+    cache: PrefixCache,
+    params: Any,
+    train: TrainBatches,
+    evaluation: Batches,
+) -> Keeping:
+    """Settle what is kept, and compute what of it is not there yet. All processes call.
+
+    Args:
+      cache: of the training and the evaluation rows.
+      params: that the run begins with, placed and not replicated.
+      train, evaluation: batches of those rows.
+
+    Raises:
+      ValueError: `data.cache_prefix` is 'on', and nothing can be kept.
+      FloatingPointError, OSError: see `PrefixCache.of`.
+    """
+    mode, depths = prepared.config.data.cache_prefix, stage_depths(prepared)
+    if mode == "off" or (mode == "auto" and max(depths) < 1):
+        return Keeping()
+    why = obstacle(prepared)
+    if not why and max(depths) < 0:
+        why = "nothing is frozen from the embeddings on (config.optim.freeze_below)"
+    if why and mode == "on":
+        raise ValueError(f"config.data.cache_prefix='on' is not possible: {why}")
+    if why:
+        return Keeping(notes=(_not_kept(why),))
+    assert not isinstance(train, StreamBatches)
+    found: list[Kept | None] = []
+    held: list[Kept | None] = []
+    notes: list[str] = []
+    for stage, depth in enumerate(depths):
+        cost = _cost(prepared, train, evaluation, depth) if depth >= (mode == "auto") else None
+        why = _against(prepared, cost, passes(prepared, stage)) if cost else ""
+        kept: tuple[Kept | None, ...] = (None, None)
+        if cost is not None and not why:
+            try:
+                kept = cache.of(cost.prefix, params)
+                notes.append(f"kept after block {cost.prefix.depth}: {cost}")
+            except NoRoomError as error:
+                if mode == "on":
+                    raise ValueError(f"config.data.cache_prefix='on': {error}") from None
+                why = str(error)
+        notes += [_not_kept(why)] if why else []
+        found.append(kept[0])
+        held.append(kept[1])
+    starts = prepared.decisions.starts
+    return Keeping(
+        Schedule(tuple(zip(starts, found, strict=True))),
+        Schedule(tuple(zip(starts, held, strict=True))),
+        tuple(None if kept is None else int(kept.name.rpartition("_")[2]) for kept in found),
+        tuple(dict.fromkeys(notes)),
+    )
+
+
+def _not_kept(why: str) -> str:
+    return f"the frozen prefix is computed at each step: {why}"
+
+
+def _against(prepared: Prepared, cost: Cost, times: float) -> str:
+    """Why a prefix is not kept; '' where it is."""
+    return "" if prepared.config.data.cache_prefix == "on" else cost.against(times)
+
+
+def _cost(prepared: Prepared, train: Batches, evaluation: Batches, depth: int) -> Cost:
+    batch = train.blank()[0]
+
+    def units(prefix: Prefix) -> int:
+        return sum(int(units_of(one, prefix.space).sum()) for one in (train, evaluation))
+
+    if isinstance(train, ImageBatches):
+        batches = len(train.targets) / len(batch["index"])
+    else:
+        assert isinstance(train, TextBatches)
+        batches = int(train.tokens.offsets[-1]) / batch["input_ids"].size
+    return cost_of(prepared.architecture, batch, depth, prepared.config, units, batches)
