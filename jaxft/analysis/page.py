@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 
 class Html(str):
@@ -72,6 +74,21 @@ def page(title: str, body: Html) -> str:
         )
     )
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
+
+
+def has_title(path: Path, title: str) -> bool:
+    """Whether a file is a page of this title."""
+    with path.open("rb") as file:
+        return f"<title>{title}</title>".encode() in file.read(4096)
+
+
+def is_by(path: Path, writer: str) -> bool:
+    """Whether a file is a JSON object whose 'written by' is this."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and value.get("written by") == writer
 
 
 _STYLE = """

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxft.analysis import tuning
 from jaxft.analysis.candidate import Candidate, Unranked
-from jaxft.analysis.page import Html, element, join, page, table
+from jaxft.analysis.page import Html, element, has_title, is_by, join, page, table
 
 TITLE = "jaxft: which checkpoint"
 WRITER = "jaxft select"  # of select.json, under the key 'written by'
@@ -194,14 +193,9 @@ def _evidence_of_each(selection: Selection) -> list[Html]:
 
 def is_page(path: Path) -> bool:
     """Whether a file is an earlier select.html."""
-    with path.open("rb") as file:
-        return f"<title>{TITLE}</title>".encode() in file.read(4096)
+    return has_title(path, TITLE)
 
 
 def is_json(path: Path) -> bool:
     """Whether a file is an earlier select.json."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and value.get("written by") == WRITER
+    return is_by(path, WRITER)

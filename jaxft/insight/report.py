@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxft.analysis.page import Html, element, figure, join, page, table
+from jaxft.analysis.page import Html, element, figure, has_title, is_by, join, page, table
 from jaxft.analysis.pictures import thumbnail
 from jaxft.insight.finding import LEVELS, Finding, worst
 
@@ -125,14 +124,9 @@ def _image(source: str) -> Html:
 
 def is_page(path: Path) -> bool:
     """Whether a file is an earlier data_report.html."""
-    with path.open("rb") as file:
-        return f"<title>{TITLE}</title>".encode() in file.read(4096)
+    return has_title(path, TITLE)
 
 
 def is_json(path: Path) -> bool:
     """Whether a file is an earlier data_report.json."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and value.get("written by") == WRITER
+    return is_by(path, WRITER)

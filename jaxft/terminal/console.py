@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "hold runs against each other, in a table and a page",
     "check_data": "look for duplicates, leaks, damage and wrong labels in the data",
     "select": "rank checkpoints for your data, by a probe of their features",
+    "find_lr": "find a learning rate, by a range test of a hundred updates",
 }
 _USER_ERROR = 2
 

@@ -31,15 +31,16 @@ _CALLED = {
     "config": "config_file conf cfg",
     "help": "usage man fields",
 }
+_KINDS = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
 
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """One text or boolean flag of a command. `required` ones have no default."""
+    """One flag of a command, of the type of its default. `required` ones have none."""
 
     name: str
     help: str
-    default: str | bool | int = ""
+    default: str | bool | int | float = ""
     required: bool = False
 
 
@@ -130,9 +131,7 @@ def _define(defined: Sequence[Flag]) -> flags.FlagValues:
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
     flags.DEFINE_bool("debug", False, "print the traceback of an error", flag_values=values)
     for flag in defined:
-        define = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer}.get(
-            type(flag.default), flags.DEFINE_string
-        )
+        define = _KINDS.get(type(flag.default), flags.DEFINE_string)
         define(flag.name, flag.default, flag.help, flag_values=values)  # type: ignore[operator]
     return values
 
