@@ -58,6 +58,61 @@ class Splits:
         return len(self.train.targets) if self.pairs is None else self.pairs
 
 
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """The training data before anything of it is held out, and what was settled by them.
+
+    Attributes:
+      split: every usable row.
+      label: column of the targets; '' where they are made of the inputs.
+      columns: input column names.
+      reading: how other data are to be read.
+      notes: see `Splits`.
+    """
+
+    split: Split
+    label: str
+    columns: tuple[str, ...]
+    reading: Reading
+    notes: tuple[str, ...]
+
+
+def open_whole(
+    config: ConfigDict,
+    task: Task[Any],
+    checkpoint_names: Sequence[str],
+    cache: str | None = None,
+    given: Given | None = None,
+    *,
+    source: Source | None = None,
+) -> Whole:
+    """Open the training data, check every row of them, settle columns and labels.
+
+    Args:
+      source: opened already; the others see `open_splits`.
+
+    Raises:
+      ValueError: a file, column, target or input is not usable; one line.
+    """
+    c = config.data
+    if source is None:
+        source = open_training(c, inputs=task.inputs, cache=cache, given=given or {})
+    label = task.find_column(source, c.label)
+    columns = KINDS[task.inputs].find_columns(source, c.text, label)
+    if set(columns_of(source, label)) & set(columns):
+        raise ValueError(
+            f"{source.name}: column {label!r} is the input and the label; name the one by "
+            "config.data.text, the other by config.data.label"
+        )
+    reading = Reading(
+        order=checkpoint_names, classes=c.classes, drop=c.on_bad_row != "error", advice=_ADVICE
+    )
+    split, found = labelled_split(task, source, label, columns, reading)
+    said = f"input {', '.join(columns)}" + f"; label {label}" * bool(label)
+    reading = dataclasses.replace(reading, names=split.targets.names)
+    return Whole(split, label, tuple(columns), reading, (*source.notes, said, *found))
+
+
 def open_splits(
     config: ConfigDict,
     task: Task[Any],
@@ -82,22 +137,10 @@ def open_splits(
     c = config.data
     how: dict[str, Any] = {"inputs": task.inputs, "cache": cache, "given": given or {}}
     streamed = Streamed(config, task, given or {}) if c.stream else None
-    source = streamed.first if streamed else open_training(c, **how)
-    label = task.find_column(source, c.label)
-    columns = KINDS[task.inputs].find_columns(source, c.text, label)
-    if set(columns_of(source, label)) & set(columns):
-        raise ValueError(
-            f"{source.name}: column {label!r} is the input and the label; name the one by "
-            "config.data.text, the other by config.data.label"
-        )
-    reading = Reading(
-        order=checkpoint_names, classes=c.classes, drop=c.on_bad_row != "error", advice=_ADVICE
-    )
-    train, found = labelled_split(task, source, label, columns, reading)
-    said = f"input {', '.join(columns)}" + f"; label {label}" * bool(label)
-    notes = [*source.notes, said, *found]
-    names = train.targets.names
-    reading = dataclasses.replace(reading, names=names)
+    first = streamed.first if streamed else None
+    whole = open_whole(config, task, checkpoint_names, cache, given, source=first)
+    train, label, columns, reading = whole.split, whole.label, whole.columns, whole.reading
+    source, notes, names = train.source, [*whole.notes], train.targets.names
 
     def other(field: str, spec: str) -> Split:
         with _naming(f"config.{field}"):
@@ -134,7 +177,7 @@ def open_splits(
             return _weighted(split, config), found
 
         blocks = streamed.blocks(settled)
-    return Splits(train, held_out, test, names, tuple(columns), tuple(notes), blocks=blocks)
+    return Splits(train, held_out, test, names, columns, tuple(notes), blocks=blocks)
 
 
 def _weighted(split: Split, config: ConfigDict) -> Split:
