@@ -18,6 +18,7 @@ COMMANDS = {
     "export": "write a run's model in Hugging Face format",
     "compare": "hold runs against each other, in a table and a page",
     "check_data": "look for duplicates, leaks, damage and wrong labels in the data",
+    "cross_validate": "mean and interval of a config over folds or seeds, out-of-fold predictions",
     "select": "rank checkpoints for your data, by a probe of their features",
     "find_lr": "find a learning rate, by a range test of a hundred updates",
 }
@@ -47,5 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _usage() -> str:
     lines = ["usage: jaxft COMMAND --flag=value …", ""]
-    lines += [f"  {name:<10} {about}" for name, about in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines += [f"  {name:<{width}} {about}" for name, about in COMMANDS.items()]
     return "\n".join([*lines, "", "jaxft COMMAND --help lists the flags of a command."])
