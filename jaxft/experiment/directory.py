@@ -18,7 +18,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from jaxft import config as config_lib
 from jaxft.config import ConfigDict
 from jaxft.experiment import provenance
 from jaxft.experiment.continuing import Changes, accepted
-from jaxft.experiment.lock import held
+from jaxft.experiment.lock import HOLDER, LOCK, held
 
 # Of config.json and source.json, raised when what stands there begins to mean something else. A field or
 # key that is new does not raise it: a record that lacks it is read as one of before.
@@ -46,6 +46,9 @@ class RunDirectory:
     def claimed(self) -> Iterator[None]:
         """Create the directory and hold it: two processes writing one run would ruin it.
 
+        A directory that was not there before and holds nothing afterwards, since the start was refused,
+        is removed again.
+
         Raises:
           ValueError: it is the address of a remote place.
           OSError: it cannot be created or written, or another process holds it.
@@ -55,8 +58,10 @@ class RunDirectory:
             raise ValueError(f"{self.path} is a remote place; runs are kept in local directories")
         with contextlib.ExitStack() as stack:
             try:
+                new = [path for path in (self.path, *self.path.parents) if not path.exists()]
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(held(self.path))
+                stack.callback(_remove_empty, new)  # while it is still held
             except OSError as error:
                 if error.errno == errno.EBUSY:
                     raise
@@ -223,3 +228,14 @@ class RunDirectory:
             os.replace(beside, path)
         except OSError as error:  # a write, unlike an open, does not say of what
             raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove these, of which each holds the one before, as long as they hold nothing but a lock."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            own = {folder / LOCK, folder / HOLDER}
+            if set(folder.iterdir()) <= own:
+                for path in own:
+                    path.unlink(missing_ok=True)
+            folder.rmdir()  # of a folder that holds something it is refused

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+LOCK, HOLDER = ".lock", ".lock.holder"  # the files' names
 # What a file system without locks answers.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
@@ -35,7 +36,7 @@ def held(directory: Path) -> Iterator[None]:
     Raises:
       OSError: EBUSY, another process holds it; or the directory cannot be written.
     """
-    with open(directory / ".lock", "w") as lock:
+    with open(directory / LOCK, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -52,7 +53,7 @@ def held(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _named_holder(directory: Path) -> Iterator[None]:
-    path = directory / ".lock.holder"
+    path = directory / HOLDER
     warning = f"{directory} is on a file system without locks; start no second process on it"
     while True:
         try:

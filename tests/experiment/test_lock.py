@@ -43,6 +43,18 @@ def test_two_claims_with_the_kernels_lock(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_a_start_that_is_refused_leaves_nothing(tmp_path):
+    made, there = RunDirectory(tmp_path / "runs" / "new"), RunDirectory(tmp_path / "there")
+    there.path.mkdir()
+    for run in (made, there):
+        with pytest.raises(ValueError), run.claimed():
+            raise ValueError
+    assert os.listdir(tmp_path) == ["there"]
+    with made.claimed():
+        (made.path / "config.json").touch()
+    assert sorted(os.listdir(made.path)) == [".lock", "config.json"]
+
+
 def test_without_locks_a_run_goes_on_with_a_warning(tmp_path, capfd, no_locks):
     run = RunDirectory(tmp_path / "run")
     with run.claimed():
