@@ -174,7 +174,8 @@ def _no_such_flag(name: str, defined: Sequence[Flag], with_config: bool) -> str:
     own = ["help", *(flag.name for flag in defined)]
     called = {other: flag for flag in own for other in _CALLED.get(flag, "").split()}
     plain = name.replace("-", "_").lower()
-    fields = meant(plain) if with_config else []
+    settings = meant(plain)
+    fields = settings if with_config else []
     close = difflib.get_close_matches(plain, own, n=1, cutoff=0.7)
     if with_config and (exact := [f for f in fields if f.rpartition(".")[2] == plain]):
         likely = exact  # --epochs
@@ -186,6 +187,11 @@ def _no_such_flag(name: str, defined: Sequence[Flag], with_config: bool) -> str:
         likely = [f"--{called[plain]}"]
     else:
         likely = [f"--{name}" for name in difflib.get_close_matches(plain, own, n=1, cutoff=0.5)]
+    if not likely and settings:
+        said = " or ".join(f"config.{field}" for field in settings)
+        return (
+            f"there is no flag --{name}: {said} is a setting of the run, given when it is trained"
+        )
     if not likely:
         return f"there is no flag --{name}; there are {', '.join(f'--{flag}' for flag in own)}"
     likely = [f if f.startswith("--") else f"--config.{f}" for f in likely]

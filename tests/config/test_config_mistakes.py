@@ -335,6 +335,12 @@ def test_names_of_other_libraries_lead_to_ours(write, field):
         assert f"there is no flag --{name} (did you mean {flag}?)" in line
 
 
+def test_a_setting_of_the_run_is_named_by_a_command_without_a_config():
+    for name in ("beams", "length_penalty"):
+        line = refusal(lambda name=name: parse(["x", f"--{name}=4"], FLAGS))
+        assert f"--{name}: config.eval.{name} is a setting of the run" in line
+
+
 def test_the_names_in_the_table_are_names_of_nothing_else():
     names = [name for names in _CALLED.values() for name in names.split()]
     assert len(names) == len(set(names)) and not set(names) & set(BY_NAME)
