@@ -22,7 +22,7 @@ _MAX_DOTS = 1500
 
 def curves(
     train: Sequence[Row], evals: Sequence[Row], events: Sequence[Row], best_step: int | None,
-    metric: str, others: Sequence[str],
+    metric: str, others: Sequence[str], eval_loss: str = "",
 ) -> str:  # fmt: skip
     """Losses and evaluation metrics over steps, with epochs above, best step and events marked.
 
@@ -31,6 +31,8 @@ def curves(
       events: what is marked with a number each, in this order.
       best_step: marked with a line.
       metric, others: evaluation metrics; the first is drawn strongest.
+      eval_loss: what the loss of an evaluation is called where it is another quantity than that of
+        training, and so has an axis of its own; '': it is the same.
     """
     with drawn(9.8, 3.7) as (figure, svg):
         left, right = figure.subplots(1, 2, sharex=True)
@@ -46,7 +48,15 @@ def curves(
             )
         elif len(steps):
             left.plot(steps, losses, color=INK, linewidth=1.3, label="train", **_seen(len(steps)))
-        left.plot(*_points(evals, "loss"), "o-", color=ORANGE, markersize=3.5, label="eval")
+        of_eval = left.twinx() if eval_loss else left
+        (line,) = of_eval.plot(
+            *_points(evals, "loss"), "o-", color=ORANGE, markersize=3.5, label="eval"
+        )
+        if eval_loss:
+            left.set_ylabel("train")
+            of_eval.set_ylabel(eval_loss, color=ORANGE)
+            line.set_label(f"eval: {eval_loss} (right)")
+            left.plot([], [], "o-", color=ORANGE, markersize=3.5, label=line.get_label())
         right.set_title("Evaluation metrics", pad=27)
         names = list(dict.fromkeys([metric, *others]))
         marks = zip("os^D", (BLUE, ORANGE, GREEN, PURPLE), strict=True)

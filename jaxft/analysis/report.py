@@ -57,7 +57,7 @@ def render(record: Record, view: View, defaults: Mapping[str, Any] | None) -> st
     from jaxft.analysis import plots
 
     parts = {
-        "Training": _part(sections.training, record, plots, view.curves),
+        "Training": _part(sections.training, record, plots, view.curves, view.eval_loss),
         "Learning rate": _part(sections.learning_rate, record, plots),
         **{heading: _part(make, record, plots) for heading, make in view.sections.items()},
         "Time": _part(sections.timing, record),

@@ -52,16 +52,25 @@ def header(record: Record, view: View) -> Html:
     return join(parts)
 
 
-def training(record: Record, plots: ModuleType, metrics: Sequence[str]) -> Html:
-    """Curves, those of these metrics among them, with what happened on the way."""
+def training(
+    record: Record, plots: ModuleType, metrics: Sequence[str], eval_loss: str = ""
+) -> Html:
+    """Curves, those of these metrics among them, with what happened on the way.
+
+    eval_loss: see `View`.
+    """
     evals = record.evals["eval"]
     if not record.train and not evals:
         return missing("No metrics.jsonl, or no step in it yet.")
     summary = record.summary
     chosen = (summary.get("best_metric") or {}).get("name", metrics[0])
     events = record.events[:_MAX_EVENTS]
-    svg = plots.curves(record.train, evals, events, summary.get("best_step"), chosen, metrics)
-    parts = [figure(svg, "Training and evaluation loss, and evaluation metrics, over steps.")]
+    best = summary.get("best_step")
+    svg = plots.curves(record.train, evals, events, best, chosen, metrics, eval_loss)
+    caption = "Training and evaluation loss, and evaluation metrics, over steps."
+    if eval_loss:
+        caption += f" The evaluation's loss, on the axis at the right, is the {eval_loss}."
+    parts = [figure(svg, caption)]
     if events:
         items = [
             element("li", f"step {e['step']:,}: {e.get('name')} – {e.get('message')}")
@@ -239,6 +248,8 @@ def _parameter_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("parameters", text))
     if summary.get("initialised"):
         rows.append(("newly initialised", ", ".join(map(str, summary["initialised"]))))
+    if summary.get("fitted"):
+        rows.append(("fitted to the training rows", ", ".join(map(str, summary["fitted"]))))
     return rows
 
 

@@ -19,6 +19,7 @@ class View:
       tiles: metric -> the words under which its number stands at the top, the foremost first.
       result: (record, metrics of the split that is reported) -> a sentence that says how good it is.
       drawn: metrics in one picture over steps; (): those of `tiles`.
+      eval_loss: what the loss of an evaluation is, where it is another quantity than that of training.
       sections: heading -> (record, the module of plots) -> what stands under it.
     """
 
@@ -26,6 +27,7 @@ class View:
     result: Callable[[Record, Mapping[str, Any]], str]
     sections: Mapping[str, Callable[[Record, ModuleType], Html]]
     drawn: tuple[str, ...] = ()
+    eval_loss: str = ""
 
     @property
     def curves(self) -> tuple[str, ...]:

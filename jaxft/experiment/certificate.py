@@ -24,6 +24,7 @@ from jaxft.experiment.measure import own_rows
 from jaxft.experiment.provenance import versions
 from jaxft.models import Architecture, hf, vocabulary
 from jaxft.models.checkpoint import companions, tensors
+from jaxft.tasks.contract import HeadFitting
 
 FORMAT = 1
 Logits = Callable[[Mapping[str, np.ndarray]], np.ndarray]
@@ -62,6 +63,16 @@ def certify(
         pairs["pytorch"] = theirs
     positions = getattr(architecture.limits, "positions", 0)
     found = _compared(batches, positions, lambda batch: np.asarray(run(whole, batch)), pairs)
+    if isinstance(model.task, HeadFitting):  # it is beside the model, whose tokens were compared
+        scores = jax.jit(
+            lambda whole, batch: model.task.predictions(architecture.apply(whole, batch), batch)[
+                "logits"
+            ]
+        )
+        of_classifier = {"exported": lambda batch: np.asarray(scores(again, batch))}
+        found["classifier"] = _compared(
+            batches, positions, lambda batch: np.asarray(scores(whole, batch)), of_classifier
+        )
     certificate = {
         "written by": companions.WRITER,
         "format": FORMAT,
@@ -89,6 +100,12 @@ def lines(certificate: Mapping[str, Any]) -> list[str]:
                 f"{what}: logits differ by at most {found['largest difference']:.3g} (the largest logit is "
                 f"{certificate['largest logit']:.3g}), KL at most {found['largest KL']:.3g}"
             )
+    if found := certificate.get("classifier"):
+        out.append(
+            f"the classifier read back: logits differ by at most "
+            f"{found['exported']['largest difference']:.3g} (the largest logit is "
+            f"{found['largest logit']:.3g})"
+        )
     kept = certificate["untouched tensors"]
     same = sum(entry["identical"] for entry in kept.values())
     out.append(f"{same} of {len(kept)} untouched tensors are the base's, byte for byte")

@@ -165,7 +165,7 @@ def _summary(
 ) -> dict[str, Any]:
     run, clock = session.run, session.clock
     prepared, splits = run.prepared, run.prepared.splits
-    plan = getattr(run.train_batches, "plan", None)
+    plan, depths = getattr(run.train_batches, "plan", None), prepared.architecture.depths
     examples = last_step / prepared.length.epoch * prepared.epoch_examples
     return {
         "task": prepared.config.task,
@@ -189,7 +189,11 @@ def _summary(
         "parameters": dict(prepared.decisions.totals),
         "versions": {"python": platform.python_version(), **versions(_VERSIONS)},
         "device": run.parallel.summary,
-        "initialised": list(run.initialised),
+        # Of a head that is fitted no first value counts.
+        "initialised": [p for p in run.initialised if run.shared.fitting is None or p in depths],
+        "fitted": [
+            p for p in run.initialised if run.shared.fitting is not None and p not in depths
+        ],
         "shapes": [str(shape) for shape in plan.shapes] if plan else [],
         "padding_efficiency": plan.efficiency if plan else None,
     }

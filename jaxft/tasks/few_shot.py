@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxft.analysis.view import View
 from jaxft.data.labels import Labels
 from jaxft.data.pairs import Pairing, pairing_of
 from jaxft.tasks.classification import OneLabel, logits_of
@@ -57,6 +58,10 @@ class FewShot(OneLabel):
             "data.pair_iterations": "iterations",
             "train.head_c": "head_c",
         }
+
+    @property
+    def view(self) -> View:
+        return dataclasses.replace(super().view, eval_loss="cross-entropy of the classifier")
 
     def pairing(self, targets: Labels) -> Pairing:
         return pairing_of(targets, self.sampling, self.iterations)

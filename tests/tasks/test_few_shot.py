@@ -104,7 +104,19 @@ def test_an_export_is_read_by_numpy_by_jaxft_and_as_its_run(world, tmp_path):
     config = json.loads((result.best / "config.json").read_text())
     assert config["architectures"] == ["BertModel"]
     assert "temperature" in config["fitted_on_evaluation"]
-    assert "confus" in result.report.read_text().lower()
+    page = result.report.read_text()
+    assert "confus" in page.lower() and "fitted to the training rows" in page
+    assert (result.summary["initialised"], len(result.summary["fitted"])) == ([], 2)
+    assert "cross-entropy of the classifier" in page  # has an axis of its own
+
+
+def test_a_certificate_is_of_the_classifier_too(world, tmp_path, capsys):
+    _, result = world
+    argv = ["export", f"--run={result.directory}", f"--output={tmp_path / 'out'}", "--verify=8"]
+    assert export.main(argv) == 0
+    assert "the classifier read back: logits differ by at most 0 " in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "certificate.json").read_text())["classifier"]
+    assert found["exported"]["largest difference"] == 0 < found["largest logit"]
 
 
 def test_the_first_loss_is_that_of_pytorch(world):
