@@ -14,6 +14,8 @@ from jaxft.analysis import probing
 from jaxft.config import ConfigDict, override
 from jaxft.data.checks import check_inputs
 from jaxft.data.inputs import KINDS
+from jaxft.data.label_sets import LabelSets
+from jaxft.data.tags import Tags
 from jaxft.data.targets import Targets
 from jaxft.data.tokenizer import load_tokenizer
 from jaxft.experiment.data import Splits, open_splits
@@ -22,6 +24,7 @@ from jaxft.experiment.features import features_of, open_architecture, open_froze
 from jaxft.experiment.output import Output, check_output
 from jaxft.experiment.split import Split
 from jaxft.insight import balance, damage, leaks, lengths, near, photos, report, suspicious
+from jaxft.insight import suspicious_several as several
 from jaxft.insight.duplicates import Groups, conflicts, exact, text_keys
 from jaxft.insight.extra import needed
 from jaxft.insight.finding import SHOWN, Finding
@@ -71,9 +74,8 @@ def check_data(config: ConfigDict, *, rows: int, probed: int, output: str) -> Re
     doubted = dataclasses.replace(
         part_of("train", task, sample, splits.columns, label), whole=len(whole[0])
     )
-    if not (why := suspicious.can_probe(doubted)):
-        probe, by, why = _probe(config, task, splits, sample, doubted)
-        found += suspicious.findings(doubted, probe, by, config.train.seed)
+    doubts, why = _doubts(config, task, splits, sample, doubted)
+    found += doubts
     notes = (*splits.notes, *filter(None, (note, why)))
     looked = tuple((part.name, len(part), part.whole) for part in parts)
     result = Report(config.task, config.data.train, looked, report.ordered(found), notes)
@@ -85,12 +87,13 @@ def check_data(config: ConfigDict, *, rows: int, probed: int, output: str) -> Re
 
 
 def part_of(name: str, task: Task[Any], split: Split, columns: tuple[str, ...], label: str) -> Part:
-    """The rows of a split, with class numbers or numbers where each example has one of them."""
+    """The rows of a split, with their classes, sets of them, tags or numbers; without other targets."""
     targets = split.targets
     classes, numbers = _one_each(task, targets)
     return Part(
         name, split.source, targets.rows, task.inputs, columns, label, classes, targets.names, numbers,
-        len(targets),
+        len(targets), sets=targets if isinstance(targets, LabelSets) else None,
+        tags=targets if isinstance(targets, Tags) else None,
     )  # fmt: skip
 
 
@@ -122,12 +125,40 @@ def _encoder(config: ConfigDict, task: Task[Any], splits: Splits) -> tuple[Encod
     return make_encoder(config, task.inputs, directory, architecture.limits, splits, None), ""
 
 
-def _probe(
+def _doubts(
     config: ConfigDict, task: Task[Any], splits: Splits, sample: Split, part: Part
-) -> tuple[suspicious.Probe, str, str]:
-    """(what doubts labels, what it reads, why it is not the checkpoint that it reads)."""
+) -> tuple[list[Finding], str]:
+    """(findings on suspicious labels, why there are none or why the checkpoint is not read)."""
+    seed = config.train.seed
+    if part.tags is not None:
+        why = several.why_not(part)
+        return ([] if why else several.findings_of_tags(part, seed)), why
+    if part.sets is not None:
+        if why := several.why_not(part):
+            return [], why
+        asked = several.asked_labels(part)
+        dense = part.sets.dense(np.arange(len(part)))[:, asked].astype(float)
+        features, by, why = _features(config, task, splits, sample, part, dense)
+        probe = several.yes_or_no(features)
+        return several.findings_of_sets(part, probe, by, seed), why
+    if why := suspicious.can_probe(part):
+        return [], why
     assert part.classes is not None
-    classes, count, why = part.classes, len(part.names), ""
+    classes, count = part.classes, len(part.names)
+    features, by, why = _features(config, task, splits, sample, part, np.eye(count)[classes])
+    dense_ones = isinstance(features, np.ndarray)
+    make = suspicious.probe_of_features if dense_ones else suspicious.probe_of_words
+    return suspicious.findings(part, make(features, classes, count), by, seed), why
+
+
+def _features(
+    config: ConfigDict, task: Task[Any], splits: Splits, sample: Split, part: Part, wanted: np.ndarray
+) -> tuple[Any, str, str]:  # fmt: skip
+    """(what the probe reads of each row, dense or sparse [n, D]; that in words; why not the checkpoint).
+
+    wanted: [n, C], what a row has of each label; chooses the block.
+    """
+    why = ""
     if config.model.path and not config.model.scratch:
         try:
             frozen = open_frozen(config.model.path, config, task, splits, sample)
@@ -138,28 +169,26 @@ def _probe(
         ) as error:  # of a bridged module, which cannot be traced or shows no states
             why = f"{config.model.path}: {error}"
         else:
-            best = _best_block(blocks, classes, count, config.train.seed)
-            by = f"the hidden state after block {best + 1} of {len(blocks)}"
-            return suspicious.probe_of_features(blocks[best], classes, count), by, why
+            best = _best_block(blocks, wanted, part, config.train.seed)
+            return blocks[best], f"the hidden state after block {best + 1} of {len(blocks)}", why
     if not part.are_images:
-        return suspicious.probe_of_words(part), "words (TF-IDF)", why
-    small = photos.small(photos.looks(part))
-    return suspicious.probe_of_features(small, classes, count), "small grey pictures", why
+        return suspicious.word_features(part), "words (TF-IDF)", why
+    return photos.small(photos.looks(part)), "small grey pictures", why
 
 
-def _best_block(blocks: Sequence[np.ndarray], classes: np.ndarray, count: int, seed: int) -> int:
-    """That from which ridge regression reads the classes best, over five folds."""
-    one_hot, folds = np.eye(count)[classes], probing.folds(classes, 5, seed)
-    right = [
-        sum(
-            (
-                probing.regress(x[fitted], one_hot[fitted], x[asked]).argmax(1) == classes[asked]
-            ).sum()
-            for fitted, asked in folds
-        )
-        for x in blocks
-    ]
-    return int(np.argmax(right))
+def _best_block(blocks: Sequence[np.ndarray], wanted: np.ndarray, part: Part, seed: int) -> int:
+    """That from which ridge regression reads the labels best, over five folds."""
+    strata = part.classes if part.sets is None else part.sets.strata()
+    assert strata is not None
+    folds = probing.folds(strata, 5, seed)
+
+    def right(x: np.ndarray, fitted: np.ndarray, asked: np.ndarray) -> float:
+        found, truth = probing.regress(x[fitted], wanted[fitted], x[asked]), wanted[asked]
+        if part.sets is None:
+            return float((found.argmax(1) == truth.argmax(1)).sum())
+        return -float(((found - truth) ** 2).sum())
+
+    return int(np.argmax([sum(right(x, *fold) for fold in folds) for x in blocks]))
 
 
 def _files(folder: Path, config: ConfigDict) -> tuple[Path, Path]:
@@ -210,7 +239,11 @@ def _unusable(
 def _texts(whole: list[Part], parts: list[Part], encoder: Encoder | None) -> list[Finding]:
     keys, short = zip(*map(text_keys, whole), strict=True)
     groups = Groups(whole, keys)
-    found = [*exact(groups, np.concatenate(short)), *conflicts(groups)]
+    found = exact(groups, np.concatenate(short))
+    if whole[0].tags is not None:  # a tag may follow from a capital letter, and a mark has one
+        found += conflicts(Groups(whole, [text_keys(part, exact=True)[0] for part in whole]))
+    else:
+        found += conflicts(groups)
     if any(len(part) < len(one) for part, one in zip(parts, whole, strict=True)):
         groups = Groups(parts, [text_keys(part)[0] for part in parts])
     found += near.findings(groups, list(near_pairs(parts, groups.distinct)))

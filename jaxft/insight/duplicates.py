@@ -27,12 +27,15 @@ def normalised(text: str) -> str:
     return _BETWEEN.sub(" ", text).strip() or " ".join(text.split())
 
 
-def text_keys(part: Part) -> tuple[np.ndarray, np.ndarray]:
-    """(keys [n] 'S16', equal where all normalised texts of two rows are; [n] bool: is a short text)."""
+def text_keys(part: Part, *, exact: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """(keys [n] 'S16', equal where all normalised texts of two rows are; [n] bool: is a short text).
+
+    exact: where the texts are, mark for mark.
+    """
     keys, short = [], []
     for chunk in part.chunks():
         for texts in chunk:
-            plain = [normalised(text) for text in texts]
+            plain = list(texts) if exact else [normalised(text) for text in texts]
             keys.append(hashlib.blake2b("\0".join(plain).encode(), digest_size=16).digest())
             short.append(sum(len(text.split()) for text in plain) < _FEWEST_WORDS)
     return np.array(keys, "V16"), np.array(short, bool)
@@ -141,14 +144,15 @@ def _shown(part: Part, position: int) -> str:
 
 def conflicts(groups: Groups) -> list[Finding]:
     """A finding on equal rows whose targets differ."""
-    if any(part.targets is None for part in groups.parts):
+    numbers = groups.parts[0].numbers is not None
+    known = [part.numbers if numbers else part.codes for part in groups.parts]
+    if any(own is None for own in known):
         return []
-    targets = np.concatenate([np.asarray(part.targets, float) for part in groups.parts])
+    targets: np.ndarray = np.concatenate(known)  # type: ignore[arg-type]
     order = np.argsort(groups.group, kind="stable")
     starts = np.flatnonzero(np.diff(groups.group[order], prepend=-1))
     low = np.minimum.reduceat(targets[order], starts)
     high = np.maximum.reduceat(targets[order], starts)
-    numbers = groups.parts[0].classes is None
     apart = high - low > (0.5 * targets.std() if numbers else 0)
     if not apart.any():
         return []
@@ -157,9 +161,11 @@ def conflicts(groups: Groups) -> list[Finding]:
     chosen.sort(key=lambda members: -len(members))
     involved = sum(map(len, chosen))
     rows = []
+    one_each = numbers or groups.parts[0].classes is not None
     for members in chosen[:SHOWN]:
         part, position = groups.place(members[0])
-        said = ", ".join(dict.fromkeys(p.target(i) for p, i in map(groups.place, members)))
+        told = dict.fromkeys(p.target(i) for p, i in map(groups.place, members))
+        said = (", " if one_each else " ‖ ").join(cut(one, 100) for one in told)
         places = ", ".join(groups.where(i) for i in members[:3]) + ("…" if len(members) > 3 else "")
         rows.append((places, said, _shown(part, position)))
     return [

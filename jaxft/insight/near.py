@@ -62,7 +62,7 @@ def _across(groups: Groups, part: Part, number: int, pairs: Pairs) -> Finding:
 
 def _in_conflict(groups: Groups, pairs: Pairs) -> list[Finding]:
     """Nearly the same, and labelled differently: few, so each is told, and none is an alarm."""
-    if any(part.classes is None for part in groups.parts):
+    if any(part.codes is None for part in groups.parts):
         return []
     apart = [p for p in pairs if _target(groups, p[0]) != _target(groups, p[1])]
     if not apart:
@@ -100,8 +100,8 @@ def _table(groups: Groups, pairs: Pairs) -> tuple:
             groups.where(a),
             groups.where(b),
             f"{found:.2f}",
-            _target(groups, a),
-            _target(groups, b),
+            cut(_target(groups, a), 60),
+            cut(_target(groups, b), 60),
         )
         if first.are_images:
             pictures.append((first.picture(i), second.picture(j)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from jaxft.analysis.pictures import inline
 from jaxft.data.files import Source
 from jaxft.data.inputs import KINDS
+from jaxft.data.label_sets import LabelSets
+from jaxft.data.tags import OUTSIDE, Tags, type_of
 
 Texts = tuple[str, ...]  # of one row, usually one a column
 # Of a longer text the checks that compare contents read the beginning only.
@@ -30,6 +33,7 @@ class Part:
       classes: [n] int class numbers; None where the targets are none.
       names: of the classes.
       numbers: [n] float targets; None where they are none.
+      sets: the labels of each row, where it may have several; `tags`: a tag for each of its words.
       whole: rows of the split, of which these may be a sample.
     """
 
@@ -43,6 +47,8 @@ class Part:
     names: tuple[str, ...] = ()
     numbers: np.ndarray | None = None
     whole: int = 0
+    sets: LabelSets | None = None
+    tags: Tags | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,6 +57,42 @@ class Part:
     def targets(self) -> np.ndarray | None:
         """[n] class numbers or numbers; None where an example has neither."""
         return self.numbers if self.classes is None else self.classes
+
+    @functools.cached_property
+    def codes(self) -> np.ndarray | None:
+        """[n] int64, equal where the classes, the labels or the tags of two rows are; None of others.
+
+        (Of labels and tags 60 bits of a hash, so that splits agree on them.)
+        """
+        if self.classes is not None:
+            return self.classes
+        several = self.sets or self.tags
+        if several is None:
+            return None
+        bounds = several.bounds if isinstance(several, LabelSets) else several.offsets
+        ids = np.ascontiguousarray(several.ids, np.int32)
+        return np.array(
+            [
+                int.from_bytes(hashlib.blake2b(ids[a:b].tobytes(), digest_size=8).digest()) >> 4
+                for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+            ],
+            np.int64,
+        )
+
+    @functools.cached_property
+    def labels(self) -> LabelSets | None:
+        """What may be there in a row besides others: its labels, or the types of its tags but 'O'."""
+        if self.tags is None:
+            return self.sets
+        kinds, of_tag = tag_types(self.tags.names)
+        names = tuple(kind for kind in kinds if kind != OUTSIDE)
+        number = np.array([names.index(kind) if kind in names else -1 for kind in kinds], np.int64)
+        ids = number[of_tag][self.tags.ids] if len(self.tags.ids) else np.zeros(0, np.int64)
+        row = np.repeat(np.arange(len(self)), np.diff(self.tags.offsets))
+        keys = np.unique(row[ids >= 0] * max(1, len(names)) + ids[ids >= 0])
+        row, ids = np.divmod(keys, max(1, len(names)))
+        bounds = np.searchsorted(row, np.arange(len(self) + 1))
+        return LabelSets(names, self.rows, bounds, ids.astype(np.int32))
 
     def take(self, positions: np.ndarray) -> Part:
         """The rows at these positions."""
@@ -63,6 +105,8 @@ class Part:
             rows=self.rows[positions],
             classes=chosen(self.classes),
             numbers=chosen(self.numbers),
+            sets=None if self.sets is None else self.sets.take(positions),
+            tags=None if self.tags is None else self.tags.take(positions),
         )
 
     def sample(self, limit: int, seed: int) -> Part:
@@ -80,6 +124,12 @@ class Part:
         """The target of a row, in words."""
         if self.classes is not None:
             return self.names[int(self.classes[position])]
+        if self.sets is not None:
+            a, b = self.sets.bounds[position : position + 2]
+            return ", ".join(self.names[i] for i in self.sets.ids[a:b]) or "none"
+        if self.tags is not None:
+            a, b = self.tags.offsets[position : position + 2]
+            return " ".join(self.names[i] for i in self.tags.ids[a:b])
         return "" if self.numbers is None else f"{self.numbers[position]:g}"
 
     def chunks(self) -> Iterator[list[Texts]]:
@@ -123,6 +173,16 @@ class Part:
         if self.are_images:
             return ""
         return " ‖ ".join(self.texts[position])
+
+
+def tag_types(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """(the types of these tags, [T] int of each tag that of its type).
+
+    >>> tag_types(["O", "B-person", "I-person"])
+    (['O', 'person'], array([0, 1, 1]))
+    """
+    kinds = list(dict.fromkeys(map(type_of, names)))
+    return kinds, np.array([kinds.index(type_of(name)) for name in names], np.int64)
 
 
 def said_of_sample(parts: list[Part]) -> str:

@@ -6,6 +6,7 @@ Northcutt et al., "Confident Learning: Estimating Uncertainty in Dataset Labels"
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -14,13 +15,13 @@ from jaxft.insight.extra import needed
 from jaxft.insight.finding import SHOWN, Finding, cut, graded
 from jaxft.insight.parts import Part, said_of_sample
 
-_FOLDS = 5
-_FEWEST = (
-    100  # rows, and `_FEW_EACH` of a class, below which a probe knows too little to doubt a label
+FOLDS = 5
+FEWEST = (
+    100  # rows, and `FEW_EACH` of a class, below which a probe knows too little to doubt a label
 )
-_FEW_EACH = _FOLDS
+FEW_EACH = FOLDS
 # What is told as an alarm: the probe is this sure of another label, and knows its task at all.
-_SURE, _KNOWS = 0.9, 0.5
+SURE, KNOWS = 0.9, 0.5
 
 # (fitted, asked) positions -> log-probabilities [asked, C]
 Probe = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -35,22 +36,24 @@ def probe_of_features(features: np.ndarray, classes: np.ndarray, count: int) -> 
     return probe
 
 
-def probe_of_words(part: Part) -> Probe:
-    """Logistic regression on TF-IDF of words and pairs of words, each column on its own."""
+def word_features(part: Part) -> Any:
+    """[n, D], sparse: TF-IDF of words and pairs of words, each column on its own."""
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
 
-    assert part.classes is not None
-    classes, count = part.classes, len(part.names)
     columns = [
         TfidfVectorizer(
             ngram_range=(1, 2), min_df=2, sublinear_tf=True, token_pattern=r"(?u)\w+|[^\w\s]"
         ).fit_transform(texts)
         for texts in zip(*part.texts, strict=True)
     ]
-    features = hstack(columns).tocsr()
+    return hstack(columns).tocsr()
+
+
+def probe_of_words(features: Any, classes: np.ndarray, count: int) -> Probe:
+    """Logistic regression on `word_features` [n, D]."""
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     def probe(fitted: np.ndarray, asked: np.ndarray) -> np.ndarray:
         with threadpool_limits(1):  # of products this small, more threads cost 40 times the CPU
@@ -68,7 +71,7 @@ def probabilities(part: Part, probe: Probe, seed: int) -> np.ndarray:
     """[n, C] of each row by a probe fitted on the other folds."""
     assert part.classes is not None
     found = np.zeros((len(part), len(part.names)))
-    for fitted, asked in probing.folds(part.classes, _FOLDS, seed):
+    for fitted, asked in probing.folds(part.classes, FOLDS, seed):
         found[asked] = np.exp(probe(fitted, asked))
     return found / found.sum(1, keepdims=True)
 
@@ -76,10 +79,10 @@ def probabilities(part: Part, probe: Probe, seed: int) -> np.ndarray:
 def can_probe(part: Part) -> str:
     """Why the labels of a part cannot be doubted, or ''."""
     if part.classes is None:
-        return "no labels are doubted, since the targets are not one class each"
-    enough = int((np.bincount(part.classes, minlength=len(part.names)) >= _FEW_EACH).sum())
-    if len(part) < _FEWEST or enough < 2:
-        return f"{len(part)} rows, {enough} labels of {_FEW_EACH} rows or more, are too few to doubt a label"
+        return "no labels are doubted, since the targets are neither classes, sets of them nor tags"
+    enough = int((np.bincount(part.classes, minlength=len(part.names)) >= FEW_EACH).sum())
+    if len(part) < FEWEST or enough < 2:
+        return f"{len(part)} rows, {enough} labels of {FEW_EACH} rows or more, are too few to doubt a label"
     return ""
 
 
@@ -95,7 +98,7 @@ def ranked(classes: np.ndarray, given: np.ndarray) -> tuple[np.ndarray, np.ndarr
     doubted = find(classes, given, n_jobs=1)
     quality = rank(classes, given, method="normalized_margin")
     order = np.flatnonzero(doubted)[np.argsort(quality[doubted], kind="stable")]
-    sure = (given.max(1) >= _SURE) & (own < 1 - _SURE) & doubted
+    sure = (given.max(1) >= SURE) & (own < 1 - SURE) & doubted
     return order, sure
 
 
@@ -117,7 +120,7 @@ def findings(part: Part, probe: Probe, by: str, seed: int) -> list[Finding]:
     count = int(sure.sum())
     told = f"a probe of {by} (accuracy {accuracy:.1%}; always the same: {constant:.1%})"
     summary = f"{told} doubts {len(order):,} of {len(part):,} labels, {count:,} of them surely"
-    if knows < _KNOWS:
+    if knows < KNOWS:
         summary += "; it knows too little of the task for an alarm"
     rows = tuple(
         (
@@ -130,7 +133,7 @@ def findings(part: Part, probe: Probe, by: str, seed: int) -> list[Finding]:
     return [
         Finding(
             "suspicious labels",
-            graded(count / len(part), 0.01, 0.1) if knows >= _KNOWS else "note",
+            graded(count / len(part), 0.01, 0.1) if knows >= KNOWS else "note",
             summary + said_of_sample([part]),
             "look at the first ones: right labels of hard rows are among them, so drop none unseen",
             ("row", "label", "the probe says", "sure", *(() if images else ("input",))),

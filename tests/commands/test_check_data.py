@@ -160,6 +160,67 @@ def test_images(tmp_path, trained):
     assert (tmp_path / "out" / "data_report.html").read_text().count("<img") >= 3
 
 
+def test_planted_faults_of_several_labels_are_found(tmp_path):
+    draw, train = random.Random(3), []
+    held = [(text, label) for text, label in sentences(EVAL, 2) if label != "odd"]
+    for text, label in sentences(3 * TRAIN, 1):  # two labels where two words are there, else one
+        more = draw.choice([*tiny.WORDS, "", ""])
+        text += f" {draw.choice(tiny.WORDS[more])}" if more else ""
+        train.append((text, ";".join(sorted({label, more} - {""}))))
+    rows = list(train)
+    rows[10] = (rows[11][0], "odd" if "odd" not in rows[11][1] else "bad;good;odd")
+    planted = range(20, len(rows), 20)
+    flipped = {}
+    for i in planted:  # a label that is not there is given, or one that is there is not
+        given = set(rows[i][1].split(";"))
+        flipped[i] = draw.choice(list(tiny.WORDS))
+        rows[i] = (rows[i][0], ";".join(sorted(given ^ {flipped[i]})))
+    found = looked_at(
+        tmp_path, write(tmp_path / "train.csv", rows),
+        f"--config.data.eval={write(tmp_path / 'eval.csv', held)}", task="multi_label",
+    )  # fmt: skip
+    assert found["conflicting labels"][0]["groups"] == [[["train", 10], ["train", 11]]]
+    doubts = [one for one in found["suspicious labels"][0]["rows"] if one[0] != 10]
+    sure = [one for one in doubts if one[4]]
+    for told, precise, share in ((doubts, 0.6, 0.7), (sure, 0.9, 0.25)):
+        right = [one for one in told if flipped.get(one[0]) == one[1]]
+        assert len(right) >= precise * len(told) and len(right) >= share * len(planted)
+    assert found["suspicious labels"][0]["level"] == "warning"
+    assert found["suspicious labels"][0]["known"] == sorted(tiny.WORDS)
+    assert found["label balance"][0]["train"]["odd"] == sum("odd" in label for _, label in rows)
+    drift = found["label drift"][0]
+    assert (drift["level"], drift["labels"][0][0]) == ("serious", "odd")
+
+
+def test_planted_faults_of_tags_are_found(tmp_path):
+    draw = random.Random(4)
+    tag = {word: f"B-{kind}" for kind, words in tiny.WORDS.items() for word in words}
+    train = [
+        [[word, tag.get(word, "O")] for word in text.split()] for text, _ in sentences(TRAIN, 1)
+    ]
+    planted = set()
+    for i in range(20, TRAIN, 25):
+        at = next(j for j, (_, tag) in enumerate(train[i]) if tag != "O")
+        train[i][at][1] = (
+            "O" if draw.random() < 0.5 else "B-bad" if train[i][at][1] == "B-odd" else "B-odd"
+        )
+        planted.add((i, at))
+    train.append([[word, "O"] for word, _ in train[12]])
+    text = "\n\n".join("\n".join(map(" ".join, words)) for words in train)
+    (tmp_path / "train.conll").write_text(text + "\n")
+    found = looked_at(
+        tmp_path, tmp_path / "train.conll", "--config.data.text=tokens", "--config.data.label=tags",
+        "--config.data.eval_fraction=0.1", task="token_classification",
+    )  # fmt: skip
+    assert len(found["conflicting labels"][0]["groups"]) == 1
+    told = found["suspicious labels"][0]
+    assert told["level"] == "warning"
+    surely = {tuple(one[:2]) for one in told["rows"] if one[4] >= 0.9}
+    assert len(surely & planted) >= 0.6 * 0.9 * len(planted)
+    assert len(surely & planted) >= 0.9 * len(surely - {(TRAIN, j) for j in range(99)})
+    assert set(found["label balance"][0]["train"]) == set(tiny.WORDS)
+
+
 def test_other_tasks(tmp_path):
     draw = random.Random(0)
     rows = [(text, round(draw.gauss(3, 1), 3)) for text, _ in sentences(120, 1)]
@@ -175,7 +236,8 @@ def test_other_tasks(tmp_path):
     (tmp_path / "words.conll").write_text(words + "\n\n" + words.split("\n\n")[0] + "\n")
     more = ("--config.data.eval_fraction=0.3",)
     found = looked_at(tmp_path, tmp_path / "words.conll", *more, task="token_classification")
-    assert {"duplicates", "duplicates across splits"} & set(found) and "label balance" not in found
+    assert {"duplicates", "duplicates across splits"} & set(found)
+    assert found["label balance"][0]["train"].keys() == {"x"}
 
 
 def test_what_train_would_stop_at_is_told(tmp_path, capsys):
