@@ -28,7 +28,7 @@ def validate(config: Mapping[str, Any] | ConfigDict) -> None:
     """Raise ValueError for the first field that is missing, unknown, or not what it may be."""
     flat = fields_of(config)
     for field in FIELDS:
-        _check_field(field, flat[field.name])
+        check_field(field, flat[field.name])
     for entry in flat["optim.lr_mult"]:
         _check_number("optim.lr_mult", "pattern, factor", entry)
     for entry in () if isinstance(weights := flat["train.class_weights"], str) else weights:
@@ -78,7 +78,8 @@ def fields_of(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
     return {name: as_tuples(value) for name, value in flat.items()}
 
 
-def _check_field(field: Field, value: Any) -> None:
+def check_field(field: Field, value: Any) -> None:
+    """Raise ValueError for a value that the field cannot have by itself."""
     said = f"config.{field.name}={shown(value)}"
     if (value is None and field.optional) or any(
         type(value) is type(also) and value == also for also in field.also
@@ -194,7 +195,7 @@ def _check_group(entry: Any) -> None:
         # Allowed is what the run's own field of that name allows.
         field = BY_NAME[f"optim.{name}"]
         try:
-            _check_field(field, value)
+            check_field(field, value)
         except ValueError as error:
             allowed = field.allowed() if field.choices else f"a number {field.allowed()}"
             raise ValueError(
@@ -245,8 +246,7 @@ def _check_together(flat: Mapping[str, Any]) -> None:
             f"config.train.accumulate={flat['train.accumulate']} cuts a batch of "
             f"config.train.batch_size={flat['train.batch_size']} examples into more parts than it has"
         )
-    metrics = METRICS[flat["task"]]
-    if (metric := flat["eval.metric"]) not in metrics:
+    if (metric := flat["eval.metric"]) not in (metrics := METRICS[flat["task"]]):
         raise ValueError(
             f"config.eval.metric={shown(metric)} is no metric of config.task={flat['task']!r}, which "
             f"has {', '.join(metrics)}{nearest(metric, metrics)}"

@@ -1,4 +1,4 @@
-"""A config from its file and the command line: `FILE[:arg]` and `--config.a.b=value`."""
+"""A config from its file and the command line: `FILE[:arg]` and `--config.a.b=value`; files of its kind."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxft.base.nearest import nearest
 from jaxft.base.nested import as_tuples, flatten
@@ -24,6 +24,7 @@ from jaxft.config import ConfigDict, default_config, unflatten
 from jaxft.config_check import fields_of, is_remote, shown, type_name, unusable, validate
 from jaxft.config_names import field_named, no_such_field
 
+_T = TypeVar("_T")
 # One of each pair is set; the one given closest to the command line wins (see `_settle_pairs`).
 _EITHER = (("train.epochs", "train.steps"),)
 _SLOW_SECONDS = 5.0  # after which a config file that is still running is named
@@ -40,7 +41,7 @@ def load(file_and_arg: str, overrides: Iterable[tuple[str, str]] = ()) -> Config
     name, _, arg = (file_and_arg, "", "") if whole.is_file() else file_and_arg.partition(":")
     if remote := is_remote(file_and_arg):
         raise ValueError(f"--config {file_and_arg}: config files are local, not {remote}")
-    from_file = _run_file(Path(name), arg or None)
+    from_file = run_file(Path(name), arg or None, "get_config", _fields)
     given = {field: parse_value(field, text) for field, text in overrides}
     values = _settle_pairs(flatten(default_config()), from_file, given)
     config = unflatten({**values, **given})
@@ -76,38 +77,56 @@ def parse_value(name: str, text: str) -> Any:
     raise ValueError(f"config.{name}={shown(text)} is not {type_name(field)}")
 
 
-def _run_file(path: Path, arg: str | None) -> dict[str, Any]:
-    """All fields of the config that `get_config` of the file gives."""
-    _check_path(path)
+def run_file(
+    path: Path, arg: str | None, function: str, use: Callable[[Any], _T], kind: str = "config"
+) -> _T:
+    """`use(FUNCTION(arg))` of a file of the user's, whose mistakes, and those of `use`, are one line.
+
+    Args:
+      arg: of the function; None: it is called without.
+      kind: what the file is called: 'config', 'space'. Where there is no such file, its like in the folder
+        configs/ are looked through for the nearest name.
+
+    Raises:
+      ValueError: the file is not usable, or whatever went wrong in it; with the line that was last in it.
+      KeyboardInterrupt: while the file runs; says in which line.
+    """
+    _check_path(path, kind)
     spec = importlib.util.spec_from_loader(
-        f"jaxft_config_{path.stem}", _Uncached(f"jaxft_config_{path.stem}", str(path))
+        f"jaxft_{kind}_{path.stem}", _Uncached(f"jaxft_{kind}_{path.stem}", str(path))
     )
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     try:
-        with _named_when_slow(path), contextlib.redirect_stdout(sys.stderr):
+        with _named_when_slow(path, kind), contextlib.redirect_stdout(sys.stderr):
             spec.loader.exec_module(module)
-            config = _get_config(module, arg)
-            return {field: _plain(value) for field, value in fields_of(config).items()}
+            return use(_called(module, function, arg))
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"in config file {path}{_place(path, error)}") from error
+        raise KeyboardInterrupt(f"in {kind} file {path}{_place(path, error)}") from error
     except BaseException as error:
         # Whatever a user's file raises, sys.exit included: said in one line, with its place.
         place = _place(path, error)
-        raise ValueError(f"config file {path}{place}: {_reason(path, error)}") from error
+        raise ValueError(f"{kind} file {path}{place}: {_reason(path, error, function)}") from error
 
 
-def _check_path(path: Path) -> None:
+def _fields(config: Any) -> dict[str, Any]:
+    """All fields of what `get_config` gives, with plain numbers."""
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"get_config() gives {shown(config)}; does it end with 'return config'?")
+    return {field: plain_number(value) for field, value in fields_of(config).items()}
+
+
+def _check_path(path: Path, kind: str) -> None:
     if path.is_dir():
-        raise ValueError(f"config file {path} is a directory; give a file in it")
+        raise ValueError(f"{kind} file {path} is a directory; give a file in it")
     if not path.exists():
         folder = path.parent if path.parent.is_dir() else Path("configs")
         hint = nearest(path.name, [p.name for p in folder.glob("*.py")])
-        raise ValueError(f"no config file {str(path)!r}{hint}")
+        raise ValueError(f"no {kind} file {str(path)!r}{hint}")
     if not path.is_file():  # opening a pipe would wait for a writer for ever
-        raise ValueError(f"config file {path} is not a regular file")
+        raise ValueError(f"{kind} file {path} is not a regular file")
     if path.suffix != ".py":
-        raise ValueError(f"config file {path} is not Python: its name must end in .py")
+        raise ValueError(f"{kind} file {path} is not Python: its name must end in .py")
 
 
 class _Uncached(importlib.machinery.SourceFileLoader):
@@ -118,9 +137,9 @@ class _Uncached(importlib.machinery.SourceFileLoader):
 
 
 @contextlib.contextmanager
-def _named_when_slow(path: Path) -> Iterator[None]:
+def _named_when_slow(path: Path, kind: str) -> Iterator[None]:
     """Say what is going on when the block takes seconds: a file may loop for ever."""
-    message = f"reading config file {path} …"
+    message = f"reading {kind} file {path} …"
     timer = threading.Timer(_SLOW_SECONDS, print, [message], {"file": sys.stderr, "flush": True})
     timer.daemon = True
     timer.start()
@@ -130,25 +149,24 @@ def _named_when_slow(path: Path) -> Iterator[None]:
         timer.cancel()
 
 
-def _get_config(module: ModuleType, arg: str | None) -> ConfigDict:
-    function = getattr(module, "get_config", None)
+def _called(module: ModuleType, name: str, arg: str | None) -> Any:
+    """What its function gives."""
+    function = getattr(module, name, None)
     if not callable(function):
-        raise ValueError("it has no function get_config()")
+        raise ValueError(f"it has no function {name}()")
     arguments = () if arg is None else (arg,)
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError as error:
         given = f"the argument {arg!r}" if arguments else "no argument"
-        raise ValueError(f"get_config cannot be called with {given}: {error}") from error
-    config = function(*arguments)
-    if not isinstance(config, ConfigDict):
-        if inspect.iscoroutine(config):
-            config.close()
-        raise ValueError(f"get_config() gives {shown(config)}; does it end with 'return config'?")
-    return config
+        raise ValueError(f"{name} cannot be called with {given}: {error}") from error
+    result = function(*arguments)
+    if inspect.iscoroutine(result):
+        result.close()
+    return result
 
 
-def _plain(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     """NumPy's numbers as Python's, which JSON can hold."""
     if isinstance(value, numbers.Integral) and not isinstance(value, int):
         return int(value)
@@ -163,9 +181,9 @@ def _place(path: Path, error: BaseException) -> str:
     return f":{lines[-1]}" if lines else ""
 
 
-def _reason(path: Path, error: BaseException) -> str:
+def _reason(path: Path, error: BaseException, function: str) -> str:
     if isinstance(error, SystemExit):
-        return "it ends the program; a config file returns a config from get_config()"
+        return f"it ends the program; what it says is what {function}() returns"
     if isinstance(error, RecursionError):
         return "it calls itself, or holds itself, without end"
     text = str(error)
