@@ -44,7 +44,7 @@ ALLOWED = {
     "insight": {"base", "data", "analysis"},
     "experiment": {"config", "config_fields", *(PARTS - {"search"})},
     # Many runs of a config that differs here and there.
-    "search": {"config", "config_check", "config_fields", *PARTS},
+    "search": {"config", "config_check", "config_fields", "config_names", *PARTS},
 }
 
 

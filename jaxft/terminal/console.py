@@ -21,6 +21,7 @@ COMMANDS = {
     "cross_validate": "mean and interval of a config over folds or seeds, out-of-fold predictions",
     "select": "rank checkpoints for your data, by a probe of their features",
     "find_lr": "find a learning rate, by a range test of a hundred updates",
+    "sweep": "search over configs: many trials, of which the best is a config file",
 }
 _USER_ERROR = 2
 

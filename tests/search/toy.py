@@ -1,0 +1,117 @@
+"""Trials of a sweep that cost nothing: their curve is a formula of the config. All else is as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from types import SimpleNamespace
+
+import numpy as np
+
+from jaxft.config import default_config, override
+from jaxft.search import plan, sweeping
+from jaxft.search.domains import Choice, Float, Integer, When
+from jaxft.search.place import open_place
+from jaxft.search.progress import Ended
+from jaxft.search.record import Record
+from jaxft.search.space import make_space
+from jaxft.search.trial import Outcome
+
+CONFIG = override(default_config(), {"eval.metric": "loss", "model.path": "m", "data.train": "t"})
+SPACE = make_space(
+    {
+        "optim.optimizer": Choice("adamw", "sgd"),
+        "optim.lr": Float(1e-5, 1e-1, log=True, points=3),
+        "optim.b1": When("optim.optimizer", {"sgd": Float(0.5, 0.9, points=2)}),
+        "train.seed": Integer(0, 3),
+    },
+    CONFIG,
+)
+EVALUATIONS = 6
+
+
+def curve(config) -> list[float]:
+    """Losses; NaN from the third on where the rate is too large."""
+    c = config.optim
+    distance = abs(math.log10(c.lr) + (3 if c.optimizer == "adamw" else 1.5))
+    noise = np.random.default_rng([int(1e6 * c.lr), config.train.seed]).normal(0, 0.02, EVALUATIONS)
+    losses = [1 / (1 + step) + 0.3 * distance + noise[step] for step in range(EVALUATIONS)]
+    return [*losses[:2], math.nan] if c.lr > 0.06 else losses
+
+
+def run_trials(trials, *, directory, worlds, report):
+    record, outcomes = Record(directory / "trials", weights=False, predictions=False), []
+    for place, trial in enumerate(trials):
+        found = record.read(trial.name, trial.config)
+        if found is None:
+            worlds.ran.append(trial.name)
+            rows, stopped = [], ""
+            for step, loss in enumerate(curve(trial.config), 1):
+                rows.append({"step": step, "loss": loss, "accuracy": 1 - loss / 4})
+                if not math.isfinite(loss):
+                    stopped = "not finite"
+                elif report(place, rows[-1]) and step < EVALUATIONS:
+                    stopped = "pruned"
+                if stopped:
+                    break
+            rows = [row for row in rows if math.isfinite(row["loss"])]
+            best = min(rows, key=lambda row: row["loss"])
+            found = Ended(tuple(rows), best, stopped), 1.0
+            record.write(trial.name, trial.config, *found)
+        ended, seconds = found
+        outcomes.append(Outcome(trial, ended.history, ended.best, ended.stopped, seconds))
+    return outcomes
+
+
+class Worlds:
+    """In place of `search.worlds.Worlds`: nothing is opened. `ran`: names of trials, in order."""
+
+    ran: list[str] = []
+
+    def __init__(self, cache):
+        pass
+
+    def prepared(self, config):
+        if config.optim.lr > 0.09:
+            raise ValueError("config.optim.lr is too much for a toy")
+        totals = {"total": 100, "trainable": 10 if config.optim.optimizer == "sgd" else 20}
+        return SimpleNamespace(decisions=SimpleNamespace(totals=totals), config=config)
+
+
+def played(patch, *, page: bool = False) -> list[str]:
+    """Sweeps are of toys from now on, and have a page where it is asked for, which takes a second to draw.
+
+    Returns the names of trials as they run.
+    """
+    Worlds.ran = []
+    patch.setattr(os, "fsync", lambda file: None)  # of each line of a journal, 10 ms
+    if not page:
+        patch.setattr(
+            sweeping.page, "render", lambda sweep: f"<title>{sweeping.page.TITLE}</title>"
+        )
+        patch.setattr(sweeping, "importances", lambda *_: {})
+    patch.setattr(sweeping, "run_trials", run_trials)
+    patch.setattr(sweeping, "Worlds", Worlds)
+    patch.setattr(
+        sweeping, "looked_at",
+        lambda config, space, asked, worlds: dataclasses.replace(
+            asked, evaluations=EVALUATIONS, at_once=asked.at_once or 4
+        ),
+    )  # fmt: skip
+    return Worlds.ran
+
+
+def sweep(folder, space=SPACE, config=CONFIG, **asked):
+    """Returns what it found and what it said."""
+    said: list[str] = []
+    place = open_place(str(folder))
+    found = sweeping.sweep(config, space, plan.Asked(**asked), place, said.append)
+    return found, said
+
+
+def plain(found) -> list[tuple]:
+    """Of each trial what must not depend on how often the sweep was killed."""
+    return [
+        (r.number, r.state, r.values, dict(r.params), r.changes, r.curve, r.why) for r in found.rows
+    ]
