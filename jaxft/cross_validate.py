@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxft.search.against import show_pair, show_validation, write_pair
+from jaxft.search.against import cross_validate_pair, show_pair, show_validation, write_pair
 from jaxft.search.folds import FOLDS, make_plan
 from jaxft.search.validating import cross_validate
 from jaxft.terminal.errors import run_command
@@ -41,10 +41,11 @@ def main(argv: Sequence[str]) -> int:
     against = None
     if values.against:  # what the command line changes is changed in both
         against = parse([*argv, f"--config={values.against}"], FLAGS, with_config=True)[1]
-    first = cross_validate(config, plan, output)
-    show_validation(first, output)
-    if against is not None:
-        second = cross_validate(against, plan, f"{output}/against")
+    if against is None:
+        show_validation(cross_validate(config, plan, output), output)
+    else:
+        first, second = cross_validate_pair(config, against, plan, output)
+        show_validation(first, output)
         show_validation(second, f"{output}/against")
         show_pair(first, second, ["--config", "--against"])
         write_pair(Path(output), first, second)

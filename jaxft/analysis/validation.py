@@ -193,7 +193,7 @@ def render(found: Validation) -> str:
 
     repeats = sorted({trial.repeat for trial in found.trials})
     values = [[t.metrics[found.metric] for t in found.trials if t.repeat == r] for r in repeats]
-    names = [f"repeat {r + 1}" for r in repeats] if found.folds else ["seeds"]
+    names = [f"repeat {r}" for r in repeats] if found.folds else ["seeds"]
     dot = "fold" if found.folds else "seed"
     parts: list[Html] = [
         element("p", f"jaxft · {found.task}", attributes={"class": "kicker"}),
@@ -229,7 +229,7 @@ def _trials(found: Validation) -> Html:
     names = [name for name in found.shown if name in found.metrics]
     rows = []
     for t in found.trials:
-        place = [str(t.repeat + 1), str(t.fold)] if found.folds else []
+        place = [str(t.repeat), str(t.fold)] if found.folds else []
         cells = [*place, str(t.seed), str(t.trained), str(t.held_out), str(t.step)]
         cells += [f"{t.metrics[name]:.4f}" for name in names]
         rows.append([*cells, f"{t.seconds:.1f}", t.stopped or "–"])

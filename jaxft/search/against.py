@@ -9,7 +9,10 @@ from pathlib import Path
 from jaxft.analysis import comparison, paired, validation
 from jaxft.analysis.validation import Validation
 from jaxft.base.json_file import read_object
+from jaxft.config import ConfigDict
 from jaxft.experiment.output import Output, check_output
+from jaxft.search.folds import Plan
+from jaxft.search.validating import opened
 from jaxft.terminal.tables import show_comparison
 
 JSON, PAGE = "cross_validate.json", "comparison.html"
@@ -76,6 +79,28 @@ def show_pair(first: Validation, second: Validation, names: Sequence[str]) -> No
     heads, rows = paired.heads(first), paired.rows(first, second, first.shown)
     show_comparison(heads, rows, paired.notes(first, second), words=1)
     print(paired.verdict(first, second))
+
+
+def cross_validate_pair(
+    first: ConfigDict, second: ConfigDict, plan: Plan, output: str
+) -> tuple[Validation, Validation]:
+    """Both, the second in `output/against`; what makes them no pair is found before the first trial.
+
+    Raises:
+      ValueError, OSError: as of `cross_validate`; or the two hold out other rows.
+    """
+    tasks = [config.task for config in (first, second)]
+    if tasks[0] != tasks[1]:
+        raise ValueError(
+            f"--config is of task {tasks[0]!r}, --against of {tasks[1]!r}: nothing to compare"
+        )
+    with opened(first, plan, output) as a, opened(second, plan, f"{output}/against") as b:
+        if a.fingerprint != b.fingerprint:
+            raise ValueError(
+                "--config and --against hold out other rows, so that their trials would be no pairs; give "
+                "both the same data, data.group and data.split_seed"
+            )
+        return a.run(), b.run()
 
 
 def write_pair(folder: Path, first: Validation, second: Validation) -> None:

@@ -62,7 +62,7 @@ class Folder:
             ) from error
 
     def begin(self, config: ConfigDict, plan: Plan, prepared: Prepared, whole: Whole) -> None:
-        """Write plan.json, or hold what is given against the one that is there.
+        """Write plan.json, or hold what is given against the one by which trials have run.
 
         Raises:
           ValueError: the trials that are there are of another config, model or data.
@@ -73,7 +73,8 @@ class Folder:
         }  # fmt: skip
         path = self.path / PLAN
         before = read_object(path)
-        if before is None:
+        ran = any((self.path / "trials").glob("*.json"))
+        if before is None or (before.get("written by") == WRITER and not ran):
             with Output(path) as file:
                 record = {"written by": WRITER, "format": FORMAT, **now}
                 file.write((json.dumps(record, indent=1) + "\n").encode())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +41,68 @@ class Ran:
     outcome: Outcome
 
 
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A cross-validation whose data are read and checked, and whose folder is held.
+
+    Attributes:
+      whole: the training data.
+      prepared: of each trial.
+    """
+
+    config: ConfigDict
+    plan: Plan
+    folder: Path
+    worlds: Worlds
+    trials: Sequence[Planned]
+    prepared: Sequence[Prepared]
+    whole: Whole
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of which rows each trial holds out, and of their targets: equal for two that are a pair."""
+        held, whole = [one.splits.eval for one in self.prepared], self.whole
+        columns = columns_of(whole.split.source, whole.label) if whole.label else whole.columns
+        if not self.plan.folds:
+            return fingerprint(held[:1], columns, held[0])
+        return fingerprint(held, columns, whole.split)
+
+    def run(self) -> Validation:
+        """Run the trials that have not ended, and write what all of them say.
+
+        Raises:
+          ValueError: a trial ended without being measured; one line.
+        """
+        outcomes = run_trials(
+            [one.trial for one in self.trials], directory=self.folder, worlds=self.worlds,
+            report=_said(self.trials, self.config.eval.metric), keep_predictions=True,
+        )  # fmt: skip
+        ran = [Ran(*each) for each in zip(self.trials, self.prepared, outcomes, strict=True)]
+        _check_measured(ran)
+        found = _validation(self, ran)
+        _write(self.folder, found, _rows(self.plan, ran, str(self.folder / "cache")))
+        return found
+
+
+@contextlib.contextmanager
+def opened(
+    config: ConfigDict, plan: Plan, output: str, given: Given | None = None
+) -> Iterator[Opened]:
+    """Open the data of all trials, and hold the folder within the block. See `cross_validate`."""
+    check_config(config, plan)
+    folder = Folder(Path(output))
+    with folder.claimed():
+        trials, cache = planned(config, plan), folder.path / "cache"
+        worlds = Worlds(cache, given)
+        prepared = [worlds.prepared(one.trial.config) for one in trials]
+        names = class_names(prepared[0].directory)
+        whole = open_whole(trials[0].trial.config, prepared[0].task, names, str(cache), given)
+        folder.begin(config, plan, prepared[0], whole)
+        for note in whole.notes:
+            print(note, flush=True)
+        yield Opened(config, plan, folder.path, worlds, trials, prepared, whole)
+
+
 def cross_validate(
     config: ConfigDict, plan: Plan, output: str, *, given: Given | None = None
 ) -> Validation:
@@ -56,28 +120,8 @@ def cross_validate(
         one line.
       OSError: the folder cannot be written, or another process holds it.
     """
-    check_config(config, plan)
-    folder = Folder(Path(output))
-    with folder.claimed():
-        trials = planned(config, plan)
-        worlds = Worlds(folder.path / "cache", given)
-        prepared = [worlds.prepared(one.trial.config) for one in trials]
-        whole = open_whole(
-            trials[0].trial.config, prepared[0].task, class_names(prepared[0].directory),
-            str(folder.path / "cache"), given,
-        )  # fmt: skip
-        folder.begin(config, plan, prepared[0], whole)
-        for note in whole.notes:
-            print(note, flush=True)
-        outcomes = run_trials(
-            [one.trial for one in trials], directory=folder.path, worlds=worlds,
-            report=_said(trials, config.eval.metric), keep_predictions=True,
-        )  # fmt: skip
-        ran = [Ran(*each) for each in zip(trials, prepared, outcomes, strict=True)]
-        _check_measured(ran)
-        found = _validation(config, plan, whole, ran)
-        _write(folder.path, found, _rows(plan, ran, str(folder.path / "cache")))
-    return found
+    with opened(config, plan, output, given) as one:
+        return one.run()
 
 
 def _said(trials: Sequence[Planned], metric: str) -> Any:
@@ -102,11 +146,12 @@ def _check_measured(ran: Sequence[Ran]) -> None:
             )
 
 
-def _validation(config: ConfigDict, plan: Plan, whole: Whole, ran: Sequence[Ran]) -> Validation:
+def _validation(one: Opened, ran: Sequence[Ran]) -> Validation:
+    config, plan, whole = one.config, one.plan, one.whole
     task = ran[0].prepared.task
     names = [config.eval.metric, *task.compared, "loss"]
     metrics = METRICS[config.task]
-    trials = tuple(_measured(one, tuple(metrics)) for one in ran)
+    trials = tuple(_measured(each, tuple(metrics)) for each in ran)
     shown = [n for n in dict.fromkeys(names) if all(n in t.metrics for t in trials)]
     said = notes(config, plan, whole)
     if any(name.endswith("_tuned") for name in trials[0].metrics):
@@ -119,7 +164,7 @@ def _validation(config: ConfigDict, plan: Plan, whole: Whole, ran: Sequence[Ran]
     return Validation(
         task=config.task, metric=config.eval.metric, minimised=minimised(config.task),
         shown=tuple(shown), folds=plan.folds, repeats=plan.repeats, checkpoint=plan.checkpoint,
-        config=flatten(to_json(config)), fingerprint=_held(whole, ran), trials=trials,
+        config=flatten(to_json(config)), fingerprint=one.fingerprint, trials=trials,
         pooled=tuple(_pooled(plan, whole, ran, tuple(metrics))), notes=tuple(said),
     )  # fmt: skip
 
@@ -157,13 +202,6 @@ def _pooled(
         ]
         found, _ = ran[0].prepared.task.scores(pooled(targets, parts), targets)
         yield _numbers(found, metrics)
-
-
-def _held(whole: Whole, ran: Sequence[Ran]) -> str:
-    held = [one.prepared.splits.eval for one in ran]
-    columns = columns_of(whole.split.source, whole.label) if whole.label else whole.columns
-    folds = ran[0].planned.trial.config.data.folds is not None
-    return fingerprint(held if folds else held[:1], columns, whole.split if folds else held[0])
 
 
 def _rows(plan: Plan, ran: Sequence[Ran], cache: str) -> Iterator[dict[str, Any]]:

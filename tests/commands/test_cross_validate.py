@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from jaxft import compare, cross_validate, train
+from jaxft.api import make_config
 from jaxft.search import validating
+from jaxft.search.folds import Plan
 from jaxft.terminal.errors import run_command
 from tests.worlds import ROOT, Crash, arguments
 
@@ -105,6 +107,26 @@ def test_other_trials_in_the_same_folder_are_refused(validated, world, tmp_path,
     assert "96 examples cannot be cut into 97 folds" in refused(
         cross_validate.main, argv(world, tmp_path / "new", "--folds=97"), capsys
     )
+
+
+def test_a_second_config_of_other_rows_is_refused_before_the_first_trial(world, tmp_path, capsys):
+    other = tmp_path / "other.py"
+    lines = f"from jaxft.config import override\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+    lines += "from configs.text_classification import get_config as first\n"
+    for change, said in (
+        ("{'data.split_seed': 1}", "--config and --against hold out other rows"),
+        ("{'task': 'text_regression', 'eval.metric': 'loss'}", "--against of 'text_regression'"),
+        ("{'data.folds': 3}", "config.data.folds=3 holds out fold 0 of a single run"),
+    ):
+        other.write_text(lines + f"def get_config(arg=None): return override(first(), {change})\n")
+        command = argv(world, tmp_path / change[2:10], f"--against={other}")
+        assert said in refused(cross_validate.main, command, capsys)
+        assert not list(tmp_path.rglob("trials"))
+    # Where no trial has run, the folder may still become that of another config.
+    with validating.opened(make_config(f"{ROOT}/configs/text_classification.py", {
+        "model.path": str(world / "one_block"), "data.train": str(world / "test.csv"),
+    }), Plan(), str(tmp_path / "data.spl")) as one:  # fmt: skip
+        assert len(one.prepared) == 5
 
 
 def test_compare_refuses_what_is_no_pair(validated, tmp_path, capsys):
