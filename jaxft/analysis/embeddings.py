@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from jaxft.analysis.page import Html, element, join, table
 from jaxft.analysis.record import Record
@@ -27,6 +26,8 @@ def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def similarity_metrics(found: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """'loss' (mean squared error), 'spearman' and 'pearson' (0 where one of the two is constant), [n]."""
+    from scipy import stats  # a tenth of a second at the start of every command
+
     constant = len(set(found)) < 2 or len(set(scores)) < 2
     return {
         "loss": float(np.mean((found - scores) ** 2)),

@@ -280,9 +280,10 @@ def test_evaluations_are_compared_with_the_best_also_after_a_resume(tmp_path, ca
     assert "accuracy" in out and "0.8000" in out and "-0.0500" in out
 
 
-def test_logging_and_metrics_import_nothing_heavy():
+def test_training_logging_and_metrics_import_nothing_heavy():
     heavy = "torch", "sklearn", "scipy.stats", "pandas", "matplotlib", "tensorflow", "tensorboardX"
     code = "import sys, jaxft.training.logs, jaxft.analysis.metrics, jaxft.analysis.report\n"
+    code += "import jaxft.train\n"
     code += f"print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
