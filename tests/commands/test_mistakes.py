@@ -384,6 +384,7 @@ def test_a_hub_that_never_answers(world, tmp_path):
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_is_saved_and_the_same_command_continues(world, tmp_path, capsys):
     mount = ["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", str(tmp_path)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from PIL import Image
 
 from jaxft import select
@@ -60,7 +61,13 @@ def test_what_was_trained_on_the_task_is_before_what_was_not(trained, tmp_path, 
     assert str(fitted) in page and f"{first['probe']['mean']:.4f}" in page
     ratio, noise = first["gradients"][0].values()
     assert all(f"{ratio:.3f} ± {noise:.3f}" in where for where in (page, shown))
-    # Again, into the same folder: the same numbers, but for the time.
+
+
+@pytest.mark.slow
+def test_again_into_the_same_folder_gives_the_same_numbers(trained, tmp_path):
+    arguments = argv(trained, trained / "bert", tmp_path / "out", "--rows=60")
+    assert select.main(arguments) == 0
+    found = json.loads((tmp_path / "out" / "select.json").read_text())
     assert select.main(arguments) == 0
     again = json.loads((tmp_path / "out" / "select.json").read_text())
     for one in (*found["candidates"], *again["candidates"]):

@@ -34,6 +34,8 @@ MODES = {
     # Packed texts and dropout; one process holds only half of every large parameter.
     "fsdp": ("text", ("--config.parallel.fsdp=4",)),
 }
+FAST = ("shard", "fsdp")  # pmap is another program of what shard computes
+CASES = [*FAST, pytest.param("pmap", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -170,10 +172,17 @@ def _read(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def single(world, tmp_path_factory):
-    """One process with four devices, in every mode."""
-    folder = tmp_path_factory.mktemp("single")
-    alone(*(arguments(world, folder / mode, mode) for mode in MODES))
-    return folder
+    """One process with four devices, in the modes that are asked for: the folder of each run."""
+    folder, finished = tmp_path_factory.mktemp("single"), set()
+
+    def run(mode: str) -> Path:
+        if mode not in finished:
+            modes = FAST if mode in FAST else (mode,)
+            alone(*(arguments(world, folder / one, one) for one in modes))
+            finished.update(modes)
+        return folder / mode
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -182,24 +191,21 @@ def double(world, tmp_path_factory):
     folder, finished = tmp_path_factory.mktemp("double"), {}
 
     def run(mode: str):
-        if not finished:
-            command, *others = [arguments(world, folder / mode, mode) for mode in MODES]
-            with launch(command, command) as started:
-                first, *rest = MODES
-                finished[first] = started.end()
-            with launch_runs(*others) as started:
-                finished.update(dict.fromkeys(rest, started.end()))
+        if mode not in finished:  # those of the fast tests in the same processes, which start once
+            modes = FAST if mode in FAST else (mode,)
+            with launch_runs(*(arguments(world, folder / one, one) for one in modes)) as started:
+                finished.update(dict.fromkeys(modes, started.end()))
         return folder / mode, finished[mode]
 
     return run
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", CASES)
 def test_two_processes_are_one_with_as_many_devices(single, double, mode):
     run, (statuses, outputs, errors) = double(mode)
     assert statuses == [0, 0], errors
-    assert_close(run, single / mode, atol=1e-6)
-    found, expected = timeless(run), timeless(single / mode)
+    assert_close(run, single(mode), atol=1e-6)
+    found, expected = timeless(run), timeless(single(mode))
     logged = {*range(2, STEPS + 1, 2), *range(SAVE_EVERY, STEPS + 1, SAVE_EVERY)}
     assert len(found) == len(expected) == len(logged) + STEPS // EVAL_EVERY
     for ours, theirs in zip(found, expected, strict=True):
@@ -210,7 +216,7 @@ def test_two_processes_are_one_with_as_many_devices(single, double, mode):
             assert ours[name] == near, (name, ours)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", CASES)
 def test_only_the_first_process_prints_and_writes(single, double, mode):
     run, (_, outputs, errors) = double(mode)
     assert "best step" in outputs[0]
@@ -219,7 +225,7 @@ def test_only_the_first_process_prints_and_writes(single, double, mode):
     def files(folder: Path) -> set[Path]:
         return {p.relative_to(folder) for p in folder.rglob("*") if "checkpoints" not in p.parts}
 
-    assert files(run) == files(single / mode)
+    assert files(run) == files(single(mode))
 
 
 def test_sharded_parameters_are_exported_whole_by_any_number_of_processes(double, tmp_path):
@@ -258,7 +264,7 @@ def test_the_others_end_when_one_is_killed_and_the_same_command_continues(world,
 
 @pytest.mark.slow
 def test_two_processes_learn_from_one_teacher(world, single, tmp_path):
-    teacher = f"--config.distill.teacher={single}/fsdp"
+    teacher = f"--config.distill.teacher={single('fsdp')}"
     command = arguments(world, tmp_path / "two", "fsdp", teacher)
     with launch(command, command) as started:
         statuses, _, errors = started.end(600)
@@ -316,8 +322,8 @@ def test_sigterm_saves_one_step_and_one_process_can_continue(world, single, tmp_
     assert last["name"] == "sigterm" and 6 <= last["step"] < STEPS
     assert (run / "checkpoints" / str(last["step"])).is_dir()
     alone(command)
-    assert_close(run, single / "shard", atol=1e-6)
-    for ours, theirs in zip(evaluations(run), evaluations(single / "shard"), strict=True):
+    assert_close(run, single("shard"), atol=1e-6)
+    for ours, theirs in zip(evaluations(run), evaluations(single("shard")), strict=True):
         assert (ours["step"], ours["per_class"]) == (theirs["step"], theirs["per_class"])
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
 

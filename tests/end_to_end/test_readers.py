@@ -118,16 +118,16 @@ def watched(world, tmp_path_factory):
             status = run_command(main, ["command", f"--run={run}", *flags])
         said.append((status, err.getvalue()))
 
-    process = start(world, folder, steps=6)
+    process = start(world, folder, steps=4)
     try:
-        for save in range(1, 7):
+        for save in range(1, 5):
             wait_for(gate / f"{save}.here", process)
             before = sorted(p.name for p in (run / "checkpoints").iterdir())
             assert any("tmp" in name for name in before)
             command(export.main, f"--output={run}/best")
             if save == 3:
                 command(export.main, f"--output={run}/best", "--step=90")
-            if save == 5:
+            if save == 4:
                 command(evaluate.main, f"--data={few}")
                 command(predict.main, f"--input={few}", f"--output={folder}/labels.csv")
             assert sorted(p.name for p in (run / "checkpoints").iterdir()) == before
@@ -144,10 +144,10 @@ def test_commands_beside_a_run_disturb_nothing(world, watched, tmp_path):
     first, *others = said
     assert first[0] == 2 and "the run has no complete checkpoint yet" in first[1]
     refused = [(status, err) for status, err in others if status or err]
-    assert len(others) == 8 and len(refused) == 1 and refused[0][0] == 2
+    assert len(others) == 6 and len(refused) == 1 and refused[0][0] == 2
     assert "--step=90 is not kept; there are " in refused[0][1]
     assert (folder / "labels.csv").exists()
-    assert_undisturbed(folder, undisturbed(world, tmp_path, steps=6))
+    assert_undisturbed(folder, undisturbed(world, tmp_path, steps=4))
 
 
 def test_export_needs_no_data_and_writes_nothing_into_the_run(

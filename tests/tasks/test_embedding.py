@@ -220,10 +220,10 @@ def expected(world):
     "changes",
     [
         {"data__pack": False},
-        {"train__accumulate": 4},
         {"parallel__mode": "shard", "train__accumulate": 2},
         {"parallel__mode": "pmap"},
-        {"parallel__mode": "pmap", "train__accumulate": 2},
+        pytest.param({"train__accumulate": 4}, marks=pytest.mark.slow),
+        pytest.param({"parallel__mode": "pmap", "train__accumulate": 2}, marks=pytest.mark.slow),
     ],
 )
 def test_every_text_is_told_from_all_others_however_the_batch_is_cut(world, expected, changes):

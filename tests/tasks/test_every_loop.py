@@ -25,10 +25,10 @@ WORLDS = {
         test_embedding, test_embedding.write_pairs, "pairs.csv", {"train.accumulate": 2},
     ),
 }  # fmt: skip
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in [*WORLDS][1:]]
 
 
-@pytest.mark.parametrize("name", [next(iter(WORLDS)), *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WORLDS)
 def test_a_kill_changes_no_bit_frozen_leaves_stay_and_nothing_is_traced_twice(
     tmp_path, monkeypatch, name
 ):

@@ -129,9 +129,9 @@ def expected(unlearning):
     "changes",
     [
         {"data__pack": False},
-        {"train__accumulate": 3},
         {"parallel__mode": "shard", "train__accumulate": 2},
-        {"parallel__mode": "pmap"},
+        pytest.param({"train__accumulate": 3}, marks=pytest.mark.slow),
+        pytest.param({"parallel__mode": "pmap"}, marks=pytest.mark.slow),
     ],
 )
 def test_packing_accumulation_and_devices_change_no_loss_and_no_gradient(
