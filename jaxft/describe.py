@@ -1,8 +1,8 @@
 """Show what a config does to every parameter, before any compute: `python -m jaxft.describe --config FILE`.
 
 One row per parameter: path, shape, depth, trainable, peak learning rate, weight decay, and which axis of the
-mesh cuts each dimension; then totals and warnings, among them those of `jaxft.optim.lint`. `--paths`
-prints only the paths, to write patterns from.
+mesh cuts each dimension; then totals, what keeping the frozen prefix takes and saves, and warnings, among
+them those of `jaxft.optim.lint`. `--paths` prints only the paths, to write patterns from.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before jax is imported, which Ctrl-C may interrupt
 import sys
 from collections.abc import Sequence
 
+from jaxft.experiment.prefix_forecast import forecast
 from jaxft.experiment.prepared import findings, prepare
 from jaxft.experiment.table import parameter_rows
 from jaxft.experiment.weights import what_counts
@@ -43,6 +44,8 @@ def main(argv: Sequence[str]) -> int:
         print(
             f"from update {stage.start}: depths {', '.join(sorted(map(str, stage.groups), key=int))} train"
         )
+    for line in forecast(prepared):
+        print(line)
     for warning in (*prepared.decisions.warnings, *map(str, findings(prepared))):
         print(f"warning: {warning}")
     return 0

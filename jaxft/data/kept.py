@@ -40,6 +40,7 @@ class Kept:
     """The hidden states after a block, of each unit.
 
     Attributes:
+      depth: the block.
       name: of their array in a batch.
       space: what a unit is: of 'tokens', one of a text; of 'answers', one of a text to be given; of
         'texts', one of which a head reads one token; of 'images', an image.
@@ -49,6 +50,7 @@ class Kept:
       bounds: [parts + 1] int64, the first unit of each.
     """
 
+    depth: int
     name: str
     space: str
     unit: tuple[int, ...]
@@ -98,14 +100,15 @@ def unit_bytes(unit: tuple[int, ...], dtype: np.dtype[Any]) -> int:
     return int(np.prod(unit, dtype=np.int64)) * dtype.itemsize
 
 
-def shards(counts: np.ndarray, size: int, limit: int = SHARD_BYTES) -> list[range]:
+def shards(counts: np.ndarray, size: int, limit: int | None = None) -> list[range]:
     """Entries of each file, in order, of at most `limit` bytes where no entry is larger.
 
     Args:
       counts: [n] units of each entry.
       size: bytes of a unit.
+      limit: None: `SHARD_BYTES`.
     """
-    most, begins = max(1, limit // size), offsets_of(counts)
+    most, begins = max(1, (limit or SHARD_BYTES) // size), offsets_of(counts)
     found, start = [], 0
     while start < len(counts):
         stop = int(np.searchsorted(begins, begins[start] + most, side="right")) - 1

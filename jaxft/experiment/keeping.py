@@ -63,43 +63,42 @@ def keep(
     if why:
         return Keeping(notes=(_not_kept(why),))
     assert not isinstance(train, StreamBatches)
-    found: list[Kept | None] = []
-    held: list[Kept | None] = []
-    notes: list[str] = []
+    found, notes = list[tuple[Kept | None, ...]](), list[str]()
     for stage, depth in enumerate(depths):
-        cost = _cost(prepared, train, evaluation, depth) if depth >= (mode == "auto") else None
-        why = _against(prepared, cost, passes(prepared, stage)) if cost else ""
-        kept: tuple[Kept | None, ...] = (None, None)
-        if cost is not None and not why:
-            try:
-                kept = cache.of(cost.prefix, params)
-                notes.append(f"kept after block {cost.prefix.depth}: {cost}")
-            except NoRoomError as error:
-                if mode == "on":
-                    raise ValueError(f"config.data.cache_prefix='on': {error}") from None
-                why = str(error)
-        notes += [_not_kept(why)] if why else []
-        found.append(kept[0])
-        held.append(kept[1])
+        if depth < (mode == "auto"):
+            found.append((None, None))
+            continue
+        cost = _cost(prepared, cache, train, evaluation, depth)
+        why = cost.against(passes(prepared, stage)) if mode == "auto" else ""
+        kept, said = ((None, None), _not_kept(why)) if why else _found(cache, cost, params, mode)
+        found.append(kept)
+        notes.append(said)
     starts = prepared.decisions.starts
-    return Keeping(
-        Schedule(tuple(zip(starts, found, strict=True))),
-        Schedule(tuple(zip(starts, held, strict=True))),
-        tuple(None if kept is None else int(kept.name.rpartition("_")[2]) for kept in found),
-        tuple(dict.fromkeys(notes)),
-    )
+    schedules = (Schedule(tuple(zip(starts, own, strict=True))) for own in zip(*found, strict=True))
+    kept_after = (None if kept is None else kept.depth for kept, _ in found)
+    return Keeping(*schedules, tuple(kept_after), tuple(dict.fromkeys(notes)))
+
+
+def _found(
+    cache: PrefixCache, cost: Cost, params: Any, mode: str
+) -> tuple[tuple[Kept | None, ...], str]:
+    """What is kept of the training and the evaluation rows, and what to say of it."""
+    try:
+        return cache.of(cost.prefix, params), f"kept after block {cost.prefix.depth}: {cost}"
+    except NoRoomError as error:
+        if mode == "on":
+            raise ValueError(f"config.data.cache_prefix='on': {error}") from None
+        return (None, None), _not_kept(str(error))
 
 
 def _not_kept(why: str) -> str:
     return f"the frozen prefix is computed at each step: {why}"
 
 
-def _against(prepared: Prepared, cost: Cost, times: float) -> str:
-    """Why a prefix is not kept; '' where it is."""
-    return "" if prepared.config.data.cache_prefix == "on" else cost.against(times)
-
-
-def _cost(prepared: Prepared, train: Batches, evaluation: Batches, depth: int) -> Cost:
+def _cost(
+    prepared: Prepared, cache: PrefixCache, train: Batches, evaluation: Batches, depth: int
+) -> Cost:
+    """The same for every trial over the same data in the same shapes, so counted once."""
     batch = train.blank()[0]
 
     def units(prefix: Prefix) -> int:
@@ -110,4 +109,9 @@ def _cost(prepared: Prepared, train: Batches, evaluation: Batches, depth: int) -
     else:
         assert isinstance(train, TextBatches)
         batches = int(train.tokens.offsets[-1]) / batch["input_ids"].size
-    return cost_of(prepared.architecture, batch, depth, prepared.config, units, batches)
+    known = (depth, batches, *((name, x.shape) for name, x in batch.items()))
+    if known not in cache.costs:
+        cache.costs[known] = cost_of(
+            prepared.architecture, batch, depth, prepared.config, units, batches
+        )
+    return cache.costs[known]

@@ -30,7 +30,7 @@ from jaxft.data.loader import ImageBatches, TextBatches, iterate
 from jaxft.data.sources import Source
 from jaxft.data.targets import Unlabelled, offsets_of
 from jaxft.experiment.encoder import Batches, Encoder
-from jaxft.experiment.prefix_cost import size
+from jaxft.experiment.prefix_cost import Cost, size
 from jaxft.experiment.provenance import inputs_fingerprint
 from jaxft.experiment.split import Split
 from jaxft.experiment.steps import slicing
@@ -55,6 +55,7 @@ class PrefixCache:
     Attributes:
       cache: folder of its files; None: it is in memory.
       splits: rows that are read, such as those for training and those for evaluation.
+      costs: that were counted, by depth and shapes.
       varies: what is computed may differ between trials that share this, as the weights of the prefix do.
     """
 
@@ -66,6 +67,7 @@ class PrefixCache:
     cache: str | None
     splits: tuple[Split, ...]
     varies: bool
+    costs: dict[tuple[Any, ...], Cost] = dataclasses.field(default_factory=dict)
     _found: dict[Prefix, tuple[Kept, ...]] = dataclasses.field(default_factory=dict)
 
     def of(self, prefix: Prefix, params: Any) -> tuple[Kept, ...]:
@@ -158,7 +160,9 @@ class _Filling:
         """
         prefix, counts = self.prefix, units_of(self.batches, self.prefix.space)
         dtype = np.dtype(prefix.dtype)
-        empty = Kept(prefix.name, prefix.space, prefix.unit, dtype, offsets_of(counts)[:-1])
+        empty = Kept(
+            prefix.depth, prefix.name, prefix.space, prefix.unit, dtype, offsets_of(counts)[:-1]
+        )
         each = kept_files.unit_bytes(prefix.unit, dtype)
         ranges = kept_files.shards(counts, each)
         sizes = [int(counts[own.start : own.stop].sum()) for own in ranges]

@@ -28,7 +28,7 @@ def texts(lengths: list[int]):
 def of_tokens(tokens, cuts: list[int]) -> Kept:
     """Of each token its id, twice; in parts of so many tokens."""
     vectors = np.repeat(np.asarray(tokens.ids)[:, None], 2, 1).astype(np.float32)
-    kept = Kept("after_block_1", "tokens", (2,), FLOAT, tokens.offsets[:-1])
+    kept = Kept(1, "after_block_1", "tokens", (2,), FLOAT, tokens.offsets[:-1])
     return with_parts(kept, np.split(vectors, cuts))
 
 
@@ -62,7 +62,7 @@ def bounds(tokens, order):
 def test_of_examples_of_several_texts_each_has_its_own():
     tokens = grouped(texts([3, 2, 4, 1, 2, 2]), 2)
     slots = np.array([[2, -1], [0, 1]])
-    kept = Kept("after_block_2", "texts", (), FLOAT, np.arange(3) * 2)
+    kept = Kept(2, "after_block_2", "texts", (), FLOAT, np.arange(3) * 2)
     kept = with_parts(kept, [np.arange(10, 16, dtype=np.float32)])
     found = fill_kept(kept, tokens, slots, 16)["after_block_2"]
     np.testing.assert_array_equal(found, [[14, 15, 0, 0], [10, 11, 12, 13]])
@@ -72,7 +72,7 @@ def test_of_examples_of_several_texts_each_has_its_own():
 
 def test_images_are_kept_whole():
     array = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
-    kept = with_parts(Kept("after_block_1", "images", (3, 2), FLOAT, np.arange(4)), [array])
+    kept = with_parts(Kept(1, "after_block_1", "images", (3, 2), FLOAT, np.arange(4)), [array])
     found = fill_kept(kept, None, np.array([3, 0, -1]))["after_block_1"]
     np.testing.assert_array_equal(found, [array[3], array[0], np.zeros((3, 2))])
     assert kept.nbytes == array.nbytes
@@ -142,7 +142,7 @@ def test_an_evaluations_shapes_serve_some_of_its_entries(seed):
 
 
 def test_a_schedule_has_for_each_step_what_its_stage_keeps():
-    first = Kept("after_block_2", "texts", (), FLOAT, offsets_of(np.ones(2))[:-1])
+    first = Kept(2, "after_block_2", "texts", (), FLOAT, offsets_of(np.ones(2))[:-1])
     schedule = Schedule(((0, None), (3, first), (5, None)))
     assert [schedule.at(step) for step in range(7)] == [None] * 3 + [first] * 2 + [None] * 2
     assert Schedule().at(0) is None
