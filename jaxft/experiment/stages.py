@@ -130,7 +130,7 @@ class Stages:
             left += [(stage, shapes)] if stage.program.lacks(shapes) else []
         if not left:
             return
-        self._ahead = threading.Thread(target=self._compile, args=(left, shapes), daemon=True)
+        self._ahead = threading.Thread(target=self._compile, args=(left,), daemon=True)
         self._ahead.start()
 
     def wait(self) -> None:
