@@ -98,20 +98,21 @@ class TextBatches:
         return tuple(notes)
 
     def __getitem__(self, step: int) -> Batch:
-        return self._fill(self.plan.layout(step), self.kept.at(step))
+        return self.fill(self.plan.layout(step), self.kept.at(step))
 
     def blank(self, steps: Iterable[int] | None = None, at: int = 0) -> list[Batch]:
         """A batch of padding in each planned shape, or in those that these steps have.
 
         at: a step that has the same arrays.
         """
-        return [self._fill(layout, self.kept.at(at)) for layout in self.plan.blank(steps)]
+        return [self.fill(layout, self.kept.at(at)) for layout in self.plan.blank(steps)]
 
     def _own(self, rows: int) -> slice:
         """This process's part of the rows of a batch."""
         return _own_rows(rows, self.process_index, self.process_count)
 
-    def _fill(self, layout: Layout, kept: Kept | None) -> Batch:
+    def fill(self, layout: Layout, kept: Kept | None) -> Batch:
+        """The arrays of examples that lie like this, with what is kept of a frozen prefix."""
         slots = layout.slots[self._own(len(layout.slots))]
         tokens = self.tokens
         inputs = fill_text(tokens, slots, layout.length)
@@ -136,7 +137,7 @@ class PairBatches(TextBatches):
     labels [R, K] float32 are 1 where both texts have the same label, else 0; index is the row of the first.
     """
 
-    def _fill(self, layout: Layout, kept: Kept | None) -> Batch:
+    def fill(self, layout: Layout, kept: Kept | None) -> Batch:
         slots = layout.slots[self._own(len(layout.slots))]
         real = slots >= 0
         both = np.stack(np.divmod(np.where(real, slots, 0), len(self.targets)), axis=-1)

@@ -179,7 +179,7 @@ def begin(
     Args:
       params: the whole tree that it begins with, placed; the state takes it over, so of weights that
         several trials begin with give each one `own_copy`.
-      like: another run over the same `shared`: its programs are used where they serve.
+      like: another run over the same `shared`: its programs and batches are used where they serve.
     """
     check_trains(prepared)
     assert prepared.teacher is None or is_taught(prepared), "with_teacher comes first"
@@ -188,7 +188,9 @@ def begin(
     rows, blocks, steps = prepared.splits.train, prepared.splits.blocks, prepared.length.steps
     task = prepared.task
     batches: TrainBatches
-    if isinstance(task, Paired):
+    if like is not None and _sees_the_same(like, prepared, shared):
+        batches = like.train_batches
+    elif isinstance(task, Paired):
         pairing = task.pairing(rows.targets)
         batches = shared.encoder.pairs(rows, pairing, config, steps, cut)
     elif blocks is None:
@@ -209,6 +211,15 @@ def begin(
     state = stages[0].begin(params, prepared.inputs(), parallel)
     every = max(1, prepared.length.of(config, "eval.every"))
     return Run(prepared, shared, batches, Stages(stages, parallel), every, kept), state
+
+
+def _sees_the_same(like: Run, prepared: Prepared, shared: Shared) -> bool:
+    """Whether the batches of a run, which are not planned again, are those of another config."""
+    if like.shared is not shared or isinstance(like.train_batches, StreamBatches):
+        return False
+    c, other = prepared.config.train, like.prepared.config.train
+    same = (c.seed, c.batch_size, c.accumulate) == (other.seed, other.batch_size, other.accumulate)
+    return same and prepared.length.steps == like.prepared.length.steps
 
 
 def check_trains(prepared: Prepared) -> None:
@@ -232,14 +243,21 @@ def read_params(prepared: Prepared, parallel: Parallel) -> tuple[Any, ReadReport
     )
 
 
-def own_copy(prepared: Prepared, shared: Shared, params: Any) -> Any:
-    """A copy of shared weights for one trial; what no checkpoint holds is drawn by the trial's seed."""
+def own_copy(prepared: Prepared, shared: Shared, params: Any, *, copied: bool = True) -> Any:
+    """A copy of shared weights for one trial; what no checkpoint holds is drawn by the trial's seed.
+
+    copied: False leaves the rest as it is, for a state that is not donated.
+    """
     places = prepared.shardings(shared.parallel)
     key, architecture = _head_key(prepared), prepared.architecture
     drawn = hf.initialise(architecture, shared.initialised, key, places)
     if not prepared.config.model.scratch:
         drawn |= read_grown(prepared.directory, architecture, key, places)
-    return path_map(lambda path, x: drawn[path] if path in drawn else jnp.copy(x), params)
+
+    def own(path: str, x: jax.Array) -> jax.Array:
+        return drawn[path] if path in drawn else jnp.copy(x) if copied else x
+
+    return path_map(own, params)
 
 
 def _draws_stem(prepared: Prepared, report: ReadReport) -> bool:

@@ -76,28 +76,52 @@ def predict(
     where there are several (see `Task.join`). `threads` prepare batches. Every process runs this and every
     process gets everything.
     """
-    windows = batches.tokens.windows if isinstance(batches, TextBatches) else None
-    offsets = targets.offsets if windows is None else windows
-    keep, position = keep if windows is None else None, _positions(targets.rows)
-    found: dict[str, np.ndarray] = {"seen": np.zeros(offsets[-1], bool)}
-    several = False
-    for arrays in _outputs(program, params, batches, parallel, threads):
-        out = {name: np.asarray(array) for name, array in arrays.items()}
-        index, item = out.pop("index"), out.pop("item", None)
-        real, several = index >= 0, item is not None
-        place = offsets[position(index[real])] + (item[real] if item is not None else 0)
+    found = Collected(batches, targets, keep=keep, join=join)
+
+    def call(batch: Any) -> dict[str, jax.Array]:
+        return parallel.unreplicate(program(params, batch))
+
+    for arrays in outputs(call, batches, parallel.put, threads):
+        found.add({name: np.asarray(array) for name, array in arrays.items()})
+    return found.whole()
+
+
+class Collected:
+    """What one model gives of every example, put together as the batches come. Arguments as of `predict`."""
+
+    def __init__(self, batches: Batches, targets: Targets, *, keep: Keep | None, join: Join | None):
+        self._windows = batches.tokens.windows if isinstance(batches, TextBatches) else None
+        self._offsets = targets.offsets if self._windows is None else self._windows
+        self._keep, self._join = keep if self._windows is None else None, join
+        self._position, self._targets = _positions(targets.rows), targets
+        self._found = {"seen": np.zeros(self._offsets[-1], bool)}
+        self._several = False
+
+    def add(self, out: dict[str, np.ndarray]) -> None:
+        """What the model gives of one batch."""
+        own = dict(out)
+        index, item = own.pop("index"), own.pop("item", None)
+        real, self._several = index >= 0, item is not None
+        place = self._offsets[self._position(index[real])]
+        place = place + (item[real] if item is not None else 0)
+        found = self._found
         found["seen"][place] = True
-        own = {name: array[real] for name, array in out.items()}
-        for name, array in (own if keep is None else keep(own, place)).items():
+        own = {name: array[real] for name, array in own.items()}
+        for name, array in (own if self._keep is None else self._keep(own, place)).items():
             # Filled in place: of many classes the logits are gigabytes, and are never there twice.
             if name not in found:
-                found[name] = np.zeros((offsets[-1], *array.shape[1:]), array.dtype)
+                found[name] = np.zeros((self._offsets[-1], *array.shape[1:]), array.dtype)
             found[name][place] = array
-    assert several or found["seen"].all(), (found["seen"].sum(), len(targets))
-    if windows is None:
-        return found
-    assert join is not None and found.pop("seen").all()
-    return {"seen": np.ones(len(targets), bool), **join(found, windows, targets)}
+
+    def whole(self) -> Predicted:
+        """All of it, after the last batch."""
+        found, targets = self._found, self._targets
+        assert self._several or found["seen"].all(), (found["seen"].sum(), len(targets))
+        if self._windows is None:
+            return found
+        assert self._join is not None and found.pop("seen").all()
+        joined = self._join(found, self._windows, targets)
+        return {"seen": np.ones(len(targets), bool), **joined}
 
 
 def _positions(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -126,13 +150,21 @@ def evaluate(
         program, params, batches, parallel, split.targets, keep=keep, join=task.join,
         threads=threads,
     )  # fmt: skip
+    metrics, details = scores(task, predicted, split)
+    if writer is not None and writer.rows:
+        texts, own = _written(task, writer, params, split)
+        predicted, metrics = {**predicted, "written": texts}, metrics | own
+    return Evaluation(predicted, metrics, details)
+
+
+def scores(
+    task: Task[Any], predicted: Predicted, split: Split
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metrics and details of predictions of a split, see `Task.scores`; of a mixture by source, too."""
     metrics, details = task.scores(predicted, split.targets)
     if split.source.mixture is not None:
         metrics = metrics | _by_source(task, predicted, split)
-    if writer is not None and writer.rows:
-        texts, scores = _written(task, writer, params, split)
-        predicted, metrics = {**predicted, "written": texts}, metrics | scores
-    return Evaluation(predicted, metrics, details)
+    return metrics, details
 
 
 def _written(
@@ -210,13 +242,16 @@ def _shown(values: Sequence[Any], kind: Kind) -> str:
     return "" if isinstance(image, bytes) else inline(np.asarray(image))
 
 
-def _outputs(
-    program: Programs, params: Any, batches: Batches, parallel: Parallel, threads: int
+def outputs(
+    call: Callable[[Any], dict[str, jax.Array]],
+    batches: Batches,
+    put: Callable[[Any], Any],
+    threads: int,
 ) -> Iterator[dict[str, jax.Array]]:
-    """Device outputs, each handed out while the next batch is already running."""
+    """What `call` gives of each batch, placed by `put`, handed out while the next is already running."""
     waiting: dict[str, jax.Array] | None = None
-    for batch in iterate(batches, put=parallel.put, threads=threads):
-        out = parallel.unreplicate(program(params, batch))
+    for batch in iterate(batches, put=put, threads=threads):
+        out = call(batch)
         if waiting is not None:
             yield waiting
         waiting = out

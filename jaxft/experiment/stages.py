@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -35,7 +35,8 @@ class Stage:
       held: paths that trained earlier and pause now.
       moving: paths of batch statistics that move in this stage or did in an earlier one.
       state: shapes and placement of the state in this stage.
-      program: its compiled step.
+      step: the update of this stage, `(state, batch) -> (state, metrics)`.
+      program: the same, compiled.
     """
 
     start: int
@@ -44,6 +45,7 @@ class Stage:
     moving: frozenset[str]
     optimizer: Optimizer
     state: TrainState
+    step: Callable[..., Any]
     program: Programs
 
     def begin(self, whole: Any, hparams: Any, parallel: Parallel) -> TrainState:

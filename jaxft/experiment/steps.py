@@ -63,12 +63,9 @@ def make_stages(
         optimizer = OptimizerOf(prepared.config, decisions, frozenset(fresh), index)
         params, fixed, stats = split_for(frozen, moving, shapes)
         state = parallel.abstract(params, fixed, hparams, optimizer, stats)
-        if programs is None:
-            step = _step(prepared, parallel, optimizer, still=frozen | held, held=held, state=state)
-            program = parallel.compile_train(step, state)
-        else:
-            program = programs[index]
-        stages.append(Stage(start, frozen, held, moving, optimizer, state, program))
+        step = _step(prepared, parallel, optimizer, still=frozen | held, held=held, state=state)
+        program = parallel.compile_train(step, state) if programs is None else programs[index]
+        stages.append(Stage(start, frozen, held, moving, optimizer, state, step, program))
     return stages
 
 
@@ -157,13 +154,19 @@ def evaluation_step(
       predictions: of a task, or what else is to be known of each example.
       dtype: of the computation: `model.dtype`.
     """
-    step = functools.partial(
+    return parallel.compile_eval(evaluation(architecture, predictions, dtype, parallel))
+
+
+def evaluation(
+    architecture: Architecture, predictions: Predictions, dtype: str, parallel: Parallel
+) -> Callable[..., Any]:
+    """The same before it is compiled."""
+    return functools.partial(
         eval_step,
         forward=functools.partial(prefix.forward, architecture, how=Pass(dtype=jnp.dtype(dtype))),
         predictions=predictions,
         axis_name=parallel.axis_name,
     )
-    return parallel.compile_eval(step)
 
 
 def structure(prepared: Prepared) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ trials that it had not ended.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,8 +22,10 @@ from jaxft.config_check import validate
 from jaxft.experiment.opening import Given
 from jaxft.experiment.prepared import Prepared
 from jaxft.search.alone import run_alone
-from jaxft.search.progress import Ended
+from jaxft.search.groups import MODES, grouped
+from jaxft.search.progress import Ended, Told
 from jaxft.search.record import Record
+from jaxft.search.together import run_group
 from jaxft.search.worlds import Worlds
 from jaxft.tasks.contract import Predicted
 
@@ -80,6 +83,8 @@ def run_trials(
     report: Report | None = None,
     keep_weights: bool = False,
     keep_predictions: bool = False,
+    vmapped: str = "auto",
+    memory: int | None = None,
 ) -> list[Outcome]:
     """Run each, or read what came of it when it ran before. Returns what came of them, in their order.
 
@@ -93,12 +98,18 @@ def run_trials(
       report: hears of each evaluation as it is made, and may end (prune) the trial. Not called for
         outcomes that are read.
       keep_weights, keep_predictions: what an outcome has. One that was written without is run again.
+      vmapped: 'auto' runs trials as one program where they can be and where that pays, 'on' wherever they can
+        be, 'off' one after the other; see `groups`. Curves are the same, to rounding.
+      memory: bytes a device that trials of one program may take, which says how many run at once; None:
+        what is free.
 
     Raises:
       ValueError: two trials have the same name, or a name is no part of a file's; a config cannot work
         (the trial is named; all are looked at before the first one runs); the outcome that is there is
         of another config; there are several processes. One line.
     """
+    if vmapped not in MODES:
+        raise ValueError(f"vmapped={vmapped!r} is not one of {', '.join(MODES)}")
     if jax.process_count() > 1:
         raise ValueError("trials run in one process; give each machine trials of its own")
     record = Record(Path(directory) / "trials", weights=keep_weights, predictions=keep_predictions)
@@ -112,16 +123,25 @@ def run_trials(
     if worlds is None:
         worlds = Worlds(Path(directory) / "cache", given)
     prepared = {number: _prepared(worlds, trials[number]) for number in todo}
-    for number in todo:
-        trial, start = trials[number], time.perf_counter()
-        told = None if report is None else _told(report, number)
-        run, state = worlds.begin(prepared.pop(number))
-        ended = run_alone(
-            run, state, worlds.source(run), told, weights=keep_weights, predictions=keep_predictions
-        )
-        seconds = time.perf_counter() - start
-        record.write(trial.name, trial.config, ended, seconds)
-        found[number] = _outcome(trial, ended, seconds)
+
+    def told(number: int) -> Told | None:
+        return None if report is None else functools.partial(report, number)
+
+    def ended(number: int, what: Ended, seconds: float) -> None:
+        trial = trials[number]
+        record.write(trial.name, trial.config, what, seconds)
+        found[number] = _outcome(trial, what, seconds)
+
+    keep = {"weights": keep_weights, "predictions": keep_predictions}
+    for members in grouped(prepared, worlds, vmapped):
+        start = time.perf_counter()
+        if len(members.numbers) > 1:
+            run_group(members, prepared, worlds, told, ended, memory=memory, **keep)
+            continue
+        [number] = members.numbers
+        run, state = worlds.begin(prepared[number])
+        left = run_alone(run, state, worlds.source(run), told(number), **keep)
+        ended(number, left, time.perf_counter() - start)
     return [found[number] for number in range(len(trials))]
 
 
@@ -131,10 +151,6 @@ def _prepared(worlds: Worlds, trial: Trial) -> Prepared:
         return worlds.prepared(trial.config)
     except ValueError as error:
         raise ValueError(f"trial {trial.name}: {error}") from None
-
-
-def _told(report: Report, number: int) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda row: report(number, row)
 
 
 def _outcome(trial: Trial, ended: Ended, seconds: float) -> Outcome:

@@ -24,7 +24,8 @@ from jaxft.experiment.prepared import Prepared, prepare
 from jaxft.experiment.steps import devices, structure
 from jaxft.experiment.teaching import with_teacher
 from jaxft.models import ReadReport
-from jaxft.training.parallel import Parallel
+from jaxft.training.parallel import Parallel, make_parallel
+from jaxft.training.programs import Programs
 from jaxft.training.step import TrainState
 
 # Fields besides those of the model by which two worlds have other weights or other programs.
@@ -63,10 +64,11 @@ class Worlds:
     def __init__(self, cache: Path, given: Given | None = None):
         self._cache, self._given = str(cache), given
         self._bases: list[Prepared] = []
-        self._worlds: dict[int, _World] = {}  # by the base's number
+        self._worlds: dict[tuple[int, bool], _World] = {}  # by the base's number
         self._models: dict[Any, _Model] = {}
         self._first: dict[Any, Shared] = {}  # of each model the first world
         self._runs: dict[Any, Run] = {}  # of each program the first run
+        self._programs: dict[Any, dict[Any, Programs]] = {}
 
     def prepared(self, config: ConfigDict) -> Prepared:
         """What is known of a trial before a weight is read. Data that are open are not opened again.
@@ -83,20 +85,42 @@ class Worlds:
         check_trains(found)
         return found
 
-    def begin(self, prepared: Prepared) -> tuple[Run, TrainState]:
-        """A run and its first state, whose weights are its own; `prepared` is of `self.prepared`."""
-        world = self._world(prepared.config)
+    def begin(
+        self, prepared: Prepared, *, together: bool = False, like: Run | None = None
+    ) -> tuple[Run, TrainState]:
+        """A run and its first state; `prepared` is of `self.prepared`.
+
+        Args:
+          together: for one of several that run as one program: the batches are those of one device, and
+            the state shares its weights with the others', so that it must not be donated.
+          like: another run, whose batches are used where they are the same.
+        """
+        world = self._world(prepared.config, together)
         trial = world.base.trial(prepared.config)
-        key = (_key(trial), structure(trial))
-        params = own_copy(trial, world.shared, world.model.params)
-        run, state = begin(trial, world.shared, params, self._runs.get(key))
+        key = (key_of(trial), structure(trial), together)
+        params = own_copy(trial, world.shared, world.model.params, copied=not together)
+        run, state = begin(trial, world.shared, params, like or self._runs.get(key))
         self._runs.setdefault(key, run)
         return run, state
 
-    def source(self, run: Run) -> Any:
+    def programs(self, run: Run, *differing: Any) -> dict[Any, Programs]:
+        """Of trials that run as one program, as groups before left them: to be added to.
+
+        differing: what decides them besides the structure.
+        """
+        key = (key_of(run.prepared), structure(run.prepared), differing)
+        return self._programs.setdefault(key, {})
+
+    def source(self, run: Run, *, together: bool = False) -> Any:
         """The whole tree that runs of its model begin with, placed; what no checkpoint has is as the seed
         of the first of them drew it."""
-        return self._world(run.prepared.config).model.params
+        return self._world(run.prepared.config, together).model.params
+
+    def number(self, prepared: Prepared) -> int:
+        """Of the data and model: equal for trials whose rows are the same."""
+        number = self._number(prepared.config)
+        assert number is not None, "prepared comes first"
+        return number
 
     def _number(self, config: ConfigDict) -> int | None:
         """Of the base that has this config's data and model; None: there is none yet."""
@@ -106,18 +130,22 @@ class Worlds:
                 return number
         return None
 
-    def _world(self, config: ConfigDict) -> _World:
+    def _world(self, config: ConfigDict, together: bool) -> _World:
         number = self._number(config)
         assert number is not None, "prepared comes first"
-        if number not in self._worlds:
-            self._worlds[number] = self._opened(self._bases[number])
-        return self._worlds[number]
+        together = together and devices(config).mode != "jit"  # else there is no difference
+        if (number, together) not in self._worlds:
+            self._worlds[number, together] = self._opened(self._bases[number], together)
+        return self._worlds[number, together]
 
-    def _opened(self, base: Prepared) -> _World:
+    def _opened(self, base: Prepared, together: bool) -> _World:
         use_compilation_cache(base.config.train.compile_cache)
-        key, cache = _key(base), self._cache_of(base.config)
+        key, cache = (key_of(base), together), self._cache_of(base.config)
+        if key in self._models:
+            parallel = self._models[key].parallel
+        else:
+            parallel = make_parallel("jit") if together else devices(base.config)
         # Before the weights, so that the teacher's are gone when those come.
-        parallel = self._models[key].parallel if key in self._models else devices(base.config)
         base = with_teacher(base, parallel, cache=cache)
         if key not in self._models:
             self._models[key] = _Model(parallel, *read_params(base, parallel))
@@ -125,16 +153,14 @@ class Worlds:
         base = with_references(base, parallel, model.params, model.report, cache=cache)
         shared = share(base, parallel, model.report, cache=cache)
         # The program is the same; of its shapes only the new ones will be compiled.
-        shared = dataclasses.replace(
-            shared, eval_step=self._first.setdefault(key, shared).eval_step
-        )
-        return _World(base, model, shared)
+        first = self._first.setdefault(key, shared)
+        return _World(base, model, dataclasses.replace(shared, eval_step=first.eval_step))
 
     def _cache_of(self, config: ConfigDict) -> str:
         return str(config.data.cache or self._cache)
 
 
-def _key(prepared: Prepared) -> tuple[Any, ...]:
+def key_of(prepared: Prepared) -> tuple[Any, ...]:
     """Equal for trials that can begin with the same weights and be evaluated by the same program."""
     values = flatten(prepared.config)
     own = tuple((f, x) for f, x in values.items() if f.startswith(_MODEL))

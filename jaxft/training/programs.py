@@ -52,6 +52,11 @@ class Programs:
         """Whether a shape of these batches (arrays or shapes) is not compiled yet."""
         return any(_shapes(batch) not in self._compiled for batch in batches)
 
+    def memory(self, batch: dict[str, Any]) -> Any:
+        """XLA's analysis of the memory of the program for this shape; None: the backend has none."""
+        program = self._compiled[_shapes(batch)]
+        return program.memory_analysis() if hasattr(program, "memory_analysis") else None
+
     def _program(self, head: tuple, batch: dict[str, Any]) -> Any:
         if not self._ahead:
             return self._jitted
