@@ -23,7 +23,7 @@ from jaxft.experiment.opening import Given
 from jaxft.experiment.prepared import Prepared
 from jaxft.search.alone import run_alone
 from jaxft.search.groups import MODES, grouped
-from jaxft.search.progress import Ended, Told
+from jaxft.search.progress import PRUNED, Ended, Told
 from jaxft.search.record import Record
 from jaxft.search.together import run_group
 from jaxft.search.worlds import Worlds
@@ -91,7 +91,7 @@ def run_trials(
     Args:
       directory: of the search. Outcomes are written under `directory/trials/NAME.json` and, with arrays,
         NAME.npz, each whole or not at all, as soon as the trial has ended; a trial that was killed
-        begins again.
+        begins again, and with it those that run as one program with it, for the same bits.
       worlds: data, weights and programs of earlier calls, which are then not read or compiled again;
         None: they are this call's own. A search that calls again and again makes one.
       given: sources in memory, see `open_named`; not beside `worlds`, which has its own.
@@ -116,25 +116,34 @@ def run_trials(
     record.check([trial.name for trial in trials])
     found: dict[int, Outcome] = {}
     for number, trial in enumerate(trials):
-        kept = record.read(trial.name, trial.config)
-        if kept is not None:
-            found[number] = _outcome(trial, *kept)
-    todo = [number for number in range(len(trials)) if number not in found]
+        read = record.read(trial.name, trial.config)
+        if read is not None:
+            found[number] = _outcome(trial, *read)
+    kept = dict(found)
+    if len(kept) == len(trials):
+        return [kept[number] for number in range(len(trials))]
     if worlds is None:
         worlds = Worlds(Path(directory) / "cache", given)
-    prepared = {number: _prepared(worlds, trials[number]) for number in todo}
+    prepared = {number: _prepared(worlds, trial) for number, trial in enumerate(trials)}
 
     def told(number: int) -> Told | None:
+        if number in kept:
+            return _again(kept[number])
         return None if report is None else functools.partial(report, number)
 
     def ended(number: int, what: Ended, seconds: float) -> None:
-        trial = trials[number]
-        record.write(trial.name, trial.config, what, seconds)
-        found[number] = _outcome(trial, what, seconds)
+        if number not in kept:
+            trial = trials[number]
+            record.write(trial.name, trial.config, what, seconds)
+            found[number] = _outcome(trial, what, seconds)
 
     keep = {"weights": keep_weights, "predictions": keep_predictions}
+    # Groups are made of all trials, and one that was killed runs whole again: of fewer trials, products
+    # would be rounded otherwise, and what a search makes of them might be another one.
     for members in grouped(prepared, worlds, vmapped):
         start = time.perf_counter()
+        if all(number in kept for number in members.numbers):
+            continue
         if len(members.numbers) > 1:
             run_group(members, prepared, worlds, told, ended, memory=memory, **keep)
             continue
@@ -143,6 +152,12 @@ def run_trials(
         left = run_alone(run, state, worlds.source(run), told(number), **keep)
         ended(number, left, time.perf_counter() - start)
     return [found[number] for number in range(len(trials))]
+
+
+def _again(outcome: Outcome) -> Told:
+    """Ends a trial that has been run before where it ended then."""
+    last = outcome.history[-1]["step"] if outcome.history else 0
+    return lambda row: outcome.stopped == PRUNED and row["step"] == last
 
 
 def _prepared(worlds: Worlds, trial: Trial) -> Prepared:

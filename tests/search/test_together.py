@@ -75,7 +75,17 @@ RATES = [{"optim.lr": 1e-3}, {"optim.lr": 3e-3, "optim.weight_decay": 0.3, "opti
 )
 def test_rates_over_one_batch(world, worlds, tmp_path, part):
     trials = [Trial(str(n), config(world, part, change)) for n, change in enumerate(RATES)]
-    assert_equal(*both(trials, worlds, tmp_path))
+    alone, together = both(trials, worlds, tmp_path)
+    assert_equal(alone, together)
+    # Killed when one of the three had not ended.
+    (tmp_path / "on/trials/1.json").unlink()
+    heard = []
+    again = run_trials(
+        trials, directory=tmp_path / "on", worlds=worlds, vmapped="on", keep_weights=True,
+        keep_predictions=True, report=lambda number, row: heard.append(number),
+    )  # fmt: skip
+    assert set(heard) == {1}
+    assert [outcome.history for outcome in again] == [outcome.history for outcome in together]
 
 
 @pytest.mark.slow
@@ -106,6 +116,9 @@ def test_a_trial_that_ended_stays_as_it_was(world, worlds, tmp_path):
     assert stopped == ["pruned", "early", "pruned", "not finite", ""]
     assert [len(outcome.history) for outcome in alone][:3] == [2, 2, 2]
     assert_equal(alone, together)
+    (tmp_path / "on/trials/4.json").unlink()
+    again = run_trials(trials, directory=tmp_path / "on", worlds=worlds, vmapped="on")
+    assert [outcome.history for outcome in again] == [outcome.history for outcome in together]
 
 
 @pytest.mark.slow
