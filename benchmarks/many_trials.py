@@ -143,16 +143,20 @@ def _operations(values: Any, rates: Sequence[float]) -> None:
         for count in (1, len(rates)):
             given = stack_states(states[:count], frozenset(), TrialAxis())
             compiled = jax.jit(step).lower(*given, batch).compile()
-            flops[count] = compiled.cost_analysis()["flops"]
+            flops[count] = _flops(compiled)
         depth = max(0, frozen_blocks(architecture, runs[0].prepared.decisions.frozen))
         forward = jax.jit(lambda whole: architecture.prefix(whole, batch, depth))
-        shared = forward.lower(states[0].whole).compile().cost_analysis()["flops"]
+        shared = _flops(forward.lower(states[0].whole).compile())
     one, count = flops[1], len(rates)
     left = shared + count * (one - shared)
     print(
         f"operations of a step: one {one:.3g}, of these frozen {shared / one:.1%}; {count} trials "
         f"{flops[count]:.3g}, {flops[count] / left:.3f} x the frozen ones once and the rest {count} times"
     )
+
+
+def _flops(compiled: Any) -> float:
+    return compiled.cost_analysis()["flops"]
 
 
 if __name__ == "__main__":
