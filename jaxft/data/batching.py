@@ -76,7 +76,7 @@ class TrainPlan:
         """The cheapest shape into which the step's examples fit, and their places in it."""
         examples, epoch = self.sampler(step)
         lengths = self.lengths[examples]
-        shape = _cheapest(self.shapes, lengths, self.shards, self.pack) or self.fallback
+        shape = cheapest(self.shapes, lengths, self.shards, self.pack) or self.fallback
         slots = packing.arrange(lengths, examples, shape, self.shards, self.pack)
         return Layout(shape.length, slots, epoch)
 
@@ -107,41 +107,7 @@ class TrainPlan:
         return layouts
 
 
-def common_layouts(plans: Sequence[TrainPlan], step: int) -> list[Layout]:
-    """Of each plan the layout of this step, all in one shape: the cheapest of the first plan that holds each.
-
-    Of a plan that has ended an empty one. `shards` and `pack` are those of the first.
-    """
-    first = plans[0]
-    drawn = [plan.sampler(step) if step < len(plan) else (None, 0) for plan in plans]
-    lengths = [
-        plan.lengths[examples]
-        for plan, (examples, _) in zip(plans, drawn, strict=True)
-        if examples is not None
-    ]
-
-    def holds(shape: Shape) -> bool:
-        return all(_cheapest((shape,), own, first.shards, first.pack) for own in lengths)
-
-    fallbacks = [plan.fallback for plan in plans]
-    most = Shape(max(one.length for one in fallbacks), max(one.rows for one in fallbacks))
-    shape = next(filter(holds, first.shapes), most)
-    empty = np.full(
-        (first.shards * shape.rows, packing.slots_per_row(shape.length, first.pack)), -1, np.int64
-    )
-    found = []
-    for plan, (examples, epoch) in zip(plans, drawn, strict=True):
-        slots = empty
-        if examples is not None:
-            own = plan.lengths[examples]
-            slots = packing.arrange(own, examples, shape, first.shards, first.pack)
-        found.append(Layout(shape.length, slots, epoch))
-    return found
-
-
-def _cheapest(
-    shapes: Sequence[Shape], lengths: np.ndarray, shards: int, pack: bool
-) -> Shape | None:
+def cheapest(shapes: Sequence[Shape], lengths: np.ndarray, shards: int, pack: bool) -> Shape | None:
     """The first of the shapes, sorted by cost, that a batch of these lengths fits."""
     hands = [lengths[hand] for hand in packing.deal(lengths, shards)]
     fullest = max(int(hand.sum()) for hand in hands)
@@ -191,7 +157,7 @@ def plan_training(
     whole = np.array([len(batch) == batch_size for batch in batches])
     tail = _tail(needs, whole, row_multiple, most)
     shapes = packing.choose_shapes(needs, allowed, tail, max_shapes, weight, cost)
-    used = [_cheapest(shapes, batch, shards, pack) for batch in batches]
+    used = [cheapest(shapes, batch, shards, pack) for batch in batches]
     computed = sum(shape.length * shape.rows * shards for shape in used if shape)
     fallback = Shape(allowed[-1], most)
     return TrainPlan(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxft.data.batching import TrainPlan, common_layouts
+from jaxft.data.batching import TrainPlan
+from jaxft.data.common_shapes import common_layouts
 from jaxft.data.kept import Schedule
 from jaxft.data.loader import ImageBatches, TextBatches
 from jaxft.data.targets import Batch
