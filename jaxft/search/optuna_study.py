@@ -103,23 +103,23 @@ class Pruning:
     """
 
     def __init__(self, trials: Sequence[FrozenTrial], numbers: Sequence[int], plan: Plan):
-        self._prunes = plan.pruner != "none"
-        if self._prunes:
+        self.prunes = plan.pruner != "none"
+        if self.prunes:
             with _quiet():
                 self._study = _copy(trials[: max(numbers) + 1], plan, pruner=_pruner(plan))
             self._trials = {number: _running(self._study, number) for number in numbers}
 
     def report(self, number: int, evaluation: int, value: float) -> bool:
         """Of a trial its objective after its `evaluation`-th (from 1); True: it ends here."""
-        if not self._prunes:
+        if not self.prunes:
             return False
         with _quiet():
             self._trials[number].report(value, evaluation)
-            return self._trials[number].should_prune()
+            return bool(self._trials[number].should_prune())
 
     def notes(self, number: int) -> dict[str, Any]:
         """What pruners want to find with the trial later."""
-        return self._study.get_trials(deepcopy=False)[number].system_attrs if self._prunes else {}
+        return self._study.get_trials(deepcopy=False)[number].system_attrs if self.prunes else {}
 
 
 def front(trials: Sequence[FrozenTrial], plan: Plan) -> list[int]:

@@ -2,6 +2,7 @@
 
 study.journal   the study, unless --storage names another place
 trials/         what came of each trial
+reports/        what trials that run have reported to the pruner
 cache/          tokenised text
 processes/      locks of the processes that work on it
 sweep.json, sweep.html, best.py
@@ -19,7 +20,7 @@ from jaxft.experiment.output import check_output
 from jaxft.search.best_config import is_config_file
 
 _OURS = re.compile(
-    r"study\.journal.*|trials|cache|processes|\.lock|sweep\.json|sweep\.html|best\.py|\.jaxft-\w+\.tmp"
+    r"study\.journal.*|trials|reports|cache|processes|\.lock|sweep\.json|sweep\.html|best\.py|\.jaxft-\w+\.tmp"
     r"|__pycache__"
 )
 

@@ -16,6 +16,7 @@ from jaxft.config import ConfigDict, override
 from jaxft.experiment.output import Output
 from jaxft.search import objectives
 from jaxft.search.best_config import config_file
+from jaxft.search.hearing import Hearing
 from jaxft.search.optuna_study import Plan, Pruning, distribution, front, importances
 from jaxft.search.place import Place
 from jaxft.search.plan import Asked, identity_of, looked_at, number_of_trials, plan_of, settled
@@ -28,8 +29,13 @@ from jaxft.search.worlds import Worlds
 _TO_GIVE_UP = 4  # trials that cannot work, before any that can
 
 
+def shown(line: str) -> None:
+    """Print a line at once: a file of them, too, is there to be watched."""
+    print(line, flush=True)
+
+
 def sweep(
-    config: ConfigDict, space: Space, asked: Asked, place: Place, say: Callable[[str], None] = print
+    config: ConfigDict, space: Space, asked: Asked, place: Place, say: Callable[[str], None] = shown
 ) -> page.Sweep:
     """Run what is left of a sweep, and write sweep.json, sweep.html and best.py into its directory.
 
@@ -73,6 +79,10 @@ class _Batches:
 
     def __call__(self, batch: Batch) -> None:
         untold = set(batch.changes)
+        first, last = min(untold), max(untold)
+        self._say(
+            f"running trials {first} to {last}" if len(untold) > 1 else f"running trial {last}"
+        )
         try:
             trials = self._usable(batch, untold)
             for number, told in self._came_of(trials, batch).items():
@@ -110,26 +120,27 @@ class _Batches:
         if not trials:
             return {}
         pruning = Pruning(batch.trials, list(trials), self._plan)
-        numbers, counts = list(trials), dict.fromkeys(trials, 0)
-
-        def report(place: int, row: Mapping[str, Any]) -> bool:
-            number = numbers[place]
-            counts[number] += 1
-            return pruning.report(number, counts[number], float(row[self._plan.objectives[0]]))
-
-        # Trials that ended before a kill are read below, without a report: pruners hear of them here.
+        notes = self._directory / "reports" / f"{min(batch.changes):04d}.jsonl"
+        hearing = Hearing(pruning, notes, list(trials), self._plan.objectives[0])
+        # Trials that ended before a kill are read below, without a report: what of them is not noted,
+        # as on another machine, is heard here.
         record = Record(self._directory / "trials", weights=False, predictions=False)
         for place, trial in enumerate(trials.values()):
             ended = record.read(trial.name, trial.config)
             for row in ended[0].history if ended else ():
-                report(place, row)
+                hearing.report(place, row)
         outcomes = run_trials(
-            list(trials.values()), directory=self._directory, worlds=self._worlds, report=report
+            list(trials.values()),
+            directory=self._directory,
+            worlds=self._worlds,
+            report=hearing.report,
         )
-        return {
+        found = {
             number: self._told(outcome, pruning.notes(number))
-            for number, outcome in zip(numbers, outcomes, strict=True)
+            for number, outcome in zip(trials, outcomes, strict=True)
         }
+        hearing.over()
+        return found
 
     def _told(self, outcome: Outcome, notes: Mapping[str, Any]) -> Told:
         plan, prepared = self._plan, self._worlds.prepared(outcome.trial.config)

@@ -17,16 +17,12 @@ from jaxft.search.domains import Choice, Float
 from jaxft.search.optuna_study import PRUNERS, SAMPLERS
 from jaxft.search.space import make_space
 from jaxft.terminal import config_file
-from tests.search.toy import CONFIG, SPACE, plain, played, sweep
+from tests.search.toy import CONFIG, SPACE, Killed, Worlds, plain, played, sweep
 
 OPERATIONS = (
     "create_new_trial", "set_trial_param", "set_trial_state_values", "set_trial_user_attr",
     "set_trial_system_attr", "set_trial_intermediate_value",
 )  # fmt: skip
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it, and nothing is written after it."""
 
 
 def killed_at(patch, operation: int) -> None:
@@ -67,12 +63,14 @@ def test_a_sweep_that_is_killed_again_and_again_is_the_undisturbed_one(
     kills, operation = 0, 2
     while True:
         with pytest.MonkeyPatch.context() as patch:
-            killed_at(patch, operation)
+            if kills % 2:
+                patch.setattr(Worlds, "reports", operation % 17 + 2)
+            killed_at(patch, 10**6 if kills % 2 else operation)
             try:
                 found, _ = sweep(tmp_path / "killed", **asked)
                 break
             except Killed:
-                kills, operation = kills + 1, operation * 5 // 3 % 61 + 7
+                kills, operation = kills + 1, operation * 5 // 3 % 37 + 7
     assert kills >= 5 and plain(found) == plain(whole) and found.best == whole.best
     assert len(toys) == ran  # none that had ended ran again
 
@@ -81,15 +79,14 @@ def test_every_sampler_and_pruner_proposes_what_the_seed_and_the_trials_say(tmp_
     pruned: set[str] = set()
     for sampler, pruner in zip((*SAMPLERS, "tpe"), PRUNERS, strict=True):
         folder = tmp_path / f"{sampler}-{pruner}"
-        asked = {"sampler": sampler, "pruner": pruner, "trials": 12, "at_once": 3}
+        asked = {"sampler": sampler, "pruner": pruner, "trials": 9, "at_once": 3}
         first, _ = sweep(folder / "a", **asked)
         again, _ = sweep(folder / "b", **asked)
-        assert plain(first) == plain(again) and len(first.rows) == 12
+        assert plain(first) == plain(again) and len(first.rows) == 9
         early = [r for r in first.rows if r.state == "pruned" and not r.why]
         pruned |= {pruner} if early else set()
-        other, _ = sweep(folder / "c", **{**asked, "seed": 1})
-        assert sampler == "grid" or plain(other) != plain(first)
     assert "none" not in pruned and len(pruned) >= 3
+    assert plain(sweep(tmp_path / "other", **{**asked, "seed": 1})[0]) != plain(first)
 
 
 def test_two_processes_share_a_study_and_no_trial_is_run_twice_or_lost(tmp_path, toys):
@@ -266,7 +263,8 @@ def test_what_is_left_behind_says_the_same(tmp_path, monkeypatch):
     kept = json.loads((tmp_path / "s/sweep.json").read_text())
     assert kept["written by"] == "jaxft sweep" and kept["best"] == [best.number]
     assert [row["number"] for row in kept["rows"]] == list(range(16))
-    assert len(said) == 16 and said[0].startswith("trial 0: ")
+    assert [line for line in said if line.startswith("trial ")][0].startswith("trial 0: ")
+    assert len(said) == 16 + 4
     config = config_file.load(str(tmp_path / "s/best.py"))
     assert flatten(config) == flatten(override(CONFIG, best.changes))
     text = (tmp_path / "s/sweep.html").read_text()

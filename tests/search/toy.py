@@ -40,34 +40,50 @@ def curve(config) -> list[float]:
     return [*losses[:2], math.nan] if c.lr > 0.06 else losses
 
 
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it, and nothing is written after it."""
+
+
 def run_trials(trials, *, directory, worlds, report):
-    record, outcomes = Record(directory / "trials", weights=False, predictions=False), []
-    for place, trial in enumerate(trials):
-        found = record.read(trial.name, trial.config)
-        if found is None:
-            worlds.ran.append(trial.name)
-            rows, stopped = [], ""
-            for step, loss in enumerate(curve(trial.config), 1):
-                rows.append({"step": step, "loss": loss, "accuracy": 1 - loss / 4})
-                if not math.isfinite(loss):
-                    stopped = "not finite"
-                elif report(place, rows[-1]) and step < EVALUATIONS:
+    """All step by step together, as one program has them; what has ended is kept, and reports no more."""
+    record = Record(directory / "trials", weights=False, predictions=False)
+    found = [record.read(trial.name, trial.config) for trial in trials]
+    rows: list[list[dict]] = [[] for _ in trials]
+    for step in range(1, EVALUATIONS + 1):
+        for place, trial in enumerate(trials):
+            if found[place] is not None:
+                continue
+            worlds.reports -= 1
+            if worlds.reports == 0:
+                raise Killed
+            loss, stopped = curve(trial.config)[step - 1], ""
+            if not math.isfinite(loss):
+                stopped = "not finite"
+            else:
+                rows[place].append({"step": step, "loss": loss, "accuracy": 1 - loss / 4})
+                if report(place, rows[place][-1]) and step < EVALUATIONS:
                     stopped = "pruned"
-                if stopped:
-                    break
-            rows = [row for row in rows if math.isfinite(row["loss"])]
-            best = min(rows, key=lambda row: row["loss"])
-            found = Ended(tuple(rows), best, stopped), 1.0
-            record.write(trial.name, trial.config, *found)
-        ended, seconds = found
-        outcomes.append(Outcome(trial, ended.history, ended.best, ended.stopped, seconds))
-    return outcomes
+            if stopped or step == EVALUATIONS:
+                best = min(rows[place], key=lambda row: row["loss"])
+                found[place] = Ended(tuple(rows[place]), best, stopped), 1.0
+                record.write(trial.name, trial.config, *found[place])
+                worlds.ran.append(trial.name)
+    return [
+        Outcome(trial, ended.history, ended.best, ended.stopped, seconds)
+        for trial, (ended, seconds) in zip(trials, found, strict=True)
+    ]
 
 
 class Worlds:
-    """In place of `search.worlds.Worlds`: nothing is opened. `ran`: names of trials, in order."""
+    """In place of `search.worlds.Worlds`: nothing is opened.
+
+    Attributes:
+      ran: names of trials, as they ended.
+      reports: before so many reports from now on there is a kill; below 1: there is none.
+    """
 
     ran: list[str] = []
+    reports = 0
 
     def __init__(self, cache):
         pass
