@@ -246,7 +246,7 @@ def _pruner(plan: Plan) -> optuna.pruners.BasePruner:
     if plan.pruner == "median":
         return optuna.pruners.MedianPruner()
     if plan.pruner == "halving":
-        return optuna.pruners.SuccessiveHalvingPruner(reduction_factor=_FACTOR)
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=_FACTOR)
     if plan.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(
             max_resource=max(plan.evaluations, 1), reduction_factor=_FACTOR
