@@ -13,15 +13,14 @@ from jaxft.base.nearest import nearest
 from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict, override, to_json
 from jaxft.experiment.continuing import FREE
-from jaxft.experiment.steps import structure
 from jaxft.search import objectives
+from jaxft.search.groups import grouped
 from jaxft.search.optuna_study import PRUNERS, SAMPLERS, Plan
 from jaxft.search.space import Space, said
 from jaxft.search.worlds import Worlds
 
 _TRIALS = 30
-_AT_ONCE = 8  # trials that differ in inputs of one program
-_FEW_PROGRAMS = 3  # up to so many, eight trials still make groups of a few
+_AT_ONCE = 8  # where trials run as one program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,17 +93,17 @@ def looked_at(config: ConfigDict, space: Space, plan: Plan, worlds: Worlds) -> P
       The plan with what follows from them: how many evaluations the longest trial has, and how many
       trials are asked for at once.
     """
-    base = worlds.prepared(config)
-    evaluations, programs = 1, set()
-    for changes in space.single():
+    looked = {}
+    for number, changes in enumerate(space.single()):
         try:
-            one = worlds.prepared(override(config, changes))
+            looked[number] = worlds.prepared(override(config, changes))
         except ValueError as error:
             raise ValueError(f"a trial with {said(changes)} cannot be: {error}") from None
-        every = max(1, one.length.of(one.config, "eval.every"))
-        evaluations = max(evaluations, math.ceil(one.length.steps / every))
-        programs.add((structure(one), bool(base.unshared(one.config)), one.config.train.batch_size))
-    at_once = plan.at_once or (_AT_ONCE if len(programs) <= _FEW_PROGRAMS else 1)
+    steps = ((one.length.steps, one.length.of(one.config, "eval.every")) for one in looked.values())
+    evaluations = max(math.ceil(whole / max(1, every)) for whole, every in steps)
+    # What the trials of a batch could tell each other is lost, so there is a batch only where it pays.
+    pays = 2 * len(grouped(looked, worlds, "auto")) <= len(looked)
+    at_once = plan.at_once or (_AT_ONCE if pays else 1)
     return dataclasses.replace(plan, evaluations=evaluations, at_once=at_once)
 
 

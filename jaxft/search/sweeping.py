@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,8 @@ def sweep(
         while batch := study.take(plan, space, most):
             run(batch)
         found = _found(config, space, plan, study, asked)
+        if plan.at_once > 1 and found.best and not found.count("running"):
+            found = _by_itself(found, config, place, worlds, say)
     _write(found, config, place)
     return found
 
@@ -223,6 +226,22 @@ def _how(config: ConfigDict, plan: Plan, asked: Asked) -> tuple[tuple[str, str],
         ("trials asked for at once", str(plan.at_once)),
         ("storage", asked.storage or "the journal in the directory"),
     )
+
+
+def _by_itself(
+    found: page.Sweep, config: ConfigDict, place: Place, worlds: Worlds, say: Callable[[str], None]
+) -> page.Sweep:
+    """With what the best trial comes to alone, with the bits of `train`: beside others it may have been
+    rounded otherwise."""
+    row = next(row for row in found.rows if row.number == found.best[0])
+    trial = Trial(f"best-{row.number:04d}", override(config, row.changes))
+    [outcome] = run_trials([trial], directory=place.path, worlds=worlds)
+    name = found.objectives[0]
+    alone, before = float(outcome.best.get(name, math.nan)), row.values[0]
+    note = f"trial {row.number} by itself, as train has it: {name} {alone!r}"
+    note += "" if alone == before else f", beside others {before!r}: rounded otherwise"
+    say(note)
+    return dataclasses.replace(found, notes=(*found.notes, note))
 
 
 def _write(found: page.Sweep, config: ConfigDict, place: Place) -> None:

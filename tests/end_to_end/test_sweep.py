@@ -55,6 +55,7 @@ def ended(folder: Path) -> int:
     return len(list(folder.glob("trials/*.json")))
 
 
+@pytest.mark.slow
 def test_the_best_config_trained_again_has_the_value_of_its_trial(world, tmp_path):
     assert sweep.main(command(world, tmp_path / "s", 3)) == 0
     best = json.loads((tmp_path / "s/sweep.json").read_text())

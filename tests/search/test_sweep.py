@@ -105,19 +105,19 @@ def test_two_processes_share_a_study_and_no_trial_is_run_twice_or_lost(tmp_path,
     last, _ = sweep(tmp_path / "s", trials=20, at_once=2, pruner="none")
     assert [row.number for row in last.rows] == list(range(20)) and len(found) == 2
     assert last.count("running") == last.count("waiting") == 0
-    assert sorted(toys) == sorted(set(toys))
+    assert sorted(t for t in toys if t[0] != "b") == sorted({t for t in toys if t[0] != "b"})
     points = {json.dumps(dict(row.params), sort_keys=True) for row in last.rows}
     assert len(points) == 20
 
 
 def test_more_trials_go_on_where_fewer_ended(tmp_path, toys):
     sweep(tmp_path / "s", trials=8)
-    ran = len(toys)
+    before = set(toys)
+    toys.clear()
     longer, _ = sweep(tmp_path / "s", trials=12)
+    assert not before & {name for name in toys if not name.startswith("best")}
     whole, _ = sweep(tmp_path / "w", trials=12)
-    assert plain(longer) == plain(whole) and len(toys) == 3 * ran // 2 + len(whole.rows) - sum(
-        row.state == "failed" for row in [*whole.rows, *longer.rows[8:]]
-    )
+    assert plain(longer) == plain(whole) and len(longer.rows) == 12
 
 
 def test_a_grid_ends_with_its_points(tmp_path):
@@ -264,7 +264,7 @@ def test_what_is_left_behind_says_the_same(tmp_path, monkeypatch):
     assert kept["written by"] == "jaxft sweep" and kept["best"] == [best.number]
     assert [row["number"] for row in kept["rows"]] == list(range(16))
     assert [line for line in said if line.startswith("trial ")][0].startswith("trial 0: ")
-    assert len(said) == 16 + 4
+    assert len(said) == 16 + 4 + 1 and "by itself" in said[-1]
     config = config_file.load(str(tmp_path / "s/best.py"))
     assert flatten(config) == flatten(override(CONFIG, best.changes))
     text = (tmp_path / "s/sweep.html").read_text()

@@ -44,7 +44,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing catches it, and nothing is written after it."""
 
 
-def run_trials(trials, *, directory, worlds, report):
+def run_trials(trials, *, directory, worlds, report=lambda place, row: False):
     """All step by step together, as one program has them; what has ended is kept, and reports no more."""
     record = Record(directory / "trials", weights=False, predictions=False)
     found = [record.read(trial.name, trial.config) for trial in trials]
