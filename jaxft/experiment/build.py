@@ -132,13 +132,19 @@ def with_references(
 
 
 def share(
-    prepared: Prepared, parallel: Parallel, report: ReadReport, *, cache: str | None
+    prepared: Prepared,
+    parallel: Parallel,
+    report: ReadReport,
+    *,
+    cache: str | None,
+    readers: int = 1,
 ) -> Shared:
     """Everything but what is a trial's own.
 
     Args:
       report: of `read_params`.
       cache: directory of tokenised text; None: not kept.
+      readers: trials that will read these rows, see `PrefixCache`.
     """
     config, splits, task = prepared.config, prepared.splits, prepared.task
     architecture = prepared.architecture
@@ -165,6 +171,7 @@ def share(
             cache,
             (splits.train, splits.eval),
             varies=_draws_stem(prepared, report),
+            readers=readers,
         ),
         initialised=report.initialised,
         dropped=report.dropped,

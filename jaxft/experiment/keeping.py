@@ -69,7 +69,8 @@ def keep(
             found.append((None, None))
             continue
         cost = _cost(prepared, cache, train, evaluation, depth)
-        why = cost.against(passes(prepared, stage)) if mode == "auto" else ""
+        times = passes(prepared, stage) * cache.readers
+        why = cost.against(times) if mode == "auto" else ""
         kept, said = ((None, None), _not_kept(why)) if why else _found(cache, cost, params, mode)
         found.append(kept)
         notes.append(said)

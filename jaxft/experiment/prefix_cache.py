@@ -55,6 +55,7 @@ class PrefixCache:
     Attributes:
       cache: folder of its files; None: it is in memory.
       splits: rows that are read, such as those for training and those for evaluation.
+      readers: trials that will read about these rows, this one among them: folds of the same data.
       costs: that were counted, by depth and shapes.
       varies: what is computed may differ between trials that share this, as the weights of the prefix do.
     """
@@ -67,6 +68,7 @@ class PrefixCache:
     cache: str | None
     splits: tuple[Split, ...]
     varies: bool
+    readers: int = 1
     costs: dict[tuple[Any, ...], Cost] = dataclasses.field(default_factory=dict)
     _found: dict[Prefix, tuple[Kept, ...]] = dataclasses.field(default_factory=dict)
 

@@ -45,6 +45,8 @@ class Folder:
           ValueError: there is something in it, and no cross-validation.
           OSError: it cannot be made or written, or another process holds it.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"--output {self.path} is a file; give a folder of its own")
         self.path.mkdir(parents=True, exist_ok=True)
         there = {entry.name for entry in self.path.iterdir()} - {".lock", "cache"}
         if there and PLAN not in there:

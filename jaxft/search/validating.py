@@ -93,7 +93,7 @@ def opened(
     folder = Folder(Path(output))
     with folder.claimed():
         trials, cache = planned(config, plan), folder.path / "cache"
-        worlds = Worlds(cache, given)
+        worlds = Worlds(cache, given, readers=len(trials))
         prepared = [worlds.prepared(one.trial.config) for one in trials]
         names = class_names(prepared[0].directory)
         whole = open_whole(trials[0].trial.config, prepared[0].task, names, str(cache), given)

@@ -59,10 +59,11 @@ class Worlds:
     Args:
       cache: folder of tokenised text, where `config.data.cache` names none.
       given: sources in memory, see `open_named`.
+      readers: trials over about the same rows, of which a frozen prefix is worth keeping the more.
     """
 
-    def __init__(self, cache: Path, given: Given | None = None):
-        self._cache, self._given = str(cache), given
+    def __init__(self, cache: Path, given: Given | None = None, readers: int = 1):
+        self._cache, self._given, self._readers = str(cache), given, readers
         self._bases: list[Prepared] = []
         self._worlds: dict[tuple[int, bool], _World] = {}  # by the base's number
         self._models: dict[Any, _Model] = {}
@@ -151,7 +152,7 @@ class Worlds:
             self._models[key] = _Model(parallel, *read_params(base, parallel))
         model = self._models[key]
         base = with_references(base, parallel, model.params, model.report, cache=cache)
-        shared = share(base, parallel, model.report, cache=cache)
+        shared = share(base, parallel, model.report, cache=cache, readers=self._readers)
         # The program is the same; of its shapes only the new ones will be compiled.
         first = self._first.setdefault(key, shared)
         return _World(base, model, dataclasses.replace(shared, eval_step=first.eval_step))

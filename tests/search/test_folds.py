@@ -10,6 +10,8 @@ import pytest
 from jaxft.config import override
 from jaxft.experiment.data import open_splits, open_whole
 from jaxft.search.folds import Plan, check_config, make_plan, notes, planned
+from jaxft.search.validating import opened
+from jaxft.search.worlds import Worlds
 from jaxft.tasks.table import TASKS
 from jaxft.terminal import config_file
 from tests.worlds import ROOT, fields
@@ -70,6 +72,20 @@ def test_nothing_is_chosen_by_held_out_rows_unless_it_is_asked_for(world):
     said = notes(given, Plan(checkpoint="last"), whole)
     assert ["eval.patience=2 is not used" in line for line in said] == [True]
     assert notes(given, Plan(checkpoint="best"), whole)[0].startswith("optimistic")
+
+
+def test_a_frozen_prefix_is_kept_for_all_folds_at_once(world, tmp_path, monkeypatch):
+    """A trial of one epoch reads each row once, and would not keep it for itself."""
+    monkeypatch.setattr("jaxft.experiment.prefix_cost.LEAST_FLOPS", 0)
+    monkeypatch.setattr("jaxft.experiment.prefix_cost.LEAST_SHARE", 0)
+    given = config(world, **{"optim.freeze_below": 1, "train.epochs": 1})
+    with opened(given, Plan(folds=2), str(tmp_path / "out")) as one:
+        runs = [one.worlds.begin(prepared)[0] for prepared in one.prepared]
+        assert [run.kept.depths for run in runs] == [(1,), (1,)]
+        assert len(list((tmp_path / "out").rglob("*.prefix.*.npy"))) == 1
+        alone = Worlds(tmp_path / "alone")
+        run, _ = alone.begin(alone.prepared(one.trials[0].trial.config))
+        assert run.kept.depths == (None,)
 
 
 def test_what_is_not_used_and_what_is_rare_is_said(world, tmp_path):
