@@ -82,7 +82,7 @@ class Cost:
             "images": "image",
         }
         return (
-            f"{self.unit_bytes:,} bytes a {one[self.prefix.space]}, {size(self.bytes)}; saves "
+            f"{self.unit_bytes:,} bytes {one[self.prefix.space]}, {size(self.bytes)}; saves "
             f"{self.prefix_flops:.1e} FLOPs of an epoch, {self.share:.0%}"
         )
 

@@ -229,9 +229,9 @@ def test_an_evaluation_that_reads_what_is_kept_gives_the_same_rows(world, tmp_pa
         assert row["per_class"] == expected["per_class"] and row["step"] == expected["step"]
         for name in ("loss", "ece", "mcc"):
             assert row[name] == pytest.approx(expected[name], rel=1e-5)
-    for split in ("eval", "test"):
+    for file in ("predictions/eval.jsonl", "predictions/test.jsonl"):
         ours, theirs = (
-            [json.loads(line) for line in (tmp_path / name / f"predictions/{split}.jsonl").open()]
+            list(map(json.loads, (tmp_path / name / file).read_text().splitlines()))
             for name in ("on", "off")
         )
         assert [row["predicted"] for row in ours] == [row["predicted"] for row in theirs]
