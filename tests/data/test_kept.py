@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -15,6 +18,7 @@ from jaxft.data.kept import Kept, Schedule, read_part, shards, with_parts, write
 from jaxft.data.targets import offsets_of
 from jaxft.data.tokens import grouped, make_tokens
 
+ROOT = Path(__file__).parent.parent.parent
 FLOAT = np.dtype(np.float32)
 many = pytest.mark.parametrize("seed", range(20))
 
@@ -146,3 +150,33 @@ def test_a_schedule_has_for_each_step_what_its_stage_keeps():
     schedule = Schedule(((0, None), (3, first), (5, None)))
     assert [schedule.at(step) for step in range(7)] == [None] * 3 + [first] * 2 + [None] * 2
     assert Schedule().at(0) is None
+
+
+LARGER = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from jaxft.data.kept import Kept, read_part, with_parts, write_part
+
+folder, rows, width, parts = Path(sys.argv[1]), 1 << 14, 1 << 10, 8  # 64 MiB each
+before = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+limit = before + (160 << 20)
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # of what no file is behind
+for number in range(parts):
+    write_part(folder / f"{number}.npy", np.full((rows, width), number, np.float32))
+found = [read_part(folder / f"{n}.npy", rows, (width,), np.dtype(np.float32)) for n in range(parts)]
+kept = with_parts(Kept(1, "x", "texts", (width,), np.dtype(np.float32), np.arange(0)), found)
+order = np.random.default_rng(0).permutation(rows * parts)
+for units in np.split(order, 128):
+    assert (kept[units] == (units // rows)[:, None]).all()
+print(kept.nbytes // limit)
+"""
+
+
+@pytest.mark.slow
+def test_more_is_kept_than_there_is_memory_for(tmp_path):
+    """Written and read, all of it in random order, by a process that may have 160 MiB of its own."""
+    run = [sys.executable, "-c", LARGER, str(tmp_path)]
+    found = subprocess.run(run, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout) >= 1
