@@ -145,8 +145,9 @@ def _operations(values: Any, rates: Sequence[float]) -> None:
             compiled = jax.jit(step).lower(*given, batch).compile()
             flops[count] = _flops(compiled)
         depth = max(0, frozen_blocks(architecture, runs[0].prepared.decisions.frozen))
-        forward = jax.jit(lambda whole: architecture.prefix(whole, batch, depth))
-        shared = _flops(forward.lower(states[0].whole).compile())
+        # The batch is an argument: of a constant one, XLA would compute a part while it compiles.
+        forward = jax.jit(lambda whole, batch: architecture.prefix(whole, batch, depth))
+        shared = _flops(forward.lower(states[0].whole, batch).compile())
     one, count = flops[1], len(rates)
     left = shared + count * (one - shared)
     print(

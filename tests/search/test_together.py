@@ -138,8 +138,8 @@ def test_what_is_shared_is_computed_once(world, worlds, tmp_path):
         flops[count] = compiled.cost_analysis()["flops"]
     assert flops[3] - flops[2] == pytest.approx(flops[2] - flops[1], rel=0.02)
     architecture, whole = runs[0].prepared.architecture, states[0].whole
-    prefix = jax.jit(lambda whole: architecture.prefix(whole, batch, 1)).lower(whole).compile()
-    prefix = prefix.cost_analysis()["flops"]
+    prefix = jax.jit(lambda whole, batch: architecture.prefix(whole, batch, 1))
+    prefix = prefix.lower(whole, batch).compile().cost_analysis()["flops"]
     assert prefix > 0.3 * flops[1]
     assert flops[3] <= 1.02 * (prefix + 3 * (flops[1] - prefix))
 
