@@ -104,6 +104,10 @@ def _prepared(config: ConfigDict, steps: int, cache: str | None) -> tuple[Prepar
     prepared, notes = prepare(config, cache), []
     if prepared.length.steps < steps:
         prepared = prepared.trial(override(config, {"train.steps": steps}))
+    if config.data.cache_prefix == "auto" and steps <= prepared.length.epoch:
+        # What frozen blocks give would be computed for all rows, of which the test reads a part, once.
+        once = override(prepared.config, {"data.cache_prefix": "off"})
+        prepared = dataclasses.replace(prepared, config=once)
     if prepared.decisions.plan:
         notes.append("optim.unfreeze: what the first stage trains, for all steps of the test")
     if steps > prepared.length.epoch and not config.data.stream:
