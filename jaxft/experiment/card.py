@@ -38,13 +38,17 @@ _VERSIONS = ("jaxft", "jax", "flax", "optax", "transformers")
 
 
 def model_card(
-    prepared: Prepared, unchanged: Collection[str], metrics: Mapping[str, Any] | None
+    prepared: Prepared,
+    unchanged: Collection[str],
+    metrics: Mapping[str, Any] | None,
+    origin: str = "",
 ) -> str:
     """The text of README.md.
 
     Args:
       unchanged: paths that have the base's values.
       metrics: of these weights on the evaluation data, where they are known.
+      origin: what else is to be said of where they come from.
     """
     config = prepared.config
     base = "" if config.model.scratch else _name(config.model.path)
@@ -56,6 +60,7 @@ def model_card(
         f"A `{prepared.architecture.exports}` "
         + (f"fine-tuned from `{base}`" if base else "trained from random weights")
         + f" for {config.task.replace('_', ' ')}{_taught(prepared)}.",
+        origin,
         "## Data",
         _data(prepared),
         "## Evaluation",

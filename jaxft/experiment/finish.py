@@ -87,6 +87,7 @@ def export(
     unchanged: frozenset[str],
     lead: bool,
     metrics: Mapping[str, Any] | None = None,
+    origin: str = "",
     dtype: str = "",
     max_shard_bytes: int = hf.MAX_SHARD_BYTES,
 ) -> None:
@@ -98,6 +99,7 @@ def export(
       unchanged: paths that never trained.
       lead: whether this process writes; all must call (sharded parameters are gathered).
       metrics: of these weights on the evaluation data: for the card, and what was fitted on it.
+      origin: see `model_card`.
       dtype, max_shard_bytes: see `hf.write_checkpoint`.
     """
     whole = jax.tree.map(gathered, whole)
@@ -112,7 +114,7 @@ def export(
             unchanged=() if prepared.config.model.scratch else unchanged,
             max_shard_bytes=max_shard_bytes,
             dtype=dtype,
-            card=model_card(prepared, unchanged, metrics),
+            card=model_card(prepared, unchanged, metrics, origin),
             fitted=fits(prepared.task, metrics),
             files=KINDS[prepared.task.inputs].companions(prepared.directory),
             beside=_beside(prepared),

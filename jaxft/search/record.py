@@ -45,6 +45,15 @@ class Record:
             if names.count(name) > 1:
                 raise ValueError(f"{names.count(name)} trials are called {name!r}")
 
+    def configs(self) -> dict[str, ConfigDict]:
+        """Of all trials that are there, by name."""
+        found = {path.stem: read_object(path) for path in sorted(self._folder.glob("*.json"))}
+        return {
+            name: from_json(dict(row["config"]))
+            for name, row in found.items()
+            if row is not None and row.get("form") == _FORM
+        }
+
     def read(self, name: str, config: ConfigDict) -> tuple[Ended, float] | None:
         """What came of it, and its seconds; None: it is to be run.
 

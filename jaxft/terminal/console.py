@@ -22,6 +22,7 @@ COMMANDS = {
     "select": "rank checkpoints for your data, by a probe of their features",
     "find_lr": "find a learning rate, by a range test of a hundred updates",
     "sweep": "search over configs: many trials, of which the best is a config file",
+    "soup": "average the best trials of a search into one model",
 }
 _USER_ERROR = 2
 

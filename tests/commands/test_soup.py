@@ -1,0 +1,152 @@
+"""jaxft.soup: trials of a search become one checkpoint, or several and the mean of what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from jaxft import evaluate, soup
+from jaxft.config import override
+from jaxft.search.progress import Ended
+from jaxft.search.record import Record
+from jaxft.search.trial import Trial, run_trials
+from jaxft.terminal import config_file
+from jaxft.terminal.errors import run_command
+from tests.worlds import ROOT, fields
+
+RATES = (3e-3, 1e-3, 1e-2)
+
+
+def trials(world, **changes) -> list[Trial]:
+    own = fields(world, "train.csv", 16, **{"model.path": str(world / "one_block")})
+    short = {
+        "train.steps": 6,
+        "eval.every": "3 steps",
+        "optim.frozen": (".*embeddings.*",),
+        "eval.metric": "accuracy",
+    }
+    loaded = config_file.load(f"{ROOT}/configs/text_classification.py", [])
+    base = override(loaded, own, short, {"data.test": str(world / "test.csv")}, changes)
+    return [
+        Trial(f"{number:04d}", override(base, {"optim.lr": rate}))
+        for number, rate in enumerate(RATES)
+    ]
+
+
+@pytest.fixture(scope="module")
+def search(world, tmp_path_factory):
+    """A search whose trials kept what they gave, and one whose trials did not: (folder of both, outcomes)."""
+    folder = tmp_path_factory.mktemp("search")
+    kept = run_trials(
+        trials(world), directory=folder / "kept", keep_weights=True, keep_predictions=True
+    )
+    recorded(folder / "bare", [one.trial for one in kept], [one.best["accuracy"] for one in kept])
+    return folder, kept
+
+
+def recorded(directory, trials: list[Trial], accuracies: list[float]) -> None:
+    """A search of which nothing but the metric was kept."""
+    record = Record(directory / "trials", weights=False, predictions=False)
+    for trial, accuracy in zip(trials, accuracies, strict=True):
+        row = {"step": 6, trial.config.eval.metric: accuracy}
+        record.write(trial.name, trial.config, Ended((row,), row, ""), 1.0)
+
+
+def refused(arguments, capsys) -> str:
+    assert run_command(soup.main, ["soup", *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("jaxft: error: ") and "\n" not in error, error
+    return error
+
+
+@pytest.mark.slow
+def test_the_soup_is_a_checkpoint_with_the_mean_of_the_weights(search, world, tmp_path, capsys):
+    folder, kept = search
+    out = tmp_path / "out"
+    given = [f"--trials={folder / 'kept'}", f"--output={out}", "--kind=uniform", "--ensemble"]
+    assert soup.main(["soup", *given]) == 0
+    shown = capsys.readouterr().out
+    found = json.loads((out / "soup.json").read_text())
+    assert not (out / "trials").exists()  # nothing was run again
+    assert found["rows"].keys() == {
+        "best trial", "uniform soup", "greedy soup", "mean of the logits",
+    }  # fmt: skip
+    values = {name: value for name, (value, _) in found["rows"].items()}
+    metric = found["metric"]
+    assert values["best trial"] == pytest.approx(max(one.best[metric] for one in kept))
+    assert values["greedy soup"] >= values["best trial"] and f"{values['greedy soup']:.4f}" in shown
+
+    weights, source = (
+        load_file(out / "soup/model.safetensors"),
+        load_file(world / "one_block/model.safetensors"),
+    )
+    bias = "classifier/bias"
+    mean = np.mean([one.weights[bias] for one in kept], axis=0)
+    np.testing.assert_allclose(weights["classifier.bias"], mean, rtol=1e-6)
+    name = next(name for name in source if "word_embeddings" in name)
+    np.testing.assert_array_equal(weights[name], source[name])  # frozen
+    assert "mean of those of 3 trained models" in (out / "soup/README.md").read_text()
+    # What was said of it is what `evaluate` says of the checkpoint.
+    report = tmp_path / "metrics.json"
+    data = world / "test.csv"
+    assert (
+        evaluate.main(["evaluate", f"--run={out / 'soup'}", f"--data={data}", f"--output={report}"])
+        == 0
+    )
+    again = json.loads(report.read_text())
+    assert again[metric] == pytest.approx(found["rows"]["uniform soup"][1], abs=1e-6)
+
+    # The ensemble: its rows are those of the mean of the logits, its members are the trials.
+    logits = np.mean([one.predicted["logits"] for one in kept], axis=0)
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    right = np.mean([row["predicted"] == row["label"] for row in rows])
+    assert right == pytest.approx(values["mean of the logits"])
+    names = sorted({row["label"] for row in rows})
+    assert [row["predicted"] for row in rows] == [names[i] for i in logits.argmax(1)]
+    best = load_file(out / f"members/{kept[0].trial.name}/model.safetensors")
+    np.testing.assert_array_equal(best["classifier.bias"], kept[0].weights[bias])
+    # Into the same folder again; but not into another's.
+    assert soup.main(["soup", *given]) == 0
+
+
+@pytest.mark.slow
+def test_what_was_not_kept_is_run_again(search, tmp_path):
+    folder, kept = search
+    given = [f"--trials={folder / 'bare'}", f"--output={tmp_path / 'out'}", "--top=2"]
+    assert soup.main(["soup", *given]) == 0
+    assert len(list((tmp_path / "out/trials").glob("*.npz"))) == 2
+    other = [f"--trials={folder / 'kept'}", f"--output={tmp_path / 'other'}", "--top=2"]
+    assert soup.main(["soup", *other]) == 0
+    first, second = (
+        load_file(tmp_path / name / "soup/model.safetensors") for name in ("out", "other")
+    )
+    for name in second:
+        np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_mistakes_are_one_line(world, tmp_path, capsys):
+    given, out = f"--trials={tmp_path / 'search'}", f"--output={tmp_path / 'out'}"
+    recorded(tmp_path / "search", trials(world), [0.5, 0.6, 0.7])
+    assert "at least 2" in refused([given, out, "--top=1"], capsys)
+    assert "greedy or uniform" in refused([given, out, "--kind=best"], capsys)
+    assert "0 trials" in refused([f"--trials={tmp_path / 'none'}", out], capsys)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    assert "left as it is" in refused([given, f"--output={tmp_path / 'mine'}"], capsys)
+    first, second, third = trials(world)
+    other = dataclasses.replace(second, config=override(second.config, {"data.eval_fraction": 0.3}))
+    recorded(tmp_path / "data", [first, other, third], [0.5, 0.6, 0.7])
+    assert "config.data.eval_fraction" in refused([f"--trials={tmp_path / 'data'}", out], capsys)
+    norms = {
+        "model.path": str(world / "resnet"),
+        "data.train": str(world / "images"),
+        "data.test": "",
+    }
+    images = config_file.load(f"{ROOT}/configs/image_classification.py", [])
+    images = override(images, norms, {"model.batch_stats": "train"})
+    recorded(tmp_path / "norms", [Trial("a", images), Trial("b", images)], [0.5, 0.6])
+    assert "batch_stats" in refused([f"--trials={tmp_path / 'norms'}", out], capsys)
