@@ -45,10 +45,7 @@ def main(argv: Sequence[str]) -> int:
         config, lowest=values.lowest, highest=values.highest, steps=values.steps,
         seeds=values.seeds, output=output, told=told,
     )  # fmt: skip
-    low, high = range_page.band(found.curve)
-    shown = found.curve.shown
-    x, y = found.curve.rates[:shown], found.curve.mean[:shown]
-    show_lines(curve_lines(x, y, low=low[:shown], high=high[:shown], marks=range_page.marks(found)))
+    show_lines(curve_lines(**range_page.chart(found.curve), marks=range_page.marks(found)))
     show_comparison(range_page.HEADS, range_page.rows(found), range_page.notes(found), words=2)
     print(range_page.option(found))
     print(f"page: {output}/find_lr.html")

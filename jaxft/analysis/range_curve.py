@@ -65,12 +65,18 @@ class RangeCurve:
         return slice(self.planned // 10, max(0, self.common - _LAST))
 
     @property
+    def ceiling(self) -> float:
+        """As far above where the loss began as it fell below; higher it has run away."""
+        means = self.mean
+        return float(means[0] + max(means[0] - means.min(), 0.05 * abs(means[0])))
+
+    @property
     def shown(self) -> int:
-        """Steps until the loss has run away: as far above where it began as it had been below."""
+        """Steps until the loss has run away, at least two."""
         means = self.mean
         least = int(means.argmin())
-        away = means[least:] > 2 * means[0] - means[least] + 1e-9
-        return least + int(away.argmax()) + 1 if away.any() else len(means)
+        away = means[least:] > self.ceiling
+        return max(2, least + int(away.argmax())) if away.any() else len(means)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,6 +53,14 @@ def band(curve: RangeCurve) -> tuple[np.ndarray, np.ndarray]:
     return each.min(0), each.max(0)
 
 
+def chart(curve: RangeCurve) -> dict[str, np.ndarray]:
+    """x, y, and the band, as far as they are worth a look."""
+    low, high = band(curve)
+    arrays = {"x": curve.rates, "y": curve.mean, "low": low, "high": high}
+    shown = {name: array[: curve.shown] for name, array in arrays.items()}
+    return shown | {"high": np.minimum(shown["high"], curve.ceiling)}
+
+
 def marks(test: RangeTest) -> dict[str, float]:
     """Letter -> rate; the recommended one is first."""
     ordered = sorted(test.suggestions, key=lambda one: one != test.recommended)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from jaxft.analysis.drawing import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, drawn
 from jaxft.analysis.range_curve import RangeCurve
@@ -41,8 +42,10 @@ def range_picture(
             )  # fmt: skip
         axes.set_xscale("log")
         # Where the loss runs away, nothing is to be read any more.
-        top, bottom = float(high[: curve.shown].max()), float(low.min())
-        axes.set_ylim(bottom - 0.06 * (top - bottom), top + 0.12 * (top - bottom))
+        top, bottom = curve.ceiling, float(low.min())
+        axes.set_ylim(bottom - 0.06 * (top - bottom), top)
+        axes.xaxis.set_major_formatter(lambda rate, _: f"1e{round(np.log10(rate))}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("learning rate", color=GREY)
         axes.set_ylabel("loss")
         axes.grid(axis="y", color="#eceef0")
