@@ -130,7 +130,9 @@ _RULES: dict[str, tuple[Callable[[np.ndarray, np.ndarray], float | None], str]] 
     "steep": (steep, "where the loss falls most"),
     "minimum / 10": (minimum, "a tenth of the rate at which the loss is least"),
 }
-_ORDER = ("valley", "steep", "slide", "minimum / 10")
+# By how near they came to the best rate of grids, where valley was up to 15 times too low by the loss and a
+# tenth of the minimum 29 times too high (BUILD_NOTES.md, "Which learning rate").
+_ORDER = ("steep", "slide", "valley", "minimum / 10")
 
 
 def suggestions(curve: RangeCurve) -> tuple[Suggestion, ...]:
