@@ -63,11 +63,9 @@ class Hearing:
         lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
         found = []
         for line in lines:
-            try:
-                number, evaluation, value, ends = json.loads(line) if line.endswith("\n") else ()
-            except ValueError:
+            if not line.endswith("\n"):
                 break
-            found.append([number, evaluation, value, ends])
+            found.append(json.loads(line))
         if len(found) < len(lines):
             self._path.write_text("".join(lines[: len(found)]))
         return found
