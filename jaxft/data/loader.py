@@ -26,7 +26,6 @@ from jaxft.data.targets import Batch, Targets, places
 from jaxft.data.tokens import Tokens
 
 T = TypeVar("T")
-B = TypeVar("B", "TextBatches", "PairBatches", "ImageBatches")
 
 
 class Batches(Protocol):
@@ -78,7 +77,9 @@ class TextBatches:
 
     def with_kept(self, kept: Schedule) -> Self:
         """The same batches, with what is kept of a frozen prefix."""
-        return _with_kept(self, kept)
+        found = copy.copy(self)
+        found.kept = kept
+        return found
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -199,7 +200,9 @@ class ImageBatches:
 
     def with_kept(self, kept: Schedule) -> Self:
         """The same batches, with what is kept of a frozen prefix in place of the pixels."""
-        return _with_kept(self, kept)
+        found = copy.copy(self)
+        found.kept = kept
+        return found
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -256,12 +259,6 @@ class ImageBatches:
         if nexts is None:
             return batch
         return mixed_targets(batch, self.targets.fill(nexts, inputs), shares)
-
-
-def _with_kept(batches: B, kept: Schedule) -> B:
-    found = copy.copy(batches)
-    found.kept = kept
-    return found
 
 
 def _filled(targets: Targets, slots: np.ndarray, inputs: Batch, mixture: Mixture | None) -> Batch:

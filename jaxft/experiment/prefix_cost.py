@@ -76,10 +76,10 @@ class Cost:
 
     def __str__(self) -> str:
         one = {
-            "tokens": "token",
-            "answers": "token to be given",
-            "texts": "text",
-            "images": "image",
+            "tokens": "a token",
+            "answers": "a token to be given",
+            "texts": "a text",
+            "images": "an image",
         }
         return (
             f"{self.unit_bytes:,} bytes {one[self.prefix.space]}, {size(self.bytes)}; saves "
