@@ -75,9 +75,11 @@ def keep(
         found.append(kept)
         notes.append(said)
     starts = prepared.decisions.starts
-    schedules = (Schedule(tuple(zip(starts, own, strict=True))) for own in zip(*found, strict=True))
-    kept_after = (None if kept is None else kept.depth for kept, _ in found)
-    return Keeping(*schedules, tuple(kept_after), tuple(dict.fromkeys(notes)))
+    training, evaluated = (
+        Schedule(tuple(zip(starts, own, strict=True))) for own in zip(*found, strict=True)
+    )
+    kept_after = tuple(None if kept is None else kept.depth for kept, _ in found)
+    return Keeping(training, evaluated, kept_after, tuple(dict.fromkeys(notes)))
 
 
 def _found(

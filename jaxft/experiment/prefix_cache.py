@@ -169,7 +169,7 @@ class _Filling:
         ranges = kept_files.shards(counts, each)
         sizes = [int(counts[own.start : own.stop].sum()) for own in ranges]
         paths = [None if path is None else Path(f"{path}.{n:05}.npy") for n in range(len(ranges))]
-        parts = [
+        parts: list[Any] = [
             None if file is None else kept_files.read_part(file, units, prefix.unit, dtype)
             for file, units in zip(paths, sizes, strict=True)
         ]
@@ -184,7 +184,8 @@ class _Filling:
             part = self._part(empty, own, sizes[number], program)
             if file is not None:
                 kept_files.write_part(file, part)
-                part = kept_files.read_part(file, sizes[number], prefix.unit, dtype)
+                mapped = kept_files.read_part(file, sizes[number], prefix.unit, dtype)
+                part = part if mapped is None else mapped  # as when somebody emptied the folder
             parts[number] = part
         return kept_files.with_parts(empty, parts)
 
@@ -226,12 +227,11 @@ class _Filling:
         if isinstance(batches, ImageBatches):
             size = batches.sampler.batch_size
             steps = range(own.start // size, -(-own.stop // size))
-            some = _Some(batches, steps)
             slots = [np.full(batches.rows, -1, np.int64) for _ in steps]
             for step, row in zip(steps, slots, strict=True):
                 examples, _ = batches.sampler(step)
                 row[: len(examples)] = examples
-            return some, [(row, 0) for row in slots]
+            return _Some(batches, steps), [(row, 0) for row in slots]
         assert isinstance(batches.plan, EvalPlan)
         plan = batches.plan
         if len(own) < len(batches.tokens):
@@ -285,14 +285,14 @@ def _everywhere(here: np.ndarray) -> np.ndarray:
     """What is so in every process."""
     if jax.process_count() == 1:
         return here
-    return np.asarray(multihost_utils.process_allgather(here)).all(0)
+    return np.logical_and.reduce(np.asarray(multihost_utils.process_allgather(here)), axis=0)
 
 
 def _check_room(folder: Path, needed: int) -> None:
     """NoRoomError in every process, if one has too little."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
     free = shutil.disk_usage(there).free
-    if not _everywhere(np.array(free > needed * _SPARE)).all():
+    if not _everywhere(np.array([free > needed * _SPARE])).all():
         raise NoRoomError(
             f"{folder} has {size(free)} left, and what is kept of the frozen prefix takes {size(needed)}"
         )
