@@ -9,7 +9,14 @@ from jaxft.data.kept import Kept, Schedule
 from jaxft.data.loader import ImageBatches, TextBatches
 from jaxft.experiment.encoder import Batches
 from jaxft.experiment.prefix_cache import NoRoomError, PrefixCache, units_of
-from jaxft.experiment.prefix_cost import Cost, cost_of, obstacle, passes, stage_depths
+from jaxft.experiment.prefix_cost import (
+    Cost,
+    cannot_pay,
+    cost_of,
+    obstacle,
+    passes,
+    stage_depths,
+)
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.streaming import StreamBatches, TrainBatches
 from jaxft.models.prefix import Prefix
@@ -68,9 +75,14 @@ def keep(
         if depth < (mode == "auto"):
             found.append((None, None))
             continue
-        cost = _cost(prepared, cache, train, evaluation, depth)
         times = passes(prepared, stage) * cache.readers
-        why = cost.against(times) if mode == "auto" else ""
+        batch, batches = _full(train)
+        why = ""
+        if mode == "auto":
+            why = cannot_pay(prepared.architecture, batch, depth, batches, times)
+        if not why:
+            cost = _cost(prepared, cache, train, evaluation, depth)
+            why = cost.against(times) if mode == "auto" else ""
         kept, said = ((None, None), _not_kept(why)) if why else _found(cache, cost, params, mode)
         found.append(kept)
         notes.append(said)
@@ -102,19 +114,23 @@ def _cost(
     prepared: Prepared, cache: PrefixCache, train: Batches, evaluation: Batches, depth: int
 ) -> Cost:
     """The same for every trial over the same data in the same shapes, so counted once."""
-    batch = train.blank()[0]
+    batch, batches = _full(train)
 
     def units(prefix: Prefix) -> int:
         return sum(int(units_of(one, prefix.space).sum()) for one in (train, evaluation))
 
-    if isinstance(train, ImageBatches):
-        batches = len(train.targets) / len(batch["index"])
-    else:
-        assert isinstance(train, TextBatches)
-        batches = int(train.tokens.offsets[-1]) / batch["input_ids"].size
     known = (depth, batches, *((name, x.shape) for name, x in batch.items()))
     if known not in cache.costs:
         cache.costs[known] = cost_of(
             prepared.architecture, batch, depth, prepared.config, units, batches
         )
     return cache.costs[known]
+
+
+def _full(train: Batches) -> tuple[dict[str, Any], float]:
+    """(a batch of padding, how many full ones like it the training rows are)."""
+    batch = train.blank()[0]
+    if isinstance(train, ImageBatches):
+        return batch, len(train.targets) / len(batch["index"])
+    assert isinstance(train, TextBatches)
+    return batch, int(train.tokens.offsets[-1]) / batch["input_ids"].size

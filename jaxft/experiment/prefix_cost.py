@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from jaxft.data.kept import unit_bytes
 from jaxft.experiment.changes import change_of
 from jaxft.experiment.decide import frozen_blocks
 from jaxft.experiment.prepared import Prepared
-from jaxft.models import Architecture, Pass
+from jaxft.models import Architecture, Pass, by_path
 from jaxft.models.prefix import Prefix, cuttable, hidden_after, prefix_of
 
 # 'auto' keeps a prefix where that saves so much of a run (10 s of a CPU; less than compiling costs), such a
@@ -124,6 +125,36 @@ def passes(prepared: Prepared, stage: int) -> float:
     """How often the updates of a stage read the training rows."""
     starts = (*prepared.decisions.starts, prepared.length.steps)
     return max(0, starts[stage + 1] - starts[stage]) / max(1, prepared.length.epoch)
+
+
+def cannot_pay(
+    architecture: Architecture, batch: Mapping[str, Any], depth: int, batches: float, passes: float
+) -> str:
+    """Why 'auto' does not keep the prefix up to a block, as far as sizes alone say so; '' where they do not.
+
+    Counting what a prefix costs traces it, which takes longer than small runs.
+
+    Args:
+      batch, batches: see `cost_of`.
+      passes: over the training rows.
+    """
+    if passes <= 1:
+        return f"the rows are read {passes:.2g} times"
+    most = _most_flops(architecture, batch, depth) * batches * (passes - 1)
+    return "" if most >= LEAST_FLOPS else "it would save less than compiling for it costs"
+
+
+def _most_flops(architecture: Architecture, batch: Mapping[str, Any], depth: int) -> float:
+    """That a prefix of this batch can have: no parameter meets a token or a pixel twice, no model is wider
+    than the root of its parameters, and every token may look at every one of its row."""
+    leaves = by_path(architecture.abstract)
+    count = sum(math.prod(x.shape) for p, x in leaves.items() if architecture.depths[p] <= depth)
+    shapes = [batch[n].shape for n in ("input_ids", "decoder_input_ids") if n in batch]
+    if "pixel_values" in batch:
+        images, height, width, _ = batch["pixel_values"].shape
+        shapes.append((images, height * width))
+    looks = 4 * math.sqrt(count) * (depth + 1)
+    return sum(rows * length * (2 * count + looks * length) for rows, length in shapes)
 
 
 def cost_of(

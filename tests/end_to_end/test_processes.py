@@ -309,6 +309,7 @@ def test_two_processes_continue_from_an_earlier_checkpoint_when_the_newest_is_da
     assert timeless(run) == timeless(undisturbed)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_one_step_and_one_process_can_continue(world, single, tmp_path):
     run = tmp_path / "run"
     command = arguments(world, run, "shard")

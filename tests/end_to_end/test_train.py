@@ -113,6 +113,7 @@ def test_sigterm_saves_and_the_same_command_continues(world, tmp_path, finished,
     assert_same_weights(workdir, finished)
 
 
+@pytest.mark.slow
 def test_sigkill_of_a_real_process_at_a_random_moment(world, tmp_path):
     """One here; twenty, also during saves, in the slow test below."""
     _kill_and_compare(world, tmp_path, kills=1, steps=12)

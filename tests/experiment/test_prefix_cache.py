@@ -85,6 +85,7 @@ def files(cache: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in cache.glob("*.prefix.*.npy")}
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_found_again_by_whoever_has_the_same_prefix(world, tmp_path):
     run, _ = built(world, "bert", tmp_path, HALF, ON)
     found = files(tmp_path)

@@ -16,8 +16,8 @@ from jaxft.models.prefix import forward, hidden_after, prefix_of
 from tests.hlo import count_matmuls
 from tests.models import native_rows, test_native, test_parity
 
-# One of each way to read a text, and of images; the families and heads that are left are slow.
-FAST = ("vit", "t5")
+# Texts are with whole runs in experiment/test_prefix_cache.py; the other families and heads are slow.
+FAST = ("vit",)
 NAMES = tuple(dict.fromkeys((*test_parity.FAMILY_ROWS, *native_rows.ROWS)))
 every_model = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in FAST)) for n in NAMES]
@@ -75,6 +75,7 @@ def test_an_encoders_states_are_kept_up_to_its_end_or_all_of_the_model(tmp_path)
     assert {one.space for one in depths[:-1]} == {"tokens"} != {depths[-1].space}
 
 
+@pytest.mark.slow
 def test_above_the_boundary_dropout_and_dtype_are_as_without_it(tmp_path):
     architecture, params, batch = loaded("bert", tmp_path)
     architecture = test_parity.load(tmp_path, dropout=0.3)[0]

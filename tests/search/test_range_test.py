@@ -53,6 +53,7 @@ def test_each_update_has_the_next_rate_and_the_next_batch_of_the_run(world):
         assert tested.curve.losses[0, step] == pytest.approx(float(metrics["loss"]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_seeds_together_are_the_seeds_one_after_the_other(world):
     given = config(world, **{"optim.freeze_below": 0, "train.steps": 12, "model.dropout": 0.0})
     several = {"lowest": 1e-4, "highest": 0.1, "steps": 12, "seeds": 3}
