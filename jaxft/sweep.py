@@ -15,6 +15,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import jax  # noqa: F401 a second in which a signal is one line; what is imported later needs it
+
 from jaxft.search.extra import needed
 from jaxft.search.space_file import load
 from jaxft.terminal.errors import run_command

@@ -80,10 +80,13 @@ def test_a_stage_change_keeps_every_slot_and_parameter_bit_for_bit(world, mode):
     assert fresh and all(not value.any() for value in fresh)
 
 
-# A plan that grows, one that also freezes again, and one by hand: the others are made of the same.
+# A plan that also freezes again, and one by hand: the others are made of the same.
 @pytest.mark.parametrize(
     "plan",
-    [pytest.param(p, marks=pytest.mark.slow) if p in ("bottom_up", "lp_ft") else p for p in PLANS],
+    [
+        pytest.param(p, marks=pytest.mark.slow) if p in ("top_down", "bottom_up", "lp_ft") else p
+        for p in PLANS
+    ],
 )
 def test_only_the_plan_moves_parameters(world, plan):
     run, state = built(world, *PLANS[plan])
