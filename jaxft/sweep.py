@@ -35,7 +35,6 @@ FLAGS = (
     Flag("storage", "a journal's FILE or a database's address; default: study.journal of the workdir"),
     Flag("study", "its name in the storage", default="sweep"),
 )  # fmt: skip
-_SHOWN = 10
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,11 +48,10 @@ def main(argv: Sequence[str]) -> int:
     asked: dict[str, Any] = {name: values[name].value for name in plan.Asked.__annotations__}
     where = place.open_place(values.workdir)
     found = sweeping.sweep(config, space, plan.Asked(**asked), where)
-    heads, rows, notes = sweeping.summary(found, _SHOWN)
+    heads, rows, notes = sweeping.summary(found, 10)
     show_comparison(heads, rows, notes, words=2)
-    print(f"page: {values.workdir}/sweep.html")
-    if found.best:
-        print(f"best config: {values.workdir}/best.py")
+    best = f"; best config: {values.workdir}/best.py" if found.best else ""
+    print(f"page: {values.workdir}/sweep.html{best}")
     return 0
 
 
