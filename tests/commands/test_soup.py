@@ -124,8 +124,8 @@ def test_what_was_not_kept_is_run_again(search, tmp_path):
     first, second = (
         load_file(tmp_path / name / "soup/model.safetensors") for name in ("out", "other")
     )
-    for name in second:
-        np.testing.assert_array_equal(first[name], second[name])
+    for name in second:  # to rounding: two trials in one program, where there were three
+        np.testing.assert_allclose(first[name], second[name], rtol=1e-5, atol=1e-7)
 
 
 def test_mistakes_are_one_line(world, tmp_path, capsys):
