@@ -132,10 +132,13 @@ def method(found: Validation) -> str:
             f"{LEVEL:.0%} interval by Student's t over the seeds: it speaks of other seeds on these rows, "
             "not of other rows"
         )
+    # As with data.examples_per_class: the estimate supposes that parts held out are the smaller ones.
+    wide = "; more rows are held out than trained on, for which this is far too wide: read the deviation"
     return (
         f"{LEVEL:.0%} interval by the corrected resampled t (Nadeau and Bengio 2003): the variance of the "
         f"mean is (1/{len(found.trials)} + {found.ratio:.3f}) of that of the folds, which share most of "
         "their training rows; pooled: over the held-out rows of all folds together"
+        f"{wide * (found.ratio > 1)}"
     )
 
 
