@@ -5,13 +5,12 @@ Pair by pair: what is hard in a fold is hard for both, so their difference varie
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxft.analysis.comparison import TITLE, differing, plain
-from jaxft.analysis.page import Html, element, figure, join, page, table
+from jaxft.analysis.page import Html, element, figure, is_by, join, page, table
 from jaxft.analysis.resampled import LEVEL, Difference, difference
 from jaxft.analysis.validation import Validation
 
@@ -186,11 +185,7 @@ def render(first: Validation, second: Validation) -> str:
 
 def is_json(path: Path) -> bool:
     """Whether a file is an earlier comparison.json."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and value.get("written by") == WRITER
+    return is_by(path, WRITER)
 
 
 def _said_of_p(p: float | None) -> str:

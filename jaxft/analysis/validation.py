@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxft.analysis.page import Html, element, figure, join, page, table
@@ -239,21 +237,6 @@ def _trials(found: Validation) -> Html:
     first = ["repeat", "fold"] if found.folds else []
     columns = [*first, "seed", "rows trained on", "held out", "step", *names, "seconds", "stopped"]
     return table(columns, rows, kinds="n" * (len(columns) - 1) + "t")
-
-
-def is_page(path: Path) -> bool:
-    """Whether a file is an earlier cross_validate.html."""
-    with path.open("rb") as file:
-        return f"<title>{TITLE}</title>".encode() in file.read(4096)
-
-
-def is_json(path: Path) -> bool:
-    """Whether a file is an earlier cross_validate.json."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and value.get("written by") == WRITER
 
 
 def _plain(value: Any) -> str:
