@@ -21,7 +21,7 @@ from jaxft.data.tokenizer import load_tokenizer
 from jaxft.experiment.data import Splits, open_splits
 from jaxft.experiment.encoder import Encoder, make_encoder
 from jaxft.experiment.features import features_of, open_architecture, open_frozen
-from jaxft.experiment.output import Output, check_output
+from jaxft.experiment.output import Output, check_pair
 from jaxft.experiment.split import Split
 from jaxft.insight import balance, damage, leaks, lengths, near, photos, report, suspicious
 from jaxft.insight import suspicious_several as several
@@ -61,7 +61,13 @@ def check_data(config: ConfigDict, *, rows: int, probed: int, output: str) -> Re
     label = task.find_column(splits.train.source, config.data.label)
     sample = _sampled(splits.train, probed, config.train.seed)
     encoder, note = _encoder(config, task, splits)
-    files = _files(Path(output), config)
+    files = check_pair(
+        Path(output),
+        ("data_report.json", report.is_json),
+        ("data_report.html", report.is_page),
+        reads={f"--config.data.{name}": config.data[name] for name in ("train", "eval", "test")},
+        written_by="check_data",
+    )
     named = {"train": splits.train, "eval": splits.eval} | (
         {"test": splits.test} if splits.test else {}
     )
@@ -189,18 +195,6 @@ def _best_block(blocks: Sequence[np.ndarray], wanted: np.ndarray, part: Part, se
         return -float(((found - truth) ** 2).sum())
 
     return int(np.argmax([sum(right(x, *fold) for fold in folds) for x in blocks]))
-
-
-def _files(folder: Path, config: ConfigDict) -> tuple[Path, Path]:
-    """data_report.json and data_report.html, if writing them can harm nothing; the folder is made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    named = (("data_report.json", report.is_json), ("data_report.html", report.is_page))
-    reads = {f"--config.data.{name}": config.data[name] for name in ("train", "eval", "test")}
-    first, second = (
-        check_output(str(folder / name), reads=reads, earlier=earlier, written_by="check_data")
-        for name, earlier in named
-    )
-    return first, second
 
 
 def _unusable(

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from jaxft.models.checkpoint.checkpoint_files import COMPANIONS
 
+# A file's name, and whether an existing one is an earlier output of the command.
+Earlier = tuple[str, Callable[[Path], bool]]
+
 # What jaxft writes into a run directory (directory.py), and the folders that are jaxft's alone.
 _RUN_PARTS = frozenset(
     """
@@ -61,6 +64,18 @@ def check_output(
             "is; give another file"
         )
     return path
+
+
+def check_pair(
+    folder: Path, first: Earlier, second: Earlier, *, reads: Mapping[str, str], written_by: str
+) -> tuple[Path, Path]:
+    """Two files of a folder, each as `check_output` has it; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    one, two = (
+        check_output(str(folder / name), reads=reads, earlier=earlier, written_by=written_by)
+        for name, earlier in (first, second)
+    )
+    return one, two
 
 
 def check_export(given: str, run: Path, source: str) -> Path:

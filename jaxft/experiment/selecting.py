@@ -23,7 +23,7 @@ from jaxft.data.targets import Targets
 from jaxft.experiment.data import open_splits
 from jaxft.experiment.features import Frozen, features_of, open_frozen
 from jaxft.experiment.gradients import FEWEST, Plan, block_signals, plan_gradients
-from jaxft.experiment.output import Output, check_output
+from jaxft.experiment.output import Output, check_pair
 from jaxft.experiment.split import Split
 from jaxft.models import Params, by_path
 from jaxft.tasks.contract import HeadFitting, Task
@@ -126,7 +126,13 @@ def select(
     split = _sample(splits.train, rows, config.train.seed)
     probes = _probes(config.task, split.targets, config.train.seed)
     opened = [open_frozen(name, config, task, splits, split) for name in models]
-    files = _files(Path(output), {"--config.data.train": config.data.train})
+    files = check_pair(
+        Path(output),
+        ("select.json", selection.is_json),
+        ("select.html", selection.is_page),
+        reads={"--config.data.train": config.data.train},
+        written_by="select",
+    )
     lower = config.eval.metric in minimised(config.task)
     plan = plan_gradients(
         split.targets.strata(), gradients, config.train.batch_size, config.train.seed
@@ -172,17 +178,6 @@ def _probes(name: str, targets: Targets, seed: int) -> Probes:
     if (np.bincount(values) >= 2).sum() < 2:
         raise ValueError(f"the {len(targets)} rows have two or more examples of one label only")
     return Probes(task, targets, np.eye(len(targets.names))[values], values, folds)
-
-
-def _files(folder: Path, reads: dict[str, str]) -> tuple[Path, Path]:
-    """select.json and select.html, if writing them can harm nothing; the folder is made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    named = (("select.json", selection.is_json), ("select.html", selection.is_page))
-    first, second = (
-        check_output(str(folder / name), reads=reads, earlier=earlier, written_by="select")
-        for name, earlier in named
-    )
-    return first, second
 
 
 def _measured(

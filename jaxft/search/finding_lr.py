@@ -15,7 +15,7 @@ from jaxft.analysis.range_curve import (
 from jaxft.analysis.range_page import RangeTest
 from jaxft.config import ConfigDict
 from jaxft.experiment.compilation import use_compilation_cache
-from jaxft.experiment.output import Output, check_output
+from jaxft.experiment.output import Output, check_pair
 from jaxft.search.range_test import Told, range_test
 
 _HIGHEST = 10.0  # what optim.lr may be
@@ -45,7 +45,13 @@ def find_lr(
         raise ValueError(f"--steps={steps} are too few to be read; give at least {FEWEST_STEPS}")
     if seeds < 1:
         raise ValueError(f"--seeds={seeds}: give at least 1")
-    files = _files(Path(output), {"--config.data.train": config.data.train})
+    files = check_pair(
+        Path(output),
+        ("find_lr.json", range_page.is_json),
+        ("find_lr.html", range_page.is_page),
+        reads={"--config.data.train": config.data.train},
+        written_by="find_lr",
+    )
     use_compilation_cache(config.train.compile_cache)
     tested = range_test(
         config, lowest=lowest, highest=highest, steps=steps, seeds=seeds,
@@ -71,14 +77,3 @@ def _by_seed(curve: RangeCurve) -> dict[str, tuple[float, ...]]:
         for one in suggestions(RangeCurve(curve.rates, losses[None], curve.planned)):
             found[one.name] = (*found.get(one.name, ()), one.rate)
     return found
-
-
-def _files(folder: Path, reads: dict[str, str]) -> tuple[Path, Path]:
-    """find_lr.json and find_lr.html, if writing them can harm nothing; the folder is made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    named = (("find_lr.json", range_page.is_json), ("find_lr.html", range_page.is_page))
-    first, second = (
-        check_output(str(folder / name), reads=reads, earlier=earlier, written_by="find_lr")
-        for name, earlier in named
-    )
-    return first, second
