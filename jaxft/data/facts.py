@@ -8,19 +8,18 @@ of, as tokens are (token_cache.py), and is made anew where it is damaged.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from jaxft.base.whole_file import whole_file
 from jaxft.data.records import FileBytes
 
 # Files below this size are parsed at each start, which takes a second.
@@ -91,23 +90,12 @@ def unpacked(array: np.ndarray) -> Any:
 
 
 def _save(path: Path, arrays: Arrays) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     layout = [[name, array.dtype.str, len(array)] for name, array in arrays.items()]
     header = {"checksum": _checksum(layout, arrays), "arrays": layout}
-    # The name of a leftover that token_cache.py removes.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(json.dumps(header).encode() + b"\n")
-            for array in arrays.values():
-                file.write(np.ascontiguousarray(array).data)
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a write, unlike an open, does not say of what
-        raise
+    with whole_file(path) as file:
+        file.write(json.dumps(header).encode() + b"\n")
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array).data)
 
 
 def _load(path: Path) -> Arrays | None:

@@ -7,16 +7,15 @@ there whole or not at all; mapped, they take no memory but what the system keeps
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxft.base.whole_file import whole_file
 from jaxft.data.targets import offsets_of
 
 # Of a file, and so of what is in memory while it is made.
@@ -140,30 +139,12 @@ def write_part(path: Path, array: np.ndarray) -> None:
     Raises:
       OSError: naming the file; such as that the disk is full.
     """
-    with _beside(path) as file:
+    with whole_file(path) as file:
         np.save(file, array.view(_stored(array.dtype)), allow_pickle=False)
         file.flush()
         os.fsync(
             file.fileno()
         )  # renamed before its bytes are on the disk, it would outlive them empty
-
-
-@contextlib.contextmanager
-def _beside(path: Path) -> Iterator[Any]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f"{path.name.split('.')[0]}.", suffix=".tmp"
-    )
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a write, unlike an open, does not say of what
-        raise
 
 
 def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from jaxft.base.whole_file import whole_file
 
 
 def kept_array(path: Path | None, rows: int, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -50,14 +49,5 @@ def _write(path: Path | None, found: np.ndarray) -> None:
     """The file is there whole, or not at all; several processes may write the same."""
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    name = path.name.split(".")[0]
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, found, allow_pickle=False)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with whole_file(path) as file:
+        np.save(file, found, allow_pickle=False)
