@@ -197,7 +197,7 @@ def slicing(parallel: Parallel, accumulate: int = 1) -> Slicing:
     return Slicing(parallel.shards, accumulate, jax.process_index(), jax.process_count())
 
 
-def devices(config: ConfigDict) -> Parallel:
-    """The devices of `config.parallel`."""
+def devices(config: ConfigDict, there: Sequence[jax.Device] | None = None) -> Parallel:
+    """The devices of `config.parallel`; `there` are those of a machine that is not here."""
     c = config.parallel
-    return make_parallel(c.mode, data=c.data, fsdp=c.fsdp, tensor=c.tensor)
+    return make_parallel(c.mode, data=c.data, fsdp=c.fsdp, tensor=c.tensor, devices=there)

@@ -35,11 +35,13 @@ class Parallel:
       mode: 'jit' (one device), 'shard' (jit over `mesh`) or 'pmap' (all local devices, replicated).
       mesh: axes data, fsdp, tensor under 'shard'; the local devices under 'pmap'; None under 'jit'.
       shards: equal parts that the global batch is cut into, over all processes.
+      device: what has all that no mesh places; None: the first of this process.
     """
 
     mode: str
     mesh: Mesh | None
     shards: int
+    device: jax.Device | None = None
 
     @property
     def axis_name(self) -> str | None:
@@ -49,7 +51,7 @@ class Parallel:
     @property
     def summary(self) -> str:
         """One line for the terminal."""
-        kind = jax.devices()[0].device_kind
+        kind = self._one.device_kind
         if self.mode == "shard" and self.mesh is not None:
             axes = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
             return f"jit over {self.mesh.size} {kind} devices ({axes})"
@@ -61,7 +63,7 @@ class Parallel:
             place = functools.partial(NamedSharding, self.mesh)
             return jax.tree.map(place, specs, is_leaf=_is_spec)
         # pmap, too, reads to one device first: `replicate` then copies to the others.
-        here = SingleDeviceSharding(jax.local_devices()[0])
+        here = SingleDeviceSharding(self._one)
         return jax.tree.map(lambda _: here, specs, is_leaf=_is_spec)
 
     def init(
@@ -184,9 +186,13 @@ class Parallel:
     @property
     def _batch_sharding(self) -> NamedSharding | SingleDeviceSharding:
         if self.mesh is None:
-            return SingleDeviceSharding(jax.local_devices()[0])
+            return SingleDeviceSharding(self._one)
         axes = PMAP_AXIS if self.mode == "pmap" else BATCH_AXES
         return NamedSharding(self.mesh, PartitionSpec(axes))
+
+    @property
+    def _one(self) -> jax.Device:
+        return jax.local_devices()[0] if self.device is None else self.device
 
     @property
     def _everywhere(self) -> NamedSharding:
@@ -201,9 +207,8 @@ class Parallel:
         The rest are scalars and factored slots (Adafactor's rows and columns): a spec of the
         parameter would have more dimensions than they, and they are small.
         """
-        rest = self._everywhere if self.mode == "shard" else SingleDeviceSharding(
-            jax.local_devices()[0]
-        )  # fmt: skip
+        mesh = self.mode == "shard"
+        rest = self._everywhere if mesh else SingleDeviceSharding(self._one)
         by_path = dict(jax.tree_util.tree_leaves_with_path(params))
 
         def slot(path: tuple, leaf: Any) -> Any:
@@ -248,18 +253,28 @@ def param_specs(
     )
 
 
-def make_parallel(mode: str, *, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Parallel:
+def make_parallel(
+    mode: str,
+    *,
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Parallel:
     """Devices of this run, over all processes.
 
     Args:
       mode: 'jit', 'shard', 'pmap', or 'auto' (jit on one device, shard on more).
       data, fsdp, tensor: mesh sizes; data = -1 takes the devices that are left.
+      devices: of a machine that is not here, to compile for under 'jit' or 'shard'; None: those that are.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices, or tensor spans processes.
     """
+    given, there = devices, jax.devices() if devices is None else devices
     # By process: each one's part of the batch is then contiguous, in the order of their numbers.
-    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    devices = sorted(there, key=lambda d: (d.process_index, d.id))
+    processes = len({d.process_index for d in devices})
     if mode == "auto":
         mode = "jit" if len(devices) == 1 and fsdp == tensor == 1 else "shard"
     if mode != "shard" and (fsdp > 1 or tensor > 1):
@@ -267,12 +282,14 @@ def make_parallel(mode: str, *, data: int = -1, fsdp: int = 1, tensor: int = 1) 
             f"parallel.fsdp={fsdp} and parallel.tensor={tensor} need parallel.mode='shard', not {mode!r}"
         )
     if mode == "jit":
-        if jax.process_count() > 1:
+        if processes > 1:
             raise ValueError(
                 "parallel.mode='jit' uses one device; with several processes use 'shard'"
             )
-        return Parallel("jit", None, 1)
+        return Parallel("jit", None, 1, None if given is None else devices[0])
     if mode == "pmap":
+        if given is not None:
+            raise ValueError("parallel.mode='pmap' compiles for devices that are here; use 'shard'")
         mesh = Mesh(np.array(jax.local_devices()), (PMAP_AXIS,))
         return Parallel("pmap", mesh, len(devices))
     sizes = [len(devices) // (fsdp * tensor) if data == -1 else data, fsdp, tensor]
@@ -281,16 +298,17 @@ def make_parallel(mode: str, *, data: int = -1, fsdp: int = 1, tensor: int = 1) 
             f"parallel.data={data}, fsdp={fsdp}, tensor={tensor} do not multiply to the "
             f"{len(devices)} devices that are here"
         )
-    if jax.local_device_count() % tensor:
+    local = len(devices) // processes
+    if local % tensor:
         raise ValueError(
-            f"parallel.tensor={tensor} does not divide the {jax.local_device_count()} devices of a "
-            "process: devices that share a tensor must be in one process"
+            f"parallel.tensor={tensor} does not divide the {local} devices of a process: devices "
+            "that share a tensor must be in one process"
         )
     # Auto axes: the compiler lays out what lies between; Explicit ones need annotations in the model.
     mesh = Mesh(
         np.array(devices).reshape(sizes), (*BATCH_AXES, "tensor"), axis_types=(AxisType.Auto,) * 3
     )
-    return Parallel("shard", mesh, sizes[0] * sizes[1])
+    return Parallel("shard", mesh, sizes[0] * sizes[1], None if given is None else devices[0])
 
 
 def gathered(x: jax.Array) -> Any:
