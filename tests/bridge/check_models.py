@@ -258,7 +258,10 @@ def test_what_a_module_never_trains_is_no_parameter(reference):
     assert table in architecture.statistics and table not in architecture.depths
 
 
-@pytest.mark.parametrize("name", cases(["distilbert", "llama", "convnext"]))
+@pytest.mark.parametrize(
+    "name",
+    ["distilbert", *(pytest.param(n, marks=pytest.mark.slow) for n in ("llama", "convnext"))],
+)
 def test_what_is_below_the_lowest_trainable_block_has_no_backward_work(reference, name):
     architecture, params = load(reference, name)
     arrays = np.load(reference / f"{name}.npz")

@@ -18,7 +18,7 @@ from jaxft.models.features import block_features
 from tests.models.native_rows import LABELS, ROWS
 from tests.models.test_native import OUTPUTS, PREDICT_TOKENS, logits_of, torch_model
 
-FAST = ("deit", "qwen2, next token")
+FAST = ("deit",)
 HEADS = ("sequence", "token", "question", "image", *PREDICT_TOKENS)  # that both have in such rows
 NAMES = [
     name if name in FAST else pytest.param(name, marks=pytest.mark.slow)

@@ -59,7 +59,7 @@ AUTOS = {
     "masked": transformers.AutoModelForMaskedLM,
     "seq2seq": transformers.AutoModelForSeq2SeqLM,
 }
-FAST = ("albert", "mobilebert")
+FAST = ("mobilebert",)
 
 
 def saved(place, name):

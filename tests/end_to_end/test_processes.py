@@ -34,8 +34,8 @@ MODES = {
     # Packed texts and dropout; one process holds only half of every large parameter.
     "fsdp": ("text", ("--config.parallel.fsdp=4",)),
 }
-FAST = ("shard", "fsdp")  # pmap is another program of what shard computes
-CASES = [*FAST, pytest.param("pmap", marks=pytest.mark.slow)]
+FAST = ("fsdp",)  # cuts parameters and batches; a mesh that cuts batches alone, and pmap, are slow
+CASES = [*FAST, *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("shard", "pmap"))]
 
 
 @pytest.fixture(scope="module")
@@ -256,8 +256,8 @@ def kill_and_continue(world: Path, run: Path, mode: str, victim: int) -> None:
 
 
 def test_the_others_end_when_one_is_killed_and_the_same_command_continues(world, double, tmp_path):
-    kill_and_continue(world, tmp_path / "run", "shard", victim=1)
-    undisturbed, _ = double("shard")
+    kill_and_continue(world, tmp_path / "run", "fsdp", victim=1)
+    undisturbed, _ = double("fsdp")
     assert_close(tmp_path / "run", undisturbed, atol=0)
     assert timeless(tmp_path / "run") == timeless(undisturbed)
 
@@ -277,7 +277,7 @@ def test_two_processes_learn_from_one_teacher(world, single, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "victim"), [("shard", 0), ("pmap", 1), ("fsdp", 0)])
+@pytest.mark.parametrize(("mode", "victim"), [("shard", 0), ("shard", 1), ("pmap", 1)])
 def test_a_kill_in_every_mode(world, double, tmp_path, mode, victim):
     kill_and_continue(world, tmp_path / "run", mode, victim)
     undisturbed, _ = double(mode)

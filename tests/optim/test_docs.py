@@ -42,6 +42,7 @@ def sections():
     return {part.split("\n", 1)[0]: part for part in re.split(r"^## ", text, flags=re.M)[1:]}
 
 
+@pytest.mark.slow
 def test_the_page_runs_from_top_to_bottom(capsys):
     names: dict = {}
     page = PAGE.read_text()
