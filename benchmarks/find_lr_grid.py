@@ -21,7 +21,7 @@ from typing import Any
 
 from jaxft.config import ConfigDict, override
 from jaxft.search.finding_lr import find_lr
-from jaxft.search.trial import Trial, run_trials
+from jaxft.search.trials.trial import Trial, run_trials
 from jaxft.tasks.names import minimised
 from jaxft.terminal import config_file
 

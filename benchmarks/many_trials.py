@@ -90,7 +90,7 @@ def _config(values: Any, rate: float, **more: Any) -> ConfigDict:
 
 
 def _trials(values: Any, workdir: Path) -> None:
-    from jaxft.search.trial import Trial, run_trials
+    from jaxft.search.trials.trial import Trial, run_trials
 
     trials = [
         Trial(
@@ -128,8 +128,8 @@ def _operations(values: Any, rates: Sequence[float]) -> None:
     import jax
 
     from jaxft.experiment.decide import frozen_blocks
-    from jaxft.search.groups import Members, begun
-    from jaxft.search.worlds import Worlds
+    from jaxft.search.trials.groups import Members, begun
+    from jaxft.search.trials.worlds import Worlds
     from jaxft.training.trials import TrialAxis, stack_states, trials_step
 
     with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ from pathlib import Path
 from jaxft.analysis import comparison
 from jaxft.experiment.compared import compared_metrics, read_compared
 from jaxft.experiment.output import Output, check_output
-from jaxft.search.against import is_validation, shown_pair
+from jaxft.search.validation.against import is_validation, shown_pair
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse, take_words
 from jaxft.terminal.tables import show_comparison

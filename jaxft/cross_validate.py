@@ -16,9 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxft.search.against import cross_validate_pair, show_pair, show_validation, write_pair
-from jaxft.search.folds import FOLDS, make_plan
-from jaxft.search.validating import cross_validate
+from jaxft.search.validation import against
+from jaxft.search.validation.folds import FOLDS, make_plan
+from jaxft.search.validation.validating import cross_validate
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 
@@ -38,17 +38,17 @@ def main(argv: Sequence[str]) -> int:
     assert config is not None
     plan = make_plan(values.folds, values.repeats, values.seeds, values.checkpoint)
     output = values.output or f"runs/cross_validate-{config.task}"
-    against = None
+    other = None
     if values.against:  # what the command line changes is changed in both
-        against = parse([*argv, f"--config={values.against}"], FLAGS, with_config=True)[1]
-    if against is None:
-        show_validation(cross_validate(config, plan, output), output)
+        other = parse([*argv, f"--config={values.against}"], FLAGS, with_config=True)[1]
+    if other is None:
+        against.show_validation(cross_validate(config, plan, output), output)
     else:
-        first, second = cross_validate_pair(config, against, plan, output)
-        show_validation(first, output)
-        show_validation(second, f"{output}/against")
-        show_pair(first, second, ["--config", "--against"])
-        write_pair(Path(output), first, second)
+        first, second = against.cross_validate_pair(config, other, plan, output)
+        against.show_validation(first, output)
+        against.show_validation(second, f"{output}/against")
+        against.show_pair(first, second, ["--config", "--against"])
+        against.write_pair(Path(output), first, second)
         print(f"page: {output}/comparison.html")
     return 0
 

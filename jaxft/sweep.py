@@ -17,8 +17,8 @@ from typing import Any
 
 import jax  # noqa: F401 a second in which a signal is one line; what is imported later needs it
 
-from jaxft.search.extra import needed
-from jaxft.search.space_file import load
+from jaxft.search.sweeps.extra import needed
+from jaxft.search.sweeps.space_file import load
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 from jaxft.terminal.tables import show_comparison

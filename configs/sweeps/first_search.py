@@ -8,7 +8,7 @@
 """
 
 from jaxft.config import choose
-from jaxft.search.domains import Choice, Float, When
+from jaxft.search.sweeps.domains import Choice, Float, When
 
 SPACES = {
     "full": {

@@ -19,11 +19,11 @@ from jaxft.experiment.output import Output
 from jaxft.experiment.split import Split
 from jaxft.models import by_path
 from jaxft.optim import path_map
-from jaxft.search.progress import NOT_FINITE, PRUNED
-from jaxft.search.record import Record
 from jaxft.search.soup import Weights, averaged, greedy, uniform
-from jaxft.search.trial import Outcome, Trial, run_trials
-from jaxft.search.worlds import Worlds
+from jaxft.search.trials.progress import NOT_FINITE, PRUNED
+from jaxft.search.trials.record import Record
+from jaxft.search.trials.trial import Outcome, Trial, run_trials
+from jaxft.search.trials.worlds import Worlds
 from jaxft.tasks.contract import fitted
 from jaxft.tasks.names import minimised
 from jaxft.training.step import TrainState

@@ -10,8 +10,8 @@ import pytest
 
 from jaxft import compare, cross_validate, train
 from jaxft.api import make_config
-from jaxft.search import validating
-from jaxft.search.folds import Plan
+from jaxft.search.validation import validating
+from jaxft.search.validation.folds import Plan
 from jaxft.terminal.errors import run_command
 from tests.worlds import ROOT, Crash, arguments
 
@@ -86,7 +86,7 @@ def test_a_second_call_runs_nothing_and_finds_the_same(validated, world, capsys,
         for name in ("cross_validate.json", "predictions.jsonl")
     }
     monkeypatch.setattr(
-        "jaxft.search.trial.run_alone", lambda *_, **__: pytest.fail("a trial is run again")
+        "jaxft.search.trials.trial.run_alone", lambda *_, **__: pytest.fail("a trial is run again")
     )
     assert cross_validate.main(argv(world, validated)) == 0
     for name, content in before.items():

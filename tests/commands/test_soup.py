@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 
 from jaxft import evaluate, soup
 from jaxft.config import override
-from jaxft.search.progress import Ended
-from jaxft.search.record import Record
-from jaxft.search.trial import Trial, run_trials
+from jaxft.search.trials.progress import Ended
+from jaxft.search.trials.record import Record
+from jaxft.search.trials.trial import Trial, run_trials
 from jaxft.terminal import config_file
 from jaxft.terminal.errors import run_command
 from tests.worlds import ROOT, fields

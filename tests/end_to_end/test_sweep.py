@@ -17,7 +17,7 @@ from jaxft import sweep, train
 from tests.worlds import ROOT, arguments
 
 SPACE = """
-from jaxft.search.domains import Choice, Float, Integer
+from jaxft.search.sweeps.domains import Choice, Float, Integer
 
 
 def get_space():

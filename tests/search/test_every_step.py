@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxft.config import default_config, override
-from jaxft.search.trial import Trial, run_trials
-from jaxft.search.worlds import Worlds
+from jaxft.search.trials.trial import Trial, run_trials
+from jaxft.search.trials.worlds import Worlds
 from tests import tiny
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,9 @@ import pytest
 
 from jaxft.config import override
 from jaxft.experiment.data import open_splits, open_whole
-from jaxft.search.folds import Plan, check_config, make_plan, notes, planned
-from jaxft.search.validating import opened
-from jaxft.search.worlds import Worlds
+from jaxft.search.trials.worlds import Worlds
+from jaxft.search.validation.folds import Plan, check_config, make_plan, notes, planned
+from jaxft.search.validation.validating import opened
 from jaxft.tasks.table import TASKS
 from jaxft.terminal import config_file
 from tests.worlds import ROOT, fields

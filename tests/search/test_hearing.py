@@ -7,8 +7,8 @@ import datetime
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from jaxft.search.hearing import Hearing
-from jaxft.search.optuna_study import Plan, Pruning
+from jaxft.search.sweeps.hearing import Hearing
+from jaxft.search.sweeps.optuna_study import Plan, Pruning
 
 # Losses of four trials; the last is lost after its second evaluation.
 LOSSES = ([1.0, 0.9, 0.8, 0.7], [0.9, 0.95, 0.9, 0.9], [1.5, 0.7, 0.75, 0.6], [0.7, 0.6])

@@ -8,7 +8,7 @@ import pytest
 from jaxft.data.files import table
 from jaxft.data.targets import Unlabelled, offsets_of
 from jaxft.experiment.split import Split
-from jaxft.search.held_out import fingerprint, in_row_order, pooled
+from jaxft.search.validation.held_out import fingerprint, in_row_order, pooled
 
 
 @pytest.mark.parametrize("seed", range(5))

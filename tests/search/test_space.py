@@ -8,9 +8,9 @@ import pytest
 
 from jaxft.config import default_config, override
 from jaxft.config_check import validate
-from jaxft.search.domains import Choice, Float, Integer, When
-from jaxft.search.space import make_space
-from jaxft.search.space_file import load
+from jaxft.search.sweeps.domains import Choice, Float, Integer, When
+from jaxft.search.sweeps.space import make_space
+from jaxft.search.sweeps.space_file import load
 from tests.worlds import ROOT
 
 CONFIG = default_config()

@@ -12,10 +12,10 @@ from optuna.storages import JournalStorage
 
 from jaxft.base.nested import flatten
 from jaxft.config import override
-from jaxft.search import presence
-from jaxft.search.domains import Choice, Float
-from jaxft.search.optuna_study import PRUNERS, SAMPLERS
-from jaxft.search.space import make_space
+from jaxft.search.sweeps import presence
+from jaxft.search.sweeps.domains import Choice, Float
+from jaxft.search.sweeps.optuna_study import PRUNERS, SAMPLERS
+from jaxft.search.sweeps.space import make_space
 from jaxft.terminal import config_file
 from tests.search.toy import CONFIG, SPACE, Killed, Worlds, plain, played, sweep
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from jaxft.config import override
-from jaxft.search.groups import Members, begun, grouped
-from jaxft.search.memory import affordable
-from jaxft.search.trial import Trial, run_trials
-from jaxft.search.worlds import Worlds
+from jaxft.search.trials.groups import Members, begun, grouped
+from jaxft.search.trials.memory import affordable
+from jaxft.search.trials.trial import Trial, run_trials
+from jaxft.search.trials.worlds import Worlds
 from jaxft.terminal import config_file
 from jaxft.training.trials import TrialAxis, stack_states, trials_step
 from tests.worlds import ROOT, fields

@@ -9,8 +9,8 @@ import pytest
 
 from jaxft import train
 from jaxft.config import override
-from jaxft.search.trial import Trial, run_trials
-from jaxft.search.worlds import Worlds
+from jaxft.search.trials.trial import Trial, run_trials
+from jaxft.search.trials.worlds import Worlds
 from jaxft.terminal import config_file
 from tests.worlds import ROOT, arguments, fields, weights
 

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 
 from jaxft.config import default_config, override
-from jaxft.search import plan, sweeping
-from jaxft.search.domains import Choice, Float, Integer, When
-from jaxft.search.place import open_place
-from jaxft.search.progress import Ended
-from jaxft.search.record import Record
-from jaxft.search.space import make_space
-from jaxft.search.trial import Outcome
+from jaxft.search.sweeps import plan, sweeping
+from jaxft.search.sweeps.domains import Choice, Float, Integer, When
+from jaxft.search.sweeps.place import open_place
+from jaxft.search.sweeps.space import make_space
+from jaxft.search.trials.progress import Ended
+from jaxft.search.trials.record import Record
+from jaxft.search.trials.trial import Outcome
 
 CONFIG = override(default_config(), {"eval.metric": "loss", "model.path": "m", "data.train": "t"})
 SPACE = make_space(

@@ -19,9 +19,9 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from jaxft.search.optuna_study import Plan, propose, study_direction
-from jaxft.search.presence import Presence
-from jaxft.search.space import Space
+from jaxft.search.sweeps.optuna_study import Plan, propose, study_direction
+from jaxft.search.sweeps.presence import Presence
+from jaxft.search.sweeps.space import Space
 
 JOURNAL = "study.journal"
 # Attributes of the study and of its trials.

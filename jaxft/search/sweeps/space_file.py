@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxft.config import ConfigDict
 from jaxft.config_check import is_remote
-from jaxft.search.space import Space, make_space
+from jaxft.search.sweeps.space import Space, make_space
 from jaxft.terminal.config_file import run_file
 
 

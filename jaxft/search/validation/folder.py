@@ -24,8 +24,8 @@ from jaxft.experiment.lock import held
 from jaxft.experiment.output import Output
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.provenance import model_record
-from jaxft.search.folds import Plan
-from jaxft.search.held_out import fingerprint
+from jaxft.search.validation.folds import Plan
+from jaxft.search.validation.held_out import fingerprint
 
 PLAN = "plan.json"
 FORMAT = 1

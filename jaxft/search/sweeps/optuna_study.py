@@ -24,8 +24,8 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from jaxft.search.domains import Choice, Float
-from jaxft.search.space import Setting, Space
+from jaxft.search.sweeps.domains import Choice, Float
+from jaxft.search.sweeps.space import Setting, Space
 
 SAMPLERS = ("tpe", "random", "grid", "cmaes")
 PRUNERS = ("median", "halving", "hyperband", "wilcoxon", "none")

@@ -15,17 +15,24 @@ from jaxft.analysis import sweep as page
 from jaxft.base.nested import as_tuples
 from jaxft.config import ConfigDict, override
 from jaxft.experiment.output import Output
-from jaxft.search import objectives
-from jaxft.search.best_config import config_file
-from jaxft.search.hearing import Hearing
-from jaxft.search.optuna_study import Plan, Pruning, distribution, front, importances
-from jaxft.search.place import Place
-from jaxft.search.plan import Asked, identity_of, looked_at, number_of_trials, plan_of, settled
-from jaxft.search.record import Record
-from jaxft.search.space import EVALUATED, Space, said
-from jaxft.search.study import Batch, Study, Told, open_study
-from jaxft.search.trial import Outcome, Trial, run_trials
-from jaxft.search.worlds import Worlds
+from jaxft.search.sweeps import objectives
+from jaxft.search.sweeps.best_config import config_file
+from jaxft.search.sweeps.hearing import Hearing
+from jaxft.search.sweeps.optuna_study import Plan, Pruning, distribution, front, importances
+from jaxft.search.sweeps.place import Place
+from jaxft.search.sweeps.plan import (
+    Asked,
+    identity_of,
+    looked_at,
+    number_of_trials,
+    plan_of,
+    settled,
+)
+from jaxft.search.sweeps.space import EVALUATED, Space, said
+from jaxft.search.sweeps.study import Batch, Study, Told, open_study
+from jaxft.search.trials.record import Record
+from jaxft.search.trials.trial import Outcome, Trial, run_trials
+from jaxft.search.trials.worlds import Worlds
 
 _TO_GIVE_UP = 4  # trials that cannot work, before any that can
 

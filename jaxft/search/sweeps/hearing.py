@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxft.search.optuna_study import Pruning
+from jaxft.search.sweeps.optuna_study import Pruning
 
 
 class Hearing:

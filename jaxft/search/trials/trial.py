@@ -21,12 +21,12 @@ from jaxft.config import ConfigDict
 from jaxft.config_check import validate
 from jaxft.experiment.opening import Given
 from jaxft.experiment.prepared import Prepared
-from jaxft.search.alone import run_alone
-from jaxft.search.groups import MODES, grouped
-from jaxft.search.progress import PRUNED, Ended, Told
-from jaxft.search.record import Record
-from jaxft.search.together import run_group
-from jaxft.search.worlds import Worlds
+from jaxft.search.trials.alone import run_alone
+from jaxft.search.trials.groups import MODES, grouped
+from jaxft.search.trials.progress import PRUNED, Ended, Told
+from jaxft.search.trials.record import Record
+from jaxft.search.trials.together import run_group
+from jaxft.search.trials.worlds import Worlds
 from jaxft.tasks.contract import Predicted
 
 

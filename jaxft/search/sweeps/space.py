@@ -14,7 +14,7 @@ from jaxft.config import ConfigDict, override
 from jaxft.config_check import check_field, shown, validate
 from jaxft.config_fields import BY_NAME
 from jaxft.config_names import field_named
-from jaxft.search.domains import Choice, Domain, Float, Integer, When
+from jaxft.search.sweeps.domains import Choice, Domain, Float, Integer, When
 
 # Fields that say what is measured: trials with other values could not be compared.
 _MEASURES = ("task", "eval.metric")

@@ -11,7 +11,7 @@ from jaxft.base.nearest import nearest
 from jaxft.config import ConfigDict, override
 from jaxft.data.labels import Labels
 from jaxft.experiment.data import Whole
-from jaxft.search.trial import Trial
+from jaxft.search.trials.trial import Trial
 
 FOLDS = 5
 CHECKPOINTS = ("last", "best")

@@ -11,8 +11,8 @@ from jaxft.analysis.validation import Validation
 from jaxft.base.json_file import read_object
 from jaxft.config import ConfigDict
 from jaxft.experiment.output import Output, check_output
-from jaxft.search.folds import Plan
-from jaxft.search.validating import opened
+from jaxft.search.validation.folds import Plan
+from jaxft.search.validation.validating import opened
 from jaxft.terminal.tables import show_comparison
 
 JSON, PAGE = "cross_validate.json", "comparison.html"

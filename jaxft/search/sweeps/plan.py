@@ -13,11 +13,11 @@ from jaxft.base.nearest import nearest
 from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict, override, to_json
 from jaxft.experiment.continuing import FREE
-from jaxft.search import objectives
-from jaxft.search.groups import grouped
-from jaxft.search.optuna_study import PRUNERS, SAMPLERS, Plan
-from jaxft.search.space import Space, said
-from jaxft.search.worlds import Worlds
+from jaxft.search.sweeps import objectives
+from jaxft.search.sweeps.optuna_study import PRUNERS, SAMPLERS, Plan
+from jaxft.search.sweeps.space import Space, said
+from jaxft.search.trials.groups import grouped
+from jaxft.search.trials.worlds import Worlds
 
 _TRIALS = 30
 _AT_ONCE = 8  # where trials run as one program

@@ -10,7 +10,7 @@ from jaxft.experiment.build import Run
 from jaxft.experiment.compilation import batch_shapes
 from jaxft.experiment.evaluation import Evaluation, evaluate
 from jaxft.experiment.weights import weights_of
-from jaxft.search.progress import NOT_FINITE, Ended, Progress, Told, on_host, own_paths
+from jaxft.search.trials.progress import NOT_FINITE, Ended, Progress, Told, on_host, own_paths
 from jaxft.training.step import TrainState
 
 # Updates that are in flight before their losses are looked at: one that is not finite is seen soon,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from jaxft.analysis import sweep as page
 from jaxft.experiment.output import check_output
-from jaxft.search.best_config import is_config_file
+from jaxft.search.sweeps.best_config import is_config_file
 
 _OURS = re.compile(
     r"study\.journal.*|trials|reports|cache|processes|\.lock|sweep\.json|sweep\.html|best\.py|\.jaxft-\w+\.tmp"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from jaxft.base.nearest import nearest
 from jaxft.config import ConfigDict
 from jaxft.experiment.prepared import Prepared
-from jaxft.search.trial import Outcome
+from jaxft.search.trials.trial import Outcome
 from jaxft.tasks.names import METRICS
 
 # Besides metrics, less of each is better.

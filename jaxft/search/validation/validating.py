@@ -21,11 +21,11 @@ from jaxft.experiment.opening import Given
 from jaxft.experiment.output import Output, check_output
 from jaxft.experiment.prepared import Prepared
 from jaxft.models import class_names
-from jaxft.search.folder import Folder
-from jaxft.search.folds import Plan, Planned, check_config, notes, planned
-from jaxft.search.held_out import fingerprint, in_row_order, pooled, prediction_rows
-from jaxft.search.trial import Outcome, run_trials
-from jaxft.search.worlds import Worlds
+from jaxft.search.trials.trial import Outcome, run_trials
+from jaxft.search.trials.worlds import Worlds
+from jaxft.search.validation.folder import Folder
+from jaxft.search.validation.folds import Plan, Planned, check_config, notes, planned
+from jaxft.search.validation.held_out import fingerprint, in_row_order, pooled, prediction_rows
 from jaxft.tasks.names import METRICS, minimised
 
 PREDICTIONS, JSON, PAGE = "predictions.jsonl", "cross_validate.json", "cross_validate.html"

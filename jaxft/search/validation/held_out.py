@@ -14,7 +14,7 @@ from jaxft.experiment.encoder import make_encoder
 from jaxft.experiment.evaluation import Evaluation, Predictions
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.split import Split
-from jaxft.search.trial import Outcome
+from jaxft.search.trials.trial import Outcome
 from jaxft.tasks.contract import Predicted
 
 

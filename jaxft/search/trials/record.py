@@ -17,7 +17,7 @@ from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict, from_json, to_json
 from jaxft.experiment.continuing import FREE
 from jaxft.experiment.output import Output
-from jaxft.search.progress import Ended
+from jaxft.search.trials.progress import Ended
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _FORM = 1  # of the files; another is run again

@@ -11,8 +11,8 @@ from jaxft.experiment.build import Run
 from jaxft.experiment.decide import frozen_blocks
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.steps import structure
-from jaxft.search.batches import are_same, stackable
-from jaxft.search.worlds import Worlds, key_of
+from jaxft.search.trials.batches import are_same, stackable
+from jaxft.search.trials.worlds import Worlds, key_of
 from jaxft.tasks.contract import HeadFitting, Writes
 from jaxft.training.step import TrainState
 

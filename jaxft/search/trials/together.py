@@ -20,11 +20,11 @@ from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.steps import evaluation
 from jaxft.experiment.weights import weights_of
 from jaxft.optim import by_path, merge, path_map
-from jaxft.search.batches import TrialBatches, stackable
-from jaxft.search.groups import Members, apart, begun
-from jaxft.search.memory import affordable, free_bytes, program_bytes
-from jaxft.search.progress import Ended, Progress, Told, on_host, own_paths
-from jaxft.search.worlds import Worlds
+from jaxft.search.trials.batches import TrialBatches, stackable
+from jaxft.search.trials.groups import Members, apart, begun
+from jaxft.search.trials.memory import affordable, free_bytes, program_bytes
+from jaxft.search.trials.progress import Ended, Progress, Told, on_host, own_paths
+from jaxft.search.trials.worlds import Worlds
 from jaxft.training.programs import Programs
 from jaxft.training.step import TrainState
 from jaxft.training.trials import (

@@ -1,0 +1,1 @@
+"""A study over a space of configs, in a storage that several processes share."""

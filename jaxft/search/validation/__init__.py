@@ -1,0 +1,1 @@
+"""A config measured on folds of its data, or under several seeds."""
