@@ -13,7 +13,7 @@ from jaxft.experiment.ideas import groups, unfreezing
 from jaxft.experiment.length import Length
 from jaxft.models import SENTENCE, Architecture, has_batch_norms
 from jaxft.optim.hints import widened
-from jaxft.training.parallel import param_specs
+from jaxft.training.specs import param_specs
 
 # Rates above these are rarely meant: ten times the usual highest of each.
 _HIGH_RATES = {"adamw": 0.05, "lion": 0.01, "sgd": 5.0}

@@ -29,7 +29,8 @@ from jaxft.generation.rereading import without_cache
 from jaxft.models import Architecture, TextLimits, hf
 from jaxft.models.checkpoint.exported_config import FITTED
 from jaxft.tasks.contract import Calibrates, Predicted, Referring, Task, fitted
-from jaxft.training.parallel import Parallel, make_parallel
+from jaxft.training.mesh import make_parallel
+from jaxft.training.parallel import Parallel
 from jaxft.training.programs import Programs
 
 

@@ -22,7 +22,8 @@ from jaxft.experiment.split import Split
 from jaxft.experiment.stages import Stages
 from jaxft.experiment.steps import make_stages
 from jaxft.models import hf
-from jaxft.training.parallel import Parallel, make_parallel
+from jaxft.training.mesh import make_parallel
+from jaxft.training.parallel import Parallel
 from jaxft.training.reader import CheckpointGone, CheckpointReader
 
 Result = TypeVar("Result")

@@ -25,7 +25,8 @@ from jaxft.tasks.mixed import mixed_loss
 from jaxft.training.by_source import losses_by_source
 from jaxft.training.cached_gradient import CachedGradient
 from jaxft.training.gradient import GradientFn, MeanGradient
-from jaxft.training.parallel import Parallel, make_parallel
+from jaxft.training.mesh import make_parallel
+from jaxft.training.parallel import Parallel
 from jaxft.training.programs import Programs
 from jaxft.training.step import (
     Disagreement,

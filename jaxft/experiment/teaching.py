@@ -29,7 +29,8 @@ from jaxft.models import by_path, hf
 from jaxft.optim import path_map
 from jaxft.tasks.contract import Distils
 from jaxft.tasks.table import TASKS
-from jaxft.training.parallel import Parallel, param_specs
+from jaxft.training.parallel import Parallel
+from jaxft.training.specs import param_specs
 
 
 def with_teacher(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> Prepared:

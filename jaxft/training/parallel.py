@@ -1,35 +1,32 @@
 """Where arrays live and how the pure step is compiled: `jit`, `jit` over a mesh, or `pmap`.
 
-The mesh has the axes data, fsdp and tensor. The batch is cut over data x fsdp; a parameter by its
-family's tensor rule and then over fsdp; an optimizer slot lives where its parameter lives.
+The mesh has the axes data, fsdp and tensor (`mesh.py`). The batch is cut over data x fsdp; a parameter
+as `specs.py` says; an optimizer slot lives where its parameter lives.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from jaxft.optim import match_rules
 from jaxft.training.programs import Programs
 from jaxft.training.step import Optimizer, TrainState, init_state
 
 BATCH_AXES = ("data", "fsdp")
 PMAP_AXIS = "devices"
-# Cutting a small parameter costs a gather at each use and saves nothing: 2**16 elements = 256 KiB.
-MIN_FSDP_SIZE = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
 class Parallel:
-    """A way to compile and place. Build it with `make_parallel`.
+    """A way to compile and place. Build it with `mesh.make_parallel`.
 
     Attributes:
       mode: 'jit' (one device), 'shard' (jit over `mesh`) or 'pmap' (all local devices, replicated).
@@ -58,7 +55,7 @@ class Parallel:
         return f"{self.mode} on {self.shards} {kind} device{'s' if self.shards > 1 else ''}"
 
     def shardings(self, specs: Any) -> Any:
-        """A Sharding for every PartitionSpec of a tree; see `param_specs`. Only a mesh can cut."""
+        """A Sharding for every PartitionSpec of a tree; see `specs.param_specs`. Only a mesh can cut."""
         if self.mode == "shard" and self.mesh is not None:
             place = functools.partial(NamedSharding, self.mesh)
             return jax.tree.map(place, specs, is_leaf=_is_spec)
@@ -232,85 +229,6 @@ class Parallel:
         )
 
 
-def param_specs(
-    abstract: Any, rules: Sequence[tuple[str, PartitionSpec]], *, fsdp: int, tensor: int
-) -> Any:
-    """How each parameter is cut: by its rule over 'tensor', then a free dimension over 'fsdp'.
-
-    A function of shapes and sizes: no device is asked.
-
-    Args:
-      abstract: a tree of things with `.shape`.
-      rules: (path pattern, spec over 'tensor'); what none matches is cut over fsdp alone.
-      fsdp, tensor: sizes of the mesh; an axis of one device cuts nothing.
-
-    Returns:
-      A tree of PartitionSpec with one entry a dimension.
-    """
-    chosen = match_rules(rules, abstract, default=PartitionSpec(), must_match=False)
-    return jax.tree.map(
-        lambda leaf, rule: _spec(leaf.shape, rule, fsdp=fsdp, tensor=tensor), abstract, chosen
-    )
-
-
-def make_parallel(
-    mode: str,
-    *,
-    data: int = -1,
-    fsdp: int = 1,
-    tensor: int = 1,
-    devices: Sequence[jax.Device] | None = None,
-) -> Parallel:
-    """Devices of this run, over all processes.
-
-    Args:
-      mode: 'jit', 'shard', 'pmap', or 'auto' (jit on one device, shard on more).
-      data, fsdp, tensor: mesh sizes; data = -1 takes the devices that are left.
-      devices: of a machine that is not here, to compile for under 'jit' or 'shard'; None: those that are.
-
-    Raises:
-      ValueError: the sizes do not multiply to the number of devices, or tensor spans processes.
-    """
-    given, there = devices, jax.devices() if devices is None else devices
-    # By process: each one's part of the batch is then contiguous, in the order of their numbers.
-    devices = sorted(there, key=lambda d: (d.process_index, d.id))
-    processes = len({d.process_index for d in devices})
-    if mode == "auto":
-        mode = "jit" if len(devices) == 1 and fsdp == tensor == 1 else "shard"
-    if mode != "shard" and (fsdp > 1 or tensor > 1):
-        raise ValueError(
-            f"parallel.fsdp={fsdp} and parallel.tensor={tensor} need parallel.mode='shard', not {mode!r}"
-        )
-    if mode == "jit":
-        if processes > 1:
-            raise ValueError(
-                "parallel.mode='jit' uses one device; with several processes use 'shard'"
-            )
-        return Parallel("jit", None, 1, None if given is None else devices[0])
-    if mode == "pmap":
-        if given is not None:
-            raise ValueError("parallel.mode='pmap' compiles for devices that are here; use 'shard'")
-        mesh = Mesh(np.array(jax.local_devices()), (PMAP_AXIS,))
-        return Parallel("pmap", mesh, len(devices))
-    sizes = [len(devices) // (fsdp * tensor) if data == -1 else data, fsdp, tensor]
-    if min(sizes) < 1 or int(np.prod(sizes)) != len(devices):
-        raise ValueError(
-            f"parallel.data={data}, fsdp={fsdp}, tensor={tensor} do not multiply to the "
-            f"{len(devices)} devices that are here"
-        )
-    local = len(devices) // processes
-    if local % tensor:
-        raise ValueError(
-            f"parallel.tensor={tensor} does not divide the {local} devices of a process: devices "
-            "that share a tensor must be in one process"
-        )
-    # Auto axes: the compiler lays out what lies between; Explicit ones need annotations in the model.
-    mesh = Mesh(
-        np.array(devices).reshape(sizes), (*BATCH_AXES, "tensor"), axis_types=(AxisType.Auto,) * 3
-    )
-    return Parallel("shard", mesh, sizes[0] * sizes[1], None if given is None else devices[0])
-
-
 def gathered(x: jax.Array) -> Any:
     """The whole array, readable in this process; all must call."""
     if x.is_fully_addressable:
@@ -328,18 +246,6 @@ def _place(value: Any, sharding: Any) -> jax.Array:
     """
     value = np.asarray(value)
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
-
-
-def _spec(shape: tuple[int, ...], rule: PartitionSpec, *, fsdp: int, tensor: int) -> PartitionSpec:
-    """`rule` with fsdp on the largest free dimension that it divides."""
-    axes = [*rule, *[None] * (len(shape) - len(rule))]
-    for i, axis in enumerate(axes):
-        if axis is not None and shape[i] % tensor:
-            axes[i] = None  # e.g. 3 labels over 2 devices: kept whole
-    free = [i for i, axis in enumerate(axes) if axis is None and shape[i] % fsdp == 0]
-    if fsdp > 1 and free and int(np.prod(shape)) >= MIN_FSDP_SIZE:
-        axes[max(free, key=lambda i: shape[i])] = "fsdp"
-    return PartitionSpec(*(None if axis == "tensor" and tensor == 1 else axis for axis in axes))
 
 
 def _is_spec(x: Any) -> bool:

@@ -20,7 +20,9 @@ from jaxft.experiment.stages import split_for
 from jaxft.models import Pass, by_path, hf, load_architecture, move_statistics
 from jaxft.tasks import classification
 from jaxft.training.gradient import MeanGradient
-from jaxft.training.parallel import Parallel, make_parallel, param_specs
+from jaxft.training.mesh import make_parallel
+from jaxft.training.parallel import Parallel
+from jaxft.training.specs import param_specs
 from jaxft.training.step import hyperparameters, train_step
 from tests.worlds import arguments, killed_at
 

@@ -15,7 +15,9 @@ import pytest
 from jaxft import models, optim
 from jaxft.tasks import classification
 from jaxft.training.gradient import MeanGradient
-from jaxft.training.parallel import Parallel, make_parallel, param_specs
+from jaxft.training.mesh import make_parallel
+from jaxft.training.parallel import Parallel
+from jaxft.training.specs import param_specs
 from jaxft.training.step import hyperparameters, train_step
 from tests.hlo import count_matmuls
 from tests.models.test_parity import FAMILY_ROWS, batches

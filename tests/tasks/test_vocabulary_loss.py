@@ -11,7 +11,7 @@ import pytest
 from jaxft import optim
 from jaxft.tasks.vocabulary_loss import vocabulary_loss, vocabulary_statistics
 from jaxft.training.gradient import MeanGradient
-from jaxft.training.parallel import make_parallel
+from jaxft.training.mesh import make_parallel
 from jaxft.training.step import hyperparameters, train_step
 
 V, D = 53, 11

@@ -21,7 +21,7 @@ from jaxft.experiment.session import Memory
 from jaxft.training import digests
 from jaxft.training.checkpoint import Checkpoints, check_resume_step
 from jaxft.training.logs import Logs
-from jaxft.training.parallel import make_parallel
+from jaxft.training.mesh import make_parallel
 from jaxft.training.reader import CheckpointGone, CheckpointReader
 from jaxft.training.rows import read_metrics, truncate_after
 from jaxft.training.step import TrainState

@@ -15,7 +15,9 @@ from jaxft import optim
 from jaxft.models import Pass, by_path, hf, load_architecture
 from jaxft.tasks import classification
 from jaxft.training.gradient import MeanGradient
-from jaxft.training.parallel import Parallel, make_parallel, param_specs
+from jaxft.training.mesh import make_parallel
+from jaxft.training.parallel import Parallel
+from jaxft.training.specs import param_specs
 from jaxft.training.step import eval_step, hyperparameters, train_step
 from tests import tiny
 
@@ -121,9 +123,7 @@ def test_what_a_batch_becomes_on_the_devices_is_known_without_it(setup, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_gives_the_single_device_result(setup, mode, monkeypatch):
-    monkeypatch.setattr(
-        "jaxft.training.parallel.MIN_FSDP_SIZE", 64
-    )  # the tiny model's matrices too
+    monkeypatch.setattr("jaxft.training.specs.MIN_FSDP_SIZE", 64)  # the tiny model's matrices too
     expected, expected_metrics, _ = run(setup, ONE)
     params, metrics, _ = run(setup, MODES[mode]())
     assert metrics == pytest.approx(expected_metrics, rel=1e-5)
@@ -132,7 +132,7 @@ def test_every_mode_gives_the_single_device_result(setup, mode, monkeypatch):
 
 
 def test_fsdp_and_tensor_axes_really_cut_parameters_and_slots(setup, monkeypatch):
-    monkeypatch.setattr("jaxft.training.parallel.MIN_FSDP_SIZE", 64)
+    monkeypatch.setattr("jaxft.training.specs.MIN_FSDP_SIZE", 64)
     state, step = make(setup, MODES["data 2 fsdp 2 tensor 2"]())
     state, _ = step(state, MODES["data 2 fsdp 2 tensor 2"]().put(batch_for(setup)))
     query = next(v for k, v in by_path(state.params).items() if k.endswith("query/kernel"))
@@ -277,7 +277,13 @@ def test_evaluation_gathers_every_row_once(setup, mode):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "shard", "data": 3}, "do not multiply to the 8 devices"),
+        (
+            {"mode": "shard", "data": 3},
+            "do not multiply to the 8 devices that are here; the nearest that do are "
+            "data=8, fsdp=1, tensor=1",
+        ),
+        ({"mode": "shard", "fsdp": 3}, "the nearest that do are data=-1, fsdp=4, tensor=1"),
+        ({"mode": "shard", "tensor": 16}, "the nearest that do are data=-1, fsdp=1, tensor=8"),
         ({"mode": "jit", "fsdp": 2}, "need parallel.mode='shard'"),
     ],
 )

@@ -24,7 +24,8 @@ from jaxft.experiment.prepared import Prepared, prepare
 from jaxft.experiment.steps import devices, structure
 from jaxft.experiment.teaching import with_teacher
 from jaxft.models import ReadReport
-from jaxft.training.parallel import Parallel, make_parallel
+from jaxft.training.mesh import make_parallel
+from jaxft.training.parallel import Parallel
 from jaxft.training.programs import Programs
 from jaxft.training.step import TrainState
 
