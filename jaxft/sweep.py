@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     values, config = parse(argv, FLAGS, with_config=True)
     assert config is not None
     needed("optuna")
-    from jaxft.search import place, plan, sweeping  # which import it
+    from jaxft.search.sweeps import place, plan, sweeping  # which import it
 
     space = load(values.space, config)
     asked: dict[str, Any] = {name: values[name].value for name in plan.Asked.__annotations__}

@@ -82,7 +82,7 @@ def exit_status(error: BaseException) -> int | None:
     """Status of an expected error; None for one that should not happen."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    if _is_disk_full(error) or _is_out_of_memory(error) or isinstance(error, FloatingPointError):
+    if _is_disk_full(error) or is_out_of_memory(error) or isinstance(error, FloatingPointError):
         return RUN_ERROR
     if isinstance(error, OSError):
         return USER_ERROR if error.errno in _USER_ERRNOS else RUN_ERROR
@@ -95,7 +95,7 @@ def describe(error: BaseException) -> str:
         return f"interrupted {error}".rstrip()
     if _is_disk_full(error) and not isinstance(error, OSError):
         return f"no space left on device: {_first_sentence(error)}"
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return (
             f"out of memory: {_first_sentence(error)}; a smaller train.batch_size, a larger "
             "train.accumulate, model.remat or parallel.fsdp need less"
@@ -137,7 +137,8 @@ def _is_disk_full(error: BaseException) -> bool:
     return os.strerror(errno.ENOSPC).lower() in str(error).lower()
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine, had not the memory for what was asked of it."""
     # jaxlib's error is a RuntimeError; its message begins with the status of the runtime.
     device = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     return device or isinstance(error, MemoryError)

@@ -52,10 +52,12 @@ class Programs:
         """Whether a shape of these batches (arrays or shapes) is not compiled yet."""
         return any(_shapes(batch) not in self._compiled for batch in batches)
 
-    def memory(self, batch: dict[str, Any]) -> Any:
-        """XLA's analysis of the memory of the program for this shape; None: the backend has none."""
-        program = self._compiled[_shapes(batch)]
-        return program.memory_analysis() if hasattr(program, "memory_analysis") else None
+    def bytes(self, batch: dict[str, Any]) -> int | None:
+        """What the program for this shape has on each device: arguments, results and temporaries.
+
+        None: the backend does not say.
+        """
+        return _bytes(self._compiled[_shapes(batch)])
 
     def traced_for(self, head: tuple, batch: dict[str, Any]) -> Any:
         """What `compile` compiles for one batch shape, as `jax.stages.Traced`; nothing is kept of it."""
@@ -77,3 +79,15 @@ class Programs:
 
 def _shapes(batch: dict[str, Any]) -> tuple:
     return tuple((name, x.shape) for name, x in sorted(batch.items()))
+
+
+def _bytes(program: Any) -> int | None:
+    found = program.memory_analysis() if hasattr(program, "memory_analysis") else None
+    if found is None:
+        return None
+    return int(
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes
+        + found.temp_size_in_bytes
+    )

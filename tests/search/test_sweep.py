@@ -148,6 +148,21 @@ def test_what_is_lost_or_cannot_be_is_not_the_best_and_the_sweep_goes_on(tmp_pat
     assert found.best == () and not (tmp_path / "l/best.py").exists()
 
 
+def test_a_trial_without_memory_has_failed_and_the_sweep_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(Worlds, "rate_without_memory", 1e-3)
+    found, said = sweep(tmp_path / "s", trials=12, sampler="random")
+    small = [row for row in found.rows if row.changes["optim.lr"] < 1e-3]
+    assert small and len(small) < len(found.rows) and found.best
+    assert {(row.state, row.why) for row in small} == {("failed", "out of memory")}
+    assert sum("failed, out of memory" in line for line in said) == len(small)
+
+
+def test_the_memory_of_trials_is_an_objective_for_which_each_runs_by_itself(tmp_path):
+    found, _ = sweep(tmp_path / "s", objectives="loss,memory", trials=8)
+    done = [row for row in found.rows if row.state == "complete"]
+    assert done and {row.values[1] - row.changes["train.seed"] for row in done} == {1000}
+
+
 def test_several_objectives_have_a_front_and_no_pruning(tmp_path):
     found, _ = sweep(tmp_path / "s", objectives="loss,trainable", trials=16)
     assert found.directions == ("min", "min") and found.count("pruned") == 0

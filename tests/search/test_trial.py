@@ -9,6 +9,7 @@ import pytest
 
 from jaxft import train
 from jaxft.config import override
+from jaxft.search.trials import trial
 from jaxft.search.trials.trial import Trial, run_trials
 from jaxft.search.trials.worlds import Worlds
 from jaxft.terminal import config_file
@@ -50,12 +51,46 @@ def test_what_came_of_a_trial_is_found_again(world, tmp_path):
     again = run_trials(trials, directory=tmp_path, report=never, **KEEP)
     for found, expected in zip(again, (low, high), strict=True):
         same(found, expected)
+    assert (again[0].memory, again[1].memory) == (low.memory, high.memory)
+    state = 3 * 4 * sum(x.size for x in low.weights.values())  # parameters and Adam's two slots
+    assert state < low.memory == high.memory < 100 * state  # one program, rates are its inputs
     without = run_trials(trials, directory=tmp_path, report=never)[1]
     assert without.weights is without.predicted is None and without.history == high.history
 
     other = Trial("high", config(world, **{"train.log_every": 1, "optim.lr": 1e-5}))
     with pytest.raises(ValueError, match="trial with config.optim.lr=0.003, not 1e-05"):
         run_trials([other], directory=tmp_path)
+
+
+def test_a_trial_for_which_there_is_no_memory_is_spared_where_that_is_asked_for(
+    world, tmp_path, monkeypatch
+):
+    tried = []
+
+    def full(run, *rest, **keep):
+        tried.append(run.prepared.config.optim.lr)
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.")
+
+    monkeypatch.setattr(trial, "run_alone", full)
+    trials = [Trial("low", config(world, **{"optim.lr": 1e-4})), Trial("high", config(world))]
+    found = run_trials(trials, directory=tmp_path, spare=True)
+    assert [(one.stopped, one.best) for one in found] == [("out of memory", {})] * 2
+    assert tried == [1e-4, 3e-3] and not list(tmp_path.glob("trials/*.json"))
+    with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
+        run_trials(trials, directory=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_trial_is_that_of_its_own_batches(world, tmp_path):
+    worlds = Worlds(tmp_path / "cache")
+    sizes = {
+        size: run_trials(
+            [Trial(f"of-{size}", config(world, **{"train.batch_size": size}))],
+            directory=tmp_path, worlds=worlds,
+        )[0].memory
+        for size in (32, 8, 16)
+    }  # fmt: skip
+    assert sizes[8] < sizes[16] < sizes[32]
 
 
 @pytest.mark.slow

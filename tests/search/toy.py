@@ -44,7 +44,9 @@ class Killed(BaseException):
     """Stands for a kill: nothing catches it, and nothing is written after it."""
 
 
-def run_trials(trials, *, directory, worlds, report=lambda place, row: False):
+def run_trials(
+    trials, *, directory, worlds, report=lambda place, row: False, vmapped="auto", spare=False
+):
     """All step by step together, as one program has them; what has ended is kept, and reports no more."""
     record = Record(directory / "trials", weights=False, predictions=False)
     found = [record.read(trial.name, trial.config) for trial in trials]
@@ -57,6 +59,9 @@ def run_trials(trials, *, directory, worlds, report=lambda place, row: False):
             if worlds.reports == 0:
                 raise Killed
             loss, stopped = curve(trial.config)[step - 1], ""
+            if spare and trial.config.optim.lr < Worlds.rate_without_memory:
+                found[place] = Ended((), {}, "out of memory"), 1.0
+                continue
             if not math.isfinite(loss):
                 stopped = "not finite"
             else:
@@ -69,9 +74,15 @@ def run_trials(trials, *, directory, worlds, report=lambda place, row: False):
                 record.write(trial.name, trial.config, *found[place])
                 worlds.ran.append(trial.name)
     return [
-        Outcome(trial, ended.history, ended.best, ended.stopped, seconds)
+        Outcome(
+            trial, ended.history, ended.best, ended.stopped, seconds, memory=_memory(trial, vmapped)
+        )
         for trial, (ended, seconds) in zip(trials, found, strict=True)
     ]
+
+
+def _memory(trial, vmapped):
+    return 1000 + trial.config.train.seed if vmapped == "off" else None
 
 
 class Worlds:
@@ -80,10 +91,12 @@ class Worlds:
     Attributes:
       ran: names of trials, as they ended.
       reports: before so many reports from now on there is a kill; below 1: there is none.
+      rate_without_memory: for trials of lower rates there is no memory.
     """
 
     ran: list[str] = []
     reports = 0
+    rate_without_memory = 0.0
 
     def __init__(self, cache):
         pass

@@ -1,4 +1,4 @@
-"""What a sweep optimises: a metric of the evaluation, the time of a trial, the size of its model."""
+"""What a sweep optimises: a metric of the evaluation, time or memory of a trial, the size of its model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxft.search.trials.trial import Outcome
 from jaxft.tasks.names import METRICS
 
 # Besides metrics, less of each is better.
-MEASURED = ("seconds", "parameters", "trainable")
+MEASURED = ("seconds", "parameters", "trainable", "memory")
 
 
 def named(text: str, config: ConfigDict) -> tuple[str, ...]:
@@ -44,6 +44,11 @@ def directions(names: Sequence[str], config: ConfigDict) -> tuple[str, ...]:
     return tuple(METRICS[config.task].get(name, "min") for name in names)
 
 
+def vmapped(names: Sequence[str]) -> str:
+    """The mode of `run_trials`: the memory of a trial is known only where it runs by itself."""
+    return "off" if "memory" in names else "auto"
+
+
 def values(
     names: Sequence[str], row: Mapping[str, float], outcome: Outcome, prepared: Prepared
 ) -> tuple[float, ...] | None:
@@ -51,12 +56,20 @@ def values(
 
     Args:
       row: of `Outcome.history`.
+
+    Raises:
+      ValueError: the memory is asked for, and the backend does not say it.
     """
+    if "memory" in names and outcome.memory is None:
+        raise ValueError(
+            "--objectives: the compiler of this device does not say the 'memory' of a trial"
+        )
     totals = prepared.decisions.totals
     measured = {
         "seconds": outcome.seconds,
         "trainable": totals["trainable"],
         "parameters": totals["total"],
+        "memory": outcome.memory or 0,
     }
     found = tuple(float(measured[n] if n in measured else row[n]) for n in names)
     return found if all(map(math.isfinite, found)) else None

@@ -102,7 +102,7 @@ def looked_at(config: ConfigDict, space: Space, plan: Plan, worlds: Worlds) -> P
     steps = ((one.length.steps, one.length.of(one.config, "eval.every")) for one in looked.values())
     evaluations = max(math.ceil(whole / max(1, every)) for whole, every in steps)
     # What the trials of a batch could tell each other is lost, so there is a batch only where it pays.
-    pays = 2 * len(grouped(looked, worlds, "auto")) <= len(looked)
+    pays = 2 * len(grouped(looked, worlds, objectives.vmapped(plan.objectives))) <= len(looked)
     at_once = plan.at_once or (_AT_ONCE if pays else 1)
     return dataclasses.replace(plan, evaluations=evaluations, at_once=at_once)
 

@@ -30,6 +30,7 @@ from jaxft.search.sweeps.plan import (
 )
 from jaxft.search.sweeps.space import EVALUATED, Space, said
 from jaxft.search.sweeps.study import Batch, Study, Told, open_study
+from jaxft.search.trials.progress import NOT_FINITE, OUT_OF_MEMORY, PRUNED
 from jaxft.search.trials.record import Record
 from jaxft.search.trials.trial import Outcome, Trial, run_trials
 from jaxft.search.trials.worlds import Worlds
@@ -144,6 +145,8 @@ class _Batches:
             directory=self._directory,
             worlds=self._worlds,
             report=hearing.report,
+            vmapped=objectives.vmapped(self._plan.objectives),
+            spare=True,
         )
         found = {
             number: self._told(outcome, pruning.notes(number))
@@ -157,13 +160,16 @@ class _Batches:
         finite = [r for r in outcome.history if math.isfinite(float(r[plan.objectives[0]]))]
         curve = tuple(float(row[plan.objectives[0]]) for row in finite)
         facts: dict[str, Any] = {"seconds": outcome.seconds, "why": "", "stopped": outcome.stopped}
-        if outcome.stopped not in ("pruned", "not finite"):
+        if outcome.stopped not in (PRUNED, NOT_FINITE, OUT_OF_MEMORY):
             values = objectives.values(plan.objectives, outcome.best, outcome, prepared)
             if values is not None:
                 facts["step"] = outcome.best["step"]
                 return Told(TrialState.COMPLETE, values, curve, notes, facts)
-        if outcome.stopped != "pruned":
-            facts["why"] = "the loss is not finite"
+        if outcome.stopped != PRUNED:
+            lost = outcome.stopped == OUT_OF_MEMORY
+            facts["why"] = "out of memory" if lost else "the loss is not finite"
+            if lost:  # nothing is known of its value, which may be a good one
+                return Told(TrialState.FAIL, None, (), {}, facts)
         # A rate with which the loss is lost is a bad one, which is to be known; of several objectives no
         # trial can be pruned.
         if len(plan.objectives) > 1:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from typing import Any
+
+import jax
 
 from jaxft.data.loader import iterate
 from jaxft.experiment.build import Run
@@ -11,6 +14,7 @@ from jaxft.experiment.compilation import batch_shapes
 from jaxft.experiment.evaluation import Evaluation, evaluate
 from jaxft.experiment.weights import weights_of
 from jaxft.search.trials.progress import NOT_FINITE, Ended, Progress, Told, on_host, own_paths
+from jaxft.training.programs import Programs
 from jaxft.training.step import TrainState
 
 # Updates that are in flight before their losses are looked at: one that is not finite is seen soon,
@@ -33,6 +37,7 @@ def run_alone(
     config, steps = prepared.config, prepared.length.steps
     progress = Progress(config, steps, told, weights=weights, predictions=predictions)
     waiting: deque[Any] = deque()
+    seen: dict[Any, tuple[Programs, dict[str, Any]]] = {}
 
     def look(left: int) -> None:
         while len(waiting) > left:
@@ -48,7 +53,10 @@ def run_alone(
             if run.stages.begins(step - 1):
                 state = run.stages.advance(state, step - 1)
                 run.stages.compile(step - 1, run.train_batches)
-            state, metrics = run.stages.at(step - 1).program(state, next(batches))
+            program, batch = run.stages.at(step - 1).program, next(batches)
+            shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
+            seen[id(program), str(shapes)] = program, shapes
+            state, metrics = program(state, batch)
             waiting.append(parallel.unreplicate(metrics))
             due = step % run.eval_every == 0 or step == steps
             look(0 if due else _AHEAD)
@@ -59,7 +67,9 @@ def run_alone(
     finally:
         batches.close()
     run.stages.wait()
-    return progress.ended()
+    sizes = [program.bytes(shapes) for program, shapes in seen.values()]
+    known = [size for size in sizes if size is not None]
+    return dataclasses.replace(progress.ended(), memory=max(known, default=None))
 
 
 def _evaluate(

@@ -60,12 +60,4 @@ def program_bytes(programs: Programs, head: tuple[Any, ...], batch: dict[str, An
     """What the program for arguments `(*head, batch)`, which may be shapes, needs on each device:
     arguments, results and temporaries. None: the backend does not say."""
     programs.compile(head, [batch])
-    analysis = programs.memory(batch)
-    if analysis is None:
-        return None
-    return int(
-        analysis.argument_size_in_bytes
-        + analysis.output_size_in_bytes
-        - analysis.alias_size_in_bytes
-        + analysis.temp_size_in_bytes
-    )
+    return programs.bytes(batch)

@@ -21,6 +21,7 @@ from jaxft.tasks.contract import Predicted
 Told = Callable[[Mapping[str, Any]], bool]
 
 EARLY, PRUNED, NOT_FINITE = "early", "pruned", "not finite"
+OUT_OF_MEMORY = "out of memory"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Ended:
     stopped: str
     weights: Mapping[str, np.ndarray] | None = None
     predicted: Predicted | None = None
+    memory: int | None = None
 
 
 class Progress:

@@ -68,7 +68,9 @@ class Record:
         arrays = self._arrays(name, found)
         if arrays is None:
             return None
-        ended = Ended(tuple(found["history"]), found["best"], found["stopped"], *arrays)
+        ended = Ended(
+            tuple(found["history"]), found["best"], found["stopped"], *arrays, found.get("memory")
+        )
         return ended, float(found["seconds"])
 
     def write(self, name: str, config: ConfigDict, ended: Ended, seconds: float) -> None:
@@ -86,6 +88,7 @@ class Record:
         row = {
             "form": _FORM, "config": to_json(config), "history": ended.history, "best": ended.best,
             "stopped": ended.stopped, "seconds": round(seconds, 6), "kept": kept, "texts": texts,
+            "memory": ended.memory,
         }  # fmt: skip
         self._write(f"{name}.json", json.dumps(row, indent=1).encode())
 

@@ -23,11 +23,12 @@ from jaxft.experiment.opening import Given
 from jaxft.experiment.prepared import Prepared
 from jaxft.search.trials.alone import run_alone
 from jaxft.search.trials.groups import MODES, grouped
-from jaxft.search.trials.progress import PRUNED, Ended, Told
+from jaxft.search.trials.progress import OUT_OF_MEMORY, PRUNED, Ended, Told
 from jaxft.search.trials.record import Record
 from jaxft.search.trials.together import run_group
 from jaxft.search.trials.worlds import Worlds
 from jaxft.tasks.contract import Predicted
+from jaxft.terminal.errors import is_out_of_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +53,15 @@ class Outcome:
         training loss since the row before, and each metric of the evaluation by its name}.
       best: the row that is best by `config.eval.metric`; {} where the trial ended before an evaluation.
       stopped: '' it ran to its end; 'early' by `eval.patience`; 'pruned' as its `report` said; 'not
-        finite' by a loss or a gradient that was none.
+        finite' by a loss or a gradient that was none; 'out of memory', see `run_trials`.
       seconds: of computing and compiling; of trials that ran as one program, an equal share each.
       weights: path -> array, of the best evaluation, on the host: what trained, what moved (batch
         statistics), and what the source checkpoint does not have. Over the tree of `Worlds.source` they
         are the whole model. None: not asked for.
       predicted: what the task kept of each evaluated example at the best evaluation, see
         `experiment.evaluation.Evaluation`, in the order of the split's rows. None: not asked for.
+      memory: bytes of a device for the largest of its updates, as its compiler says: parameters, slots,
+        gradients, activations, batch. None: the compiler does not say, or it ran beside others.
     """
 
     trial: Trial
@@ -68,6 +71,7 @@ class Outcome:
     seconds: float
     weights: Mapping[str, np.ndarray] | None = None
     predicted: Predicted | None = None
+    memory: int | None = None
 
 
 # (number of the trial among those given, its newest row) -> whether it is to end here
@@ -85,6 +89,7 @@ def run_trials(
     keep_predictions: bool = False,
     vmapped: str = "auto",
     memory: int | None = None,
+    spare: bool = False,
 ) -> list[Outcome]:
     """Run each, or read what came of it when it ran before. Returns what came of them, in their order.
 
@@ -102,6 +107,8 @@ def run_trials(
         be, 'off' one after the other; see `groups`. Curves are the same, to rounding.
       memory: bytes a device that trials of one program may take, which says how many run at once; None:
         what is free.
+      spare: a trial that runs by itself and for which a device has not the memory is an outcome, which is
+        not written; else that is an error.
 
     Raises:
       ValueError: two trials have the same name, or a name is no part of a file's; a config cannot work
@@ -148,8 +155,15 @@ def run_trials(
             run_group(members, prepared, worlds, told, ended, memory=memory, **keep)
             continue
         [number] = members.numbers
-        run, state = worlds.begin(prepared[number])
-        left = run_alone(run, state, worlds.source(run), told(number), **keep)
+        try:
+            run, state = worlds.begin(prepared[number])
+            left = run_alone(run, state, worlds.source(run), told(number), **keep)
+        except (RuntimeError, MemoryError) as error:
+            if not (spare and is_out_of_memory(error)):
+                raise
+            lost = Ended((), {}, OUT_OF_MEMORY)
+            found[number] = _outcome(trials[number], lost, time.perf_counter() - start)
+            continue
         ended(number, left, time.perf_counter() - start)
     return [found[number] for number in range(len(trials))]
 
@@ -170,5 +184,6 @@ def _prepared(worlds: Worlds, trial: Trial) -> Prepared:
 
 def _outcome(trial: Trial, ended: Ended, seconds: float) -> Outcome:
     return Outcome(
-        trial, ended.history, ended.best, ended.stopped, seconds, ended.weights, ended.predicted
-    )
+        trial, ended.history, ended.best, ended.stopped, seconds, ended.weights, ended.predicted,
+        ended.memory,
+    )  # fmt: skip
