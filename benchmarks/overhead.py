@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,13 +22,11 @@ from jaxft.experiment.build import Run, build
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.loop import run_loop
 from jaxft.experiment.prepared import prepare
-from jaxft.experiment.session import Memory, Session
+from jaxft.experiment.session import Memory, opened
 from jaxft.experiment.steps import devices
 from jaxft.experiment.timing import Stopwatch
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
-from jaxft.training.checkpoint import Checkpoints
-from jaxft.training.logs import Logs
 from jaxft.training.step import TrainState
 
 FLAGS = (
@@ -83,16 +80,11 @@ def _loop(run: Run, state: TrainState) -> float:
     """Seconds of the run's own loop, less evaluation and saving."""
     with tempfile.TemporaryDirectory() as folder:
         directory, clock = RunDirectory(folder), Stopwatch()
-        prepared = run.prepared
         with (
-            Checkpoints(directory.checkpoints, run.parallel, keep=1) as checkpoints,
-            Logs(Path(folder), total_steps=prepared.length.steps,
-                 steps_per_epoch=prepared.length.epoch,
-                 log_every=prepared.config.train.log_every, tensorboard=True, enabled=True) as logs,
-        ):  # fmt: skip
-            session = Session(run, directory, checkpoints, logs, clock)
-            with clock.time("train", without=("eval", "save")):
-                run_loop(session, _copy(state), Memory())
+            opened(run, directory, clock) as session,
+            clock.time("train", without=("eval", "save")),
+        ):
+            run_loop(session, _copy(state), Memory())
         return clock.seconds["train"]
 
 

@@ -170,6 +170,11 @@ FIELDS: tuple[Field, ...] = (
           needs=(Need("train.label_smoothing", (0.0,), when=("ipo",)),)),
     Field("train.beta", 0.1, "of preference: how little the model may move away from what it was",
           1e-4, 1000, compiled=True),
+    Field("train.on_nonfinite", "stop",
+          "where the loss or the gradient of an update is not finite: stop ends the run; skip leaves it out; "
+          "rollback goes back to the last checkpoint and leaves it out from there",
+          choices=("stop", "skip", "rollback"), compiled=True),
+    Field("train.max_nonfinite", 10, "updates that may be left out of a run; one more ends it", 1, MANY),
     Field("train.log_every", 10, "steps between logged training metrics", 1, MOST_STEPS),
     Field("train.compile_cache", "~/.cache/jaxft", "compiled programs, reused by later runs; empty: none",
           form="path"),
@@ -271,7 +276,13 @@ FIELDS: tuple[Field, ...] = (
 
     Field("checkpoint.every_steps", 500, "steps between saves; also at every evaluation and on SIGTERM",
           1, MOST_STEPS),
-    Field("checkpoint.keep", 1, "latest checkpoints kept, besides the best one", 1, MANY),
+    Field("checkpoint.every_minutes", None, "minutes of wall time after which one is saved, too; none: by "
+          "steps alone", 0.01, MANY, kind=float),
+    Field("checkpoint.keep", 2, "latest checkpoints kept, besides the best one", 1, MANY),
+    Field("checkpoint.keep_every_steps", None, "one is saved, and kept for good, every so many steps",
+          1, MOST_STEPS, kind=int),
+    Field("checkpoint.keep_every_hours", None, "kept for good: the first, and each that is so many hours "
+          "later than the last of these", 0.001, MANY, kind=float),
 
     Field("log.tensorboard", True, "event files in WORKDIR/tensorboard"),
 )

@@ -74,6 +74,9 @@ _CALLED: dict[str, str] = {
     "train.focal_gamma": "focal gamma focal_loss focal_loss_gamma",
     "train.r_drop": "rdrop rdrop_alpha r_drop_alpha kl_alpha",
     "train.head_c": "head_params",
+    "train.on_nonfinite": "skip_nonfinite skip_nan detect_anomaly logging_nan_inf_filter terminate_on_nan "
+    "apply_if_finite on_nan nan_policy",
+    "train.max_nonfinite": "max_consecutive_errors max_nan max_skipped",
     "train.log_every": "logging_steps log_every_n_steps log_interval logging_interval log_every_steps "
     "log_steps log.every log.steps",
     "train.compile_cache": "compilation_cache jit_cache compile_cache_dir",
@@ -122,6 +125,10 @@ _CALLED: dict[str, str] = {
     "checkpoint.every_steps": "save_steps save_strategy save_freq checkpoint_every save_interval save_every "
     "checkpoint_interval every_n_train_steps checkpoint.every checkpoint.steps checkpointing_steps",
     "checkpoint.keep": "save_total_limit save_top_k max_to_keep checkpoint_hist keep_checkpoint_max",
+    "checkpoint.every_minutes": "save_minutes train_time_interval checkpoint_minutes save_interval_minutes "
+    "save_interval_secs",
+    "checkpoint.keep_every_steps": "keep_period keep_every keep_checkpoint_every_n_steps",
+    "checkpoint.keep_every_hours": "keep_checkpoint_every_n_hours keep_hours keep_time_interval",
     "log.tensorboard": "report_to tensorboard_dir log_wandb callbacks loggers logger",
 }  # fmt: skip
 _SYNONYMS = {name: field for field, names in _CALLED.items() for name in names.split()}

@@ -279,6 +279,14 @@ def filled(batch: Batch) -> tuple[int, int]:
     return int(held.sum()), held.size
 
 
+def rows_of(batches: TextBatches | ImageBatches, step: int) -> list[int]:
+    """Numbers of the source's rows in the batch of a step, of all processes; of pairs the first's."""
+    whole = copy.copy(batches)
+    whole.process_index, whole.process_count = 0, 1
+    index = whole[step]["index"]
+    return np.unique(index[index >= 0]).tolist()
+
+
 def iterate(
     batches: Batches,
     start: int = 0,

@@ -18,8 +18,11 @@ from jaxft.experiment.length import Length, run_length
 # Which rows are tested, and how things are logged, kept and prepared.
 FREE = (
     "data.test", "data.workers", "data.cache", "train.log_every", "train.compile_cache",
-    "checkpoint.keep", "checkpoint.every_steps",
+    "checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minutes",
+    "checkpoint.keep_every_steps", "checkpoint.keep_every_hours",
 )  # fmt: skip
+# What becomes of updates that are not finite: of the updates so far it has changed nothing.
+_FORWARD = ("train.on_nonfinite", "train.max_nonfinite")
 _LENGTH = ("train.epochs", "train.steps")
 _DURATIONS = ("optim.warmup", "optim.unfreeze_every", "optim.average_from")
 
@@ -77,7 +80,7 @@ def _forget_old_defaults(config: dict[str, Any]) -> None:
 
 
 def _is_free(field: str) -> bool:
-    return field in FREE or field.startswith("log.")
+    return field in (*FREE, *_FORWARD) or field.startswith("log.")
 
 
 def _check_longer(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 
+from jaxft.config import ConfigDict
 from jaxft.data.loader import filled, iterate
+from jaxft.experiment.alarm import Alarm
+from jaxft.experiment.build import read_params
 from jaxft.experiment.evaluation import evaluate
 from jaxft.experiment.finish import write_predictions
 from jaxft.experiment.fitting import Fitting
@@ -13,6 +17,7 @@ from jaxft.experiment.session import Memory, Session, judge
 from jaxft.experiment.signals import saved_first
 from jaxft.experiment.streaming import StreamBatches
 from jaxft.experiment.weights import weights_of
+from jaxft.training.nonfinite import RollBack
 from jaxft.training.step import TrainState
 from jaxft.training.waiting import Waiting
 from jaxft.training.window import Fed
@@ -20,6 +25,17 @@ from jaxft.training.window import Fed
 
 def run_loop(session: Session, state: TrainState, memory: Memory) -> tuple[TrainState, Memory, int]:
     """The loop. Returns the last state, what is remembered, and the signal that ended it, or 0."""
+    while True:
+        try:
+            return _trained(session, state, memory)
+        except RollBack as error:
+            message = str(error)
+        # Here the exception is gone, and with it the state that it came from.
+        state, memory = _rolled_back(session, message)
+
+
+def _trained(session: Session, state: TrainState, memory: Memory) -> tuple[TrainState, Memory, int]:
+    """From a state to the end of the run, or to an update that is to be left out (RollBack)."""
     run, logs = session.run, session.logs
     config, num_steps = run.prepared.config, run.prepared.length.steps
     start = run.steps_done(state)
@@ -28,7 +44,8 @@ def run_loop(session: Session, state: TrainState, memory: Memory) -> tuple[Train
         run.train_batches, start, num_steps, threads=config.data.workers,
         put=lambda batch: (run.parallel.put(batch), filled(batch)),
     )  # fmt: skip
-    with saved_first() as stop, Waiting() as waiting:
+    alarm = Alarm(config.checkpoint.every_minutes)
+    with contextlib.closing(batches), saved_first() as stop, Waiting() as waiting:
         for step in range(start + 1, num_steps + 1):
             if memory.stopped_early:
                 break
@@ -36,23 +53,28 @@ def run_loop(session: Session, state: TrainState, memory: Memory) -> tuple[Train
                 stage, state = run.stages.index(step - 1), _next_stage(session, state, step - 1)
             # Dispatch only: nothing below waits for the device, except where something is due.
             batch, room = waiting.next(batches)
-            state, metrics = run.stages.at(step - 1).program(state, batch)
-            metrics = run.parallel.unreplicate(metrics)
-            waiting.handed_in(metrics["loss"])
-            rate = float(run.prepared.learning_rates[step - 1])
-            logs.train(step, metrics, rate, Fed(*room, waiting.seconds))
+            rate, fed = float(run.prepared.learning_rates[step - 1]), Fed(*room, waiting.seconds)
+            if session.nonfinite.leaves_out(step):
+                state = dataclasses.replace(state, step=state.step + 1)
+                logs.left_out(step, rate, fed)
+            else:
+                state, metrics = run.stages.at(step - 1).program(state, batch)
+                metrics = run.parallel.unreplicate(metrics)
+                waiting.handed_in(metrics["loss"])
+                logs.train(step, metrics, rate, fed)
             stopping = stop.requested(step)
             evaluating = step % run.eval_every == 0 or step == num_steps
-            saving = evaluating or stopping or step % config.checkpoint.every_steps == 0
+            # The clock is asked at every step: with several processes asking is something they do together.
+            saving = alarm.rings(step) or evaluating or stopping or _saved_at(config, step)
             if saving and run.shared.fitting is not None:
                 state = _fitted(session, run.shared.fitting, state)
             if evaluating:
                 memory = _evaluate(session, state, memory, step)
             if saving:
                 memory = _save(session, state, memory, step)
+                alarm.set()
             if stopping:
                 break
-    batches.close()
     logs.flush()
     if stop.received:  # also one that came while the last step was evaluated, which is saved
         session.checkpoints.wait()
@@ -66,8 +88,35 @@ def run_loop(session: Session, state: TrainState, memory: Memory) -> tuple[Train
 
 
 def resume(session: Session, state: TrainState) -> tuple[TrainState, Memory]:
-    """The newest complete checkpoint, or the state as built."""
-    run, latest = session.run, session.checkpoints.latest_step()
+    """The newest complete checkpoint, or the state as built.
+
+    Where it is damaged it is set aside, and the newest before it that is whole is taken.
+
+    Raises:
+      CheckpointDamaged: and there is none: to begin again is for the user to decide.
+    """
+    return _restored(session, state)
+
+
+def _rolled_back(session: Session, why: str) -> tuple[TrainState, Memory]:
+    """The last checkpoint of a run that goes on, or its first state; why: what is said of it."""
+    run = session.run
+    session.checkpoints.wait()
+    with session.clock.time("load"):
+        # As in the beginning: of what later stages train, only the source has the first values.
+        params, _ = read_params(run.prepared, run.parallel)
+        state = run.stages.at(0).begin(params, run.prepared.inputs(), run.parallel)
+        del params
+        return _restored(session, state, why)
+
+
+def _restored(session: Session, state: TrainState, why: str = "") -> tuple[TrainState, Memory]:
+    """See `resume`. why: the run went back, for this reason."""
+    run, (latest, damaged) = session.run, session.checkpoints.newest_usable()
+    session.nonfinite.resume(latest or 0)
+    if why:
+        back = f"the checkpoint of step {latest}" if latest else "the beginning"
+        session.logs.resume(latest or 0, "rollback", f"{why}; the run goes back to {back}")
     if latest is None:
         return state, Memory()
     stage = run.stages.saved_at(latest)
@@ -75,13 +124,23 @@ def resume(session: Session, state: TrainState) -> tuple[TrainState, Memory]:
         whole, hparams = run.parallel.unreplicate((state.whole, state.hparams))
         state = stage.begin(whole, hparams, run.parallel)
     state, saved = session.checkpoints.restore(latest, state)
-    session.logs.resume(latest)
+    if not why:
+        session.logs.resume(latest)
+    if damaged:  # not before the rows of later steps are gone
+        session.logs.event(latest, "damaged", damaged)
     if run.stages.begins(latest):  # killed between the save and the first update of a stage
         state = run.stages.advance(state, latest)
     memory = Memory.from_json(saved)
     if isinstance(run.train_batches, StreamBatches) and latest < len(run.train_batches):
         run.train_batches.go_to(memory.stream, latest)
     return state, memory
+
+
+def _saved_at(config: ConfigDict, step: int) -> bool:
+    c = config.checkpoint
+    return step % c.every_steps == 0 or (
+        c.keep_every_steps is not None and step % c.keep_every_steps == 0
+    )
 
 
 def _save(session: Session, state: TrainState, memory: Memory, step: int) -> Memory:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Iterator
 from typing import Any
 
 from jaxft.config import ConfigDict
+from jaxft.data.loader import rows_of
 from jaxft.experiment.build import Run
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.evaluation import Evaluation
+from jaxft.experiment.streaming import StreamBatches
 from jaxft.experiment.timing import Stopwatch
+from jaxft.optim.paths import leaf_paths
 from jaxft.tasks.distillation import PARTS
 from jaxft.tasks.names import METRICS, minimised
-from jaxft.training.checkpoint import Checkpoints
+from jaxft.training.checkpoint import Checkpoints, Keep
 from jaxft.training.logs import Logs
+from jaxft.training.nonfinite import NonFinite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Session:
     directory: RunDirectory
     checkpoints: Checkpoints
     logs: Logs
+    nonfinite: NonFinite
     clock: Stopwatch
 
 
@@ -38,17 +44,38 @@ def opened(
     """A session with its checkpoints and logs, closed at the end. `lead`: this process writes logs."""
     prepared, config = run.prepared, run.prepared.config
     mixture = prepared.splits.train.source.mixture
+    nonfinite = NonFinite(
+        directory.path, how=config.train.on_nonfinite, most=config.train.max_nonfinite,
+        rows=functools.partial(_rows_of, run), paths=functools.partial(_trained, run), writes=lead,
+    )  # fmt: skip
     with (
-        Checkpoints(directory.checkpoints, run.parallel, keep=config.checkpoint.keep) as saves,
+        Checkpoints(directory.checkpoints, run.parallel, keep=_keep(config)) as saves,
         Logs(directory.path, total_steps=prepared.length.steps,
              steps_per_epoch=prepared.length.epoch, log_every=config.train.log_every,
              tensorboard=config.log.tensorboard, enabled=lead,
              epoch_examples=prepared.epoch_examples, shown=prepared.task.shown,
              minimised=minimised(config.task), when_waiting=_when_waiting(config),
              sources=mixture.names if mixture else (),
-             parts=PARTS if prepared.teacher else ()) as logs,
+             parts=PARTS if prepared.teacher else (), nonfinite=nonfinite) as logs,
     ):  # fmt: skip
-        yield Session(run, directory, saves, logs, clock)
+        yield Session(run, directory, saves, logs, nonfinite, clock)
+
+
+def _rows_of(run: Run, step: int) -> list[int]:
+    """Numbers of the rows that update `step` reads."""
+    batches = run.train_batches
+    at = step - 1
+    return batches.rows(at) if isinstance(batches, StreamBatches) else rows_of(batches, at)
+
+
+def _trained(run: Run, step: int) -> tuple[str, ...]:
+    """Paths of the parameters that update `step` trains, in the order of their tree."""
+    return leaf_paths(run.stages.at(step - 1).state.params)
+
+
+def _keep(config: ConfigDict) -> Keep:
+    c = config.checkpoint
+    return Keep(c.keep, c.keep_every_steps, c.keep_every_hours)
 
 
 def _when_waiting(config: ConfigDict) -> str:

@@ -104,6 +104,7 @@ def _step(
         held=path_map(lambda path, _: path in held, state.params) if held else None,
         moved=move_statistics if norms else None,
         tallies=_tallies(prepared, loss, parallel.axis_name),
+        nonfinite=config.train.on_nonfinite,
     )
 
 

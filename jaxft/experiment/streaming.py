@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxft.config import ConfigDict
 from jaxft.data.batching import TrainPlan
-from jaxft.data.loader import ImageBatches, TextBatches
+from jaxft.data.loader import ImageBatches, TextBatches, rows_of
 from jaxft.data.stream import Position
 from jaxft.data.targets import Batch
 from jaxft.experiment.blocks import Blocks
@@ -117,6 +117,11 @@ class StreamBatches:
             raise IndexError(f"the run has {self._steps} steps")
         block = self._holding(step)
         return block.batches[step - block.place.first]
+
+    def rows(self, step: int) -> list[int]:
+        """What `rows_of` gives, of one of the last steps that were asked for."""
+        block = self._holding(step)
+        return rows_of(block.batches, step - block.place.first)
 
     def blank(self, steps: Iterable[int] | None = None, at: int = 0) -> list[Batch]:
         """A batch of padding in each planned shape, or in those of these steps, as far as they are known.

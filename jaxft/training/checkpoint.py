@@ -9,17 +9,19 @@ One process writes (`Checkpoints`), any number may read meanwhile (`CheckpointRe
     N/                       a step; becomes visible, complete and with its checksums, by one rename
     N.orbax-checkpoint-tmp/  a step that is being written, or was when its process was killed
     deleted-N/               a step that is being deleted: renamed first, so no reader sees half of it
-    damaged-N/               set aside at the user's request; never touched again
+    damaged-N/               set aside, since it is damaged or at the user's request; never touched again
 """
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import math
 import os
 import shutil
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,36 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay when another is complete, besides the best.
+
+    Attributes:
+      last: so many of the latest, at least 1.
+      every_steps: for good, those of multiples of so many steps; None: none.
+      every_hours: for good, the first, and each that was saved so many hours after the one before it
+        that stays for this; by the modification times of the files. None: none.
+    """
+
+    last: int = 1
+    every_steps: int | None = None
+    every_hours: float | None = None
+
+    def of(self, saved: Sequence[tuple[int, float]]) -> set[int]:
+        """The steps that stay, of (step, time in seconds) with the oldest first."""
+        steps = [step for step, _ in saved]
+        kept = set(steps[-self.last :])
+        if self.every_steps is not None:
+            kept |= {step for step in steps if step % self.every_steps == 0}
+        if self.every_hours is not None:
+            due = -math.inf
+            for step, time in saved:
+                if time >= due:
+                    kept.add(step)
+                    due = time + 3600 * self.every_hours
+        return kept
+
+
 class Checkpoints(CheckpointReader):
     """Saves the state of one run, and restores it. Use as a context manager: leaving it waits for saves.
 
@@ -64,7 +96,7 @@ class Checkpoints(CheckpointReader):
       OSError: the disk is full or not writable; the checkpoints saved before are untouched.
     """
 
-    def __init__(self, directory: Path, parallel: Parallel, *, keep: int):
+    def __init__(self, directory: Path, parallel: Parallel, *, keep: Keep):
         super().__init__(directory, parallel)
         self._keep = keep
         self._saving = 0
@@ -98,7 +130,7 @@ class Checkpoints(CheckpointReader):
     def save(self, step: int, state: TrainState, memory: dict[str, Any], best: int | None) -> None:
         """Begin to save; the step's arrays may be donated at once.
 
-        Steps that are neither among the last `keep` nor `best` are deleted once this one is complete.
+        Steps that are neither `best` nor among those to keep are deleted once this one is complete.
 
         Args:
           step: updates done. Saving one that exists does nothing.
@@ -134,6 +166,26 @@ class Checkpoints(CheckpointReader):
             self._manager.wait_until_finished()
             self._join()
             self._raise_failure()
+
+    def newest_usable(self) -> tuple[int | None, str]:
+        """The step to go on from, and a word where it is not the newest. All processes must call.
+
+        Where the newest is damaged it is that before it, of those that are whole; later ones are set
+        aside. Where none before it is whole nothing happens: to restore the newest says what is wrong, and
+        only the user can decide to begin again.
+        """
+        latest = self.latest_step()
+        if latest is None or not (wrong := self.damage(latest)):
+            return latest, ""
+        before = self.newest_whole_before(latest)
+        if before is None:
+            return latest, ""
+        aside = ", ".join(map(str, self.set_aside_after(before)))
+        return before, (
+            f"warning: the checkpoint of step {latest} is damaged: {wrong}; the run goes on from the one "
+            f"of step {before}, and nothing is deleted"
+            + (f": set aside as {aside}" if aside else "")
+        )
 
     def set_aside_after(self, step: int) -> list[Path]:
         """Rename every checkpoint later than `step`, so that the run continues from `step`.
@@ -179,8 +231,9 @@ class Checkpoints(CheckpointReader):
                     f"the checkpoint {self._directory / str(step)} has just been saved, and {missing}; "
                     "earlier ones are kept",
                 )
-            kept = {best, *self.steps()[-self._keep :]}
-            for other in [other for other in self.steps() if other not in kept]:
+            saved = [(other, _saved_at(self._directory / str(other))) for other in self.steps()]
+            kept = {best, *self._keep.of(saved)}
+            for other in [other for other, _ in saved if other not in kept]:
                 gone = _free_name(self._directory, f"{_DELETED}{other}")
                 os.rename(self._directory / str(other), gone)
                 shutil.rmtree(gone, ignore_errors=True)  # what is left goes at the next start
@@ -216,6 +269,14 @@ def check_resume_step(directory: Path, step: int) -> None:
     if step and step not in steps:
         there = f"there are {', '.join(map(str, steps))}, or 0" if steps else "there is none"
         raise ValueError(f"no checkpoint of step {step} in {directory}; {there} to begin again")
+
+
+def _saved_at(folder: Path) -> float:
+    """When this step was saved, in seconds: a file of it, since the folder may be renamed or copied."""
+    try:
+        return (folder / digests.NAME).stat().st_mtime
+    except OSError:  # of an earlier version, or damaged
+        return folder.stat().st_mtime
 
 
 def _free_name(directory: Path, name: str) -> Path:

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxft.terminal.progress import Progress
+from jaxft.training.nonfinite import NonFinite
 from jaxft.training.rows import Row, RowFile, check_is_file
 from jaxft.training.tensorboard import EventFile, check_is_folder
 from jaxft.training.window import Fed, Step, Window
@@ -31,8 +32,7 @@ _LONG_ENOUGH, _WAITS = 10.0, 0.1
 class Logs:
     """Logs of one process; only the lead process writes anything.
 
-    Use as a context manager: leaving it without an error flushes. A fresh run logs at once; one
-    that continues from a checkpoint calls `resume` first.
+    Use as a context manager: leaving it without an error flushes. To continue, call `resume` first.
 
     Args:
       directory: the run directory; must exist.
@@ -45,6 +45,7 @@ class Logs:
       when_waiting: what to do where the devices wait for data, said once.
       sources: names of those that are mixed, whose share and loss are written, too.
       parts: names under which the parts of the loss are written.
+      nonfinite: what is done about updates that are not finite; None: the first ends the run.
       enabled: False on all processes but the first. They still raise on a non-finite loss, so that
         all processes end at the same step instead of waiting for each other.
 
@@ -68,10 +69,12 @@ class Logs:
         when_waiting: str = "",
         sources: Sequence[str] = (),
         parts: Sequence[str] = (),
+        nonfinite: NonFinite | None = None,
     ):
         self.enabled = enabled
         self._shown, self._minimised = shown, minimised
         self._sources, self._parts = sources, parts
+        self._nonfinite = nonfinite
         self._epoch_examples = epoch_examples
         self._directory = Path(directory)
         self._steps_per_epoch = steps_per_epoch
@@ -85,10 +88,9 @@ class Logs:
         self._clock: float | None = None  # when the window began; None: no step since a pause
         self._flushed = time.perf_counter()
         self._seconds = 0.0  # of training, in all processes of this run so far
-        self._waited, self._waited_before = (
-            0.0,
-            0.0,
-        )  # of these for data; what earlier processes did
+        self._waited = self._waited_before = (
+            0.0  # of these for data; the second: what earlier processes did
+        )
         self._when_waiting = when_waiting
         self._best: dict[tuple[str, str], float] = {}  # by split and metric
         if enabled:  # before any compute is spent; the files are opened at the first row
@@ -105,8 +107,14 @@ class Logs:
         finally:
             self.close()
 
-    def resume(self, step: int) -> None:
-        """Continue after `step`: rows of later steps, which will be written again, are removed."""
+    def resume(self, step: int, name: str = "resume", message: str = "") -> None:
+        """Continue after `step`: rows of later steps, which will be written again, are removed.
+
+        Args:
+          name, message: of the event that says so, where it is not a checkpoint that was found.
+        """
+        self.close()
+        self._window, self._clock, self._seconds, self._waited_before = Window(), None, 0.0, 0.0
         if not self.enabled:
             return
         for row in self._open(after=step):
@@ -115,7 +123,7 @@ class Logs:
                 self._waited = self._waited_before = row.get("waiting_seconds", 0.0)
             elif row["kind"] == "eval":
                 self._note_best(row["split"], _scalars(row))
-        self.event(step, "resume", f"continued from the checkpoint of step {step}")
+        self.event(step, name, message or f"continued from the checkpoint of step {step}")
 
     def train(
         self, step: int, metrics: Mapping[str, jax.Array], learning_rate: float,
@@ -134,13 +142,21 @@ class Logs:
           fed: how full its batch was, and how long batches were waited for.
 
         Raises:
-          FloatingPointError: loss or gradient of an earlier step is not finite.
+          FloatingPointError, RollBack: loss or gradient of an earlier step is not finite.
         """
         for value in metrics.values():
             value.copy_to_host_async()
         self._pending.append(Step(step, metrics, learning_rate, time.perf_counter(), fed))
-        while self._pending and (len(self._pending) > _IN_FLIGHT or self._pending[0].is_ready()):
+        # Processes that go back do so together, after the same step, whenever each has its numbers.
+        early = self._nonfinite is None or self._nonfinite.how != "rollback"
+        while self._pending and (
+            len(self._pending) > _IN_FLIGHT or (early and self._pending[0].is_ready())
+        ):
             self._fetch(self._pending.popleft())
+
+    def left_out(self, step: int, learning_rate: float, fed: Fed | None = None) -> None:
+        """Take note of a step whose update was not made; arguments as of `train`."""
+        self._pending.append(Step(step, {}, learning_rate, time.perf_counter(), fed))
 
     def flush(self) -> None:
         """Wait for every step handed in, and write them. To be called before an evaluation or save.
@@ -148,7 +164,7 @@ class Logs:
         After it the clock stands still until the next step: pauses do not count as training.
 
         Raises:
-          FloatingPointError: see `train`; the parameters are spoilt, the last checkpoint is not.
+          FloatingPointError, RollBack: see `train`; the parameters are spoilt, the last checkpoint is not.
         """
         while self._pending:
             self._fetch(self._pending.popleft())
@@ -212,42 +228,47 @@ class Logs:
         for part in (self._progress, self._events, self._rows):
             if part is not None:
                 part.close()
+        self._events = self._rows = None
 
     def _fetch(self, step: Step) -> None:
         arrays = {name: np.asarray(value) for name, value in step.metrics.items()}
+        leaves = arrays.pop("leaves", None)
         names = [name for name in ("sources", "parts") if name in arrays]
         tallies: dict[str, np.ndarray] = {name: arrays.pop(name) for name in names}
         values = {name: float(value) for name, value in arrays.items()}
-        self._check_finite(step.number, values)
+        made = bool(values) and self._is_finite(step.number, values, leaves)
         if self._progress is None:
             return
         self._clock = step.handed_in if self._clock is None else self._clock
-        self._window.add(step, values, tallies)
+        if made:
+            self._window.add(step, values, tallies)
+        else:
+            self._window.add_left_out(step)
         if step.number % self._log_every == 0:
             self._write_window()
         self._progress.advance(step.number)
 
-    def _check_finite(self, step: int, values: Mapping[str, float]) -> None:
-        """A gradient that is not finite counts too: its update has spoilt the parameters."""
-        for name, words in (("loss", "loss"), ("grad_norm", "gradient norm")):
-            if not math.isfinite(values[name]):
-                message = f"the {words} is {values[name]} at step {step}" + (
-                    "; checkpoints of earlier steps are kept. A lower optim.lr, a longer "
-                    "optim.warmup or a smaller optim.clip may help"
-                    if step > 1
-                    else ", before any update: a weight of the checkpoint is not finite or too large"
+    def _is_finite(self, step: int, values: Mapping[str, float], leaves: np.ndarray | None) -> bool:
+        """A gradient that is not finite counts too: its update has spoilt the parameters, if it was made."""
+        finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
+        if finite and not values.get("nonfinite"):
+            return True
+        nonfinite = self._nonfinite or NonFinite(self._directory, writes=self.enabled)
+        try:
+            self.event(step, "not finite", nonfinite.found(step, values, leaves))
+        except FloatingPointError as error:
+            self._write_window()
+            if self.enabled:
+                self._write(
+                    {"kind": "event", "step": step, "name": "not finite", "message": str(error)}
                 )
-                self._write_window()
-                if self.enabled:
-                    self._write(
-                        {"kind": "event", "step": step, "name": "not finite", "message": message}
-                    )
-                raise FloatingPointError(message)
+            raise
+        return False
 
     def _write_window(self) -> None:
         """One row of training metrics, if there was a step since the last one."""
         window, last = self._window, self._window.last
-        if last is None or self._clock is None or self._progress is None:
+        if last is None or self._clock is None or self._progress is None or not window.steps:
             return
         now = time.perf_counter()
         elapsed = max(now - self._clock, 1e-9)
@@ -273,6 +294,8 @@ class Logs:
             if weight > 1e-6:  # a difference of sums, so that none is not exactly 0
                 values[f"loss/{name}"] = loss / weight
         row = {"kind": "train", "step": last.number, **values, "seconds": round(self._seconds, 6)}
+        if self._nonfinite is not None and self._nonfinite.how != "stop":
+            row["nonfinite"] = self._nonfinite.count(last.number)
         if last.fed is not None:
             self._waited = self._waited_before + last.fed.waited
             row["waiting_seconds"] = round(self._waited, 6)
@@ -302,9 +325,7 @@ class Logs:
 
     def _write(self, row: Row) -> None:
         if self._rows is None:
-            self._open(
-                after=-1
-            )  # a fresh run: rows of an attempt that died before its first save go
+            self._open(after=-1)  # fresh: rows of an attempt that died before its first save go
         assert self._rows is not None
         self._rows.write(row)
 

@@ -31,6 +31,10 @@ class CheckpointGone(ValueError):
     """The checkpoint is not there, or not any more: its run deleted it while it was being read."""
 
 
+class CheckpointDamaged(ValueError):
+    """The checkpoint is there and cannot be used; the message names the newest before it that can."""
+
+
 class CheckpointReader:
     """Restores states that a run has saved. Every file is held against its checksum first.
 
@@ -58,7 +62,8 @@ class CheckpointReader:
         """The state and memory saved at `step`; `state` gives structure and placement.
 
         Raises:
-          ValueError: the checkpoint is damaged, or not one of this run; CheckpointGone if it is gone.
+          CheckpointDamaged: it is damaged, or not one of this run.
+          CheckpointGone: it is gone.
         """
         trees = {
             "params": state.params,
@@ -94,6 +99,11 @@ class CheckpointReader:
     def memory(self, step: int) -> Any:
         """Only the JSON saved at `step`."""
         return self._read(step, memory=ocp.args.JsonRestore())["memory"]
+
+    def newest_whole_before(self, step: int) -> int | None:
+        """The newest checkpoint before `step` of which nothing is known to be wrong. All must call."""
+        earlier = (other for other in reversed(self.steps()) if other < step)
+        return next((other for other in earlier if not self.damage(other)), None)
 
     def damage(self, step: int, parts: Collection[str] | None = None) -> str:
         """What is wrong with the files of `step`, in a few words; '' if nothing is known to be.
@@ -138,15 +148,16 @@ class CheckpointReader:
             said = " ".join(str(failure).split()).split(". See full ")[0]
             wrong = f"it cannot be restored: {said[:160] or type(failure).__name__}"
         if wrong:
-            raise ValueError(self._advice(step, wrong)) from failure
+            raise CheckpointDamaged(self._advice(step, wrong)) from failure
         return saved
 
     def _advice(self, step: int, wrong: str) -> str:
         """What is wrong with a checkpoint, and the exact way to go on without it."""
         text = f"the checkpoint {self._path(step)} is damaged: {wrong}; it is left as it is"
-        alone = jax.process_count() == 1  # else all would have to look together
-        earlier = (other for other in reversed(self.steps()) if other < step)
-        before = next((other for other in earlier if not (alone and self.damage(other))), 0)
+        if jax.process_count() == 1:
+            before = self.newest_whole_before(step) or 0
+        else:  # all would have to look together, and this may be said by one of them
+            before = max((other for other in self.steps() if other < step), default=0)
         where = f"step {before}" if before else "the beginning"
         return f"{text}. To train on from {where}, give --resume_from={before} to the same command"
 

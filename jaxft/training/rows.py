@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ def read_metrics(path: Path) -> list[Row]:
 def truncate_after(path: Path, step: int) -> tuple[list[Row], Path | None]:
     """Remove the rows of steps after `step`, and a half-written last line.
 
+    So are those of the test, of whatever step: it is the last thing that a run does, and is done again.
     The file is replaced whole or not at all. Where it holds anything else that is no row of metrics,
     a copy of it as it was is made first, since that is somebody's.
 
@@ -101,20 +102,36 @@ def truncate_after(path: Path, step: int) -> tuple[list[Row], Path | None]:
         return [], None
     lines = path.read_bytes().split(b"\n")
     rows = [_parse(line) for line in lines]
-    kept = [i for i, row in enumerate(rows) if row is not None and row["step"] <= step]
+    kept = [i for i, row in enumerate(rows) if row is not None and _stays(row, step)]
     others = [line for line, row in zip(lines, rows, strict=True) if row is None and line.strip()]
     if others[-1:] == lines[-1:] and _is_cut_short(lines[-1]):
         others.pop()
-    beside = path.with_name(path.name + ".tmp")
     copy = _free_name(path.with_name(path.name + ".damaged")) if others else None
     try:
         if copy is not None:
             shutil.copyfile(path, copy)
-        beside.write_bytes(b"".join(lines[i] + b"\n" for i in kept))
+    except OSError as error:
+        raise unwritable(error, path) from error
+    _replace(path, b"".join(lines[i] + b"\n" for i in kept))
+    return [row for i in kept if (row := rows[i]) is not None], copy
+
+
+def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Make these the file's only rows; whole or not at all.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    _replace(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        beside.write_bytes(content)
         os.replace(beside, path)
     except OSError as error:
         raise unwritable(error, path) from error
-    return [row for i in kept if (row := rows[i]) is not None], copy
 
 
 def check_is_file(path: Path) -> None:
@@ -127,6 +144,10 @@ def check_is_file(path: Path) -> None:
         raise ValueError(
             f"{path} is in the way, it is no file; move it, then give the same command"
         )
+
+
+def _stays(row: Row, step: int) -> bool:
+    return row["step"] <= step and not (row["kind"] == "eval" and row["split"] == "test")
 
 
 def _parse(line: bytes) -> Row | None:

@@ -91,6 +91,7 @@ def train_step(
     moved: Moved | None = None,
     tallies: Mapping[str, Tally] = MappingProxyType({}),
     disagreement: Disagreement | None = None,
+    nonfinite: str = "stop",
 ) -> tuple[TrainState, Arrays]:
     """One optimizer update.
 
@@ -107,11 +108,16 @@ def train_step(
         `losses_by_source`), the parts of a loss.
       disagreement: the loss is then the mean of two passes with different dropout, and this of both
         (R-Drop, Liang et al. 2021); None: one pass.
+      nonfinite: 'stop': such an update is made like any other, for the caller to notice by 'loss' and
+        'grad_norm'; 'rollback': so it is, and the metrics say it; 'skip': and the next state is this one,
+        bit for bit, but for the step number. No value is looked at outside the program.
 
     Returns:
       The next state, and metrics: 'loss' (weighted mean), 'weight' (examples), 'grad_norm' (global
       L2 norm of the trainable gradients before clipping), float32 scalars equal on all devices; and
-      what each of `tallies` gives, by its name.
+      what each of `tallies` gives, by its name. Unless `nonfinite` is 'stop' also 'nonfinite' (1.0 where
+      the loss, the gradient, the update or the moved statistics are not finite, else 0.0) and 'leaves'
+      [P] (bool: of each trainable parameter, in the order of its tree, whether its gradient is not finite).
     """
     # The update's own key follows from the run's and the step: nothing random is stored.
     key = jax.random.fold_in(jax.random.wrap_key_data(state.hparams["key"]), state.step)
@@ -149,7 +155,33 @@ def train_step(
     after = dataclasses.replace(
         state, step=state.step + 1, params=params, opt_state=opt_state, stats=stats
     )
+    if nonfinite != "stop":
+        # The update too: a transform may take a second gradient elsewhere (SAM).
+        leaves = [~_is_finite(g) for g in jax.tree.leaves(found.grads)]
+        finite = _is_finite((found.loss, norm, updates, stats))
+        metrics |= {"nonfinite": 1.0 - finite.astype(jnp.float32), "leaves": jnp.stack(leaves)}
+        if nonfinite == "skip":
+            after = _where(finite, after, state)
     return after, metrics
+
+
+def _is_finite(tree: Any) -> jax.Array:
+    """Whether every number of the tree is, bool scalar."""
+    finite = jnp.bool_(True)
+    for leaf in jax.tree.leaves(tree):
+        finite &= jnp.all(jnp.isfinite(leaf))
+    return finite
+
+
+def _where(finite: jax.Array, after: TrainState, before: TrainState) -> TrainState:
+    """`after` where it is finite, else `before`, which has had one more batch."""
+
+    def chosen(name: str) -> Any:
+        pair = getattr(after, name), getattr(before, name)
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), *pair)
+
+    moves = {name: chosen(name) for name in ("params", "opt_state", "stats")}
+    return dataclasses.replace(after, **moves)
 
 
 def eval_step(

@@ -57,13 +57,20 @@ class Window:
         self, step: Step, values: Mapping[str, float], tallies: Mapping[str, np.ndarray]
     ) -> None:
         self.steps += 1
-        self.last = step
+        self._note(step)
         self.weight += values["weight"]
         self.loss += values["loss"] * values["weight"]
         self.grad_norm += values["grad_norm"]
         self.tokens += values.get("tokens", 0.0)
         for name, sums in tallies.items():
             self.tallies[name] = self.tallies.get(name, 0) + sums
+
+    def add_left_out(self, step: Step) -> None:
+        """A step whose update was not made: its loss and gradient are not finite."""
+        self._note(step)
+
+    def _note(self, step: Step) -> None:
+        self.last = step
         if step.fed is not None:
             self.filled += step.fed.filled
             self.places += step.fed.places

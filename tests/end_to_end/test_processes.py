@@ -298,10 +298,6 @@ def test_two_processes_continue_from_an_earlier_checkpoint_when_the_newest_is_da
     file.write_bytes(content)
     command = arguments(world, run, "fsdp")
     with launch(command, command) as started:
-        statuses, _, errors = started.end()
-    assert statuses == [2, 2] and "--resume_from=10" in errors[0], errors
-    command.append("--resume_from=10")
-    with launch(command, command) as started:
         statuses, outputs, errors = started.end()
     assert statuses == [0, 0], errors
     assert "damaged-20" in outputs[0] and "continued from the checkpoint of step 10" in outputs[0]

@@ -316,7 +316,9 @@ def test_the_held_out_share_is_not_taken_from_other_rows(world, tmp_path):
 # A damaged checkpoint
 
 
-def test_training_goes_on_from_a_step_of_the_users_choice(world, tmp_path, capsys):
+def test_training_goes_on_from_the_checkpoint_before_a_damaged_one_or_from_a_chosen_one(
+    world, tmp_path, capsys
+):
     argv = arguments(world, tmp_path / "run", "--config.checkpoint.keep=3")
     assert train.main(argv) == 0
     expected = last_weights(tmp_path / "run")
@@ -328,10 +330,22 @@ def test_training_goes_on_from_a_step_of_the_users_choice(world, tmp_path, capsy
     data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 1
     largest.write_bytes(data)
-    with pytest.raises(ValueError, match="--resume_from=3"):
-        train.main(argv)
+    damaged = largest.read_bytes()
+    capsys.readouterr()
+    assert train.main(argv) == 0
+    said = "".join(capsys.readouterr().out.split("\n"))
+    assert "the checkpoint of step 6 is damaged: " in said, said
+    aside = tmp_path / "run/checkpoints/damaged-6"
+    assert str(aside) in said
+    assert (aside / largest.relative_to(aside.with_name("6"))).read_bytes() == damaged
+    events = [r["name"] for r in rows(tmp_path / "run") if r["kind"] == "event"]
+    assert events == ["resume", "damaged"]
+    evaluated = [r["step"] for r in rows(tmp_path / "run") if r["kind"] == "eval"]
+    assert evaluated == [3, 6]  # the rows of step 3 stay, those of step 6 are written again
+    for name, value in last_weights(tmp_path / "run").items():
+        np.testing.assert_array_equal(value, expected[name])
     assert train.main([*argv, "--resume_from=3"]) == 0
-    assert (tmp_path / "run/checkpoints/damaged-6").is_dir()
+    assert (tmp_path / "run/checkpoints/damaged-6-2").is_dir()
     for name, value in last_weights(tmp_path / "run").items():
         np.testing.assert_array_equal(value, expected[name])
     with pytest.raises(ValueError, match="no checkpoint of step 5"):

@@ -20,7 +20,7 @@ from jaxft.experiment.steps import devices, structure
 from jaxft.experiment.timing import Stopwatch
 from jaxft.optim import by_path, merge
 from jaxft.terminal import config_file
-from jaxft.training.checkpoint import Checkpoints
+from jaxft.training.checkpoint import Checkpoints, Keep
 from tests.worlds import ROOT
 
 
@@ -64,7 +64,7 @@ def test_trials_share_data_weights_and_programs_and_are_the_runs_alone(world, tm
     assert train.main([*command, f"--workdir={tmp_path}/alone"]) == 0
     summary = json.loads((tmp_path / "alone/summary.json").read_text())
     assert summary["best_step"] == memory.best_step and summary["eval"] == memory.best_metrics
-    alone = Checkpoints(tmp_path / "alone/checkpoints", one.parallel, keep=1)
+    alone = Checkpoints(tmp_path / "alone/checkpoints", one.parallel, keep=Keep())
     with alone:
         _, start = begin(two.prepared, two.shared, read_params(two.prepared, two.parallel)[0])
         state, _ = alone.restore(7, start)

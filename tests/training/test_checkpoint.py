@@ -17,12 +17,13 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.experimental import multihost_utils
 
+from jaxft.experiment.alarm import Alarm
 from jaxft.experiment.session import Memory
 from jaxft.training import digests
-from jaxft.training.checkpoint import Checkpoints, check_resume_step
+from jaxft.training.checkpoint import Checkpoints, Keep, check_resume_step
 from jaxft.training.logs import Logs
 from jaxft.training.mesh import make_parallel
-from jaxft.training.reader import CheckpointGone, CheckpointReader
+from jaxft.training.reader import CheckpointDamaged, CheckpointGone, CheckpointReader
 from jaxft.training.rows import read_metrics, truncate_after
 from jaxft.training.step import TrainState
 
@@ -39,7 +40,7 @@ def state(value: int) -> TrainState:
 
 
 def save(directory: Path, *steps: int, keep: int = 3, best: int | None = None) -> None:
-    with Checkpoints(directory, PARALLEL, keep=keep) as checkpoints:
+    with Checkpoints(directory, PARALLEL, keep=Keep(keep)) as checkpoints:
         for step in steps:
             checkpoints.save(step, state(step), {"best_step": best}, best)
 
@@ -103,7 +104,7 @@ def test_a_reader_amid_a_save_sees_the_one_before_and_disturbs_nothing(tmp_path,
         finalize(self, directory)
 
     monkeypatch.setattr(ocp.CompositeCheckpointHandler, "finalize", slow)
-    with Checkpoints(tmp_path, PARALLEL, keep=1) as checkpoints:
+    with Checkpoints(tmp_path, PARALLEL, keep=Keep(1)) as checkpoints:
         checkpoints.save(2, state(2), {"best_step": None}, None)
         assert written.wait(60)
         reader = CheckpointReader(tmp_path, PARALLEL)
@@ -180,6 +181,103 @@ def test_the_advice_names_the_newest_that_is_whole(saved, tmp_path):
             CheckpointReader(directory, PARALLEL).restore(step, state(0))
     with pytest.raises(ValueError, match="from the beginning, give --resume_from=0"):
         CheckpointReader(directory, PARALLEL).restore(3, state(0))
+
+
+def _flip(folder: Path) -> None:
+    file = max((folder / "params/d").iterdir(), key=lambda path: path.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 16
+    file.write_bytes(data)
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+DAMAGES = {
+    "a flipped bit": (_flip, "has changed since it was saved"),
+    "a truncated file": (lambda f: os.truncate(f / "slots/manifest.ocdbt", 9), "has 9 bytes instead"),
+    "a missing file": (lambda f: (f / "memory/metadata").unlink(), "memory/metadata is missing"),
+    "a missing part": (lambda f: shutil.rmtree(f / "slots"), "is missing"),
+    "an empty directory": (_empty, "params is missing"),
+    "no checksums": (lambda f: (f / digests.NAME).unlink(), "digests.json is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_newest_is_set_aside_and_the_one_before_it_used(saved, tmp_path, damage):
+    directory = shutil.copytree(saved, tmp_path / "checkpoints")
+    wound, words = DAMAGES[damage]
+    wound(directory / "3")
+    damaged = list(contents(directory / "3").values())
+    with Checkpoints(directory, PARALLEL, keep=Keep(3)) as checkpoints:
+        step, said = checkpoints.newest_usable()
+        assert step == 2 and "\n" not in said
+        assert f"step 3 is damaged: {words}" in said or words in said
+        assert said.endswith(f"set aside as {directory}/damaged-3")
+        assert_holds(checkpoints, 2)
+        assert checkpoints.newest_usable() == (2, "")
+    assert list(contents(directory / "damaged-3").values()) == damaged
+    assert CheckpointReader(directory, PARALLEL).steps() == [1, 2]
+
+
+def test_of_several_damaged_ones_all_are_set_aside_and_of_none_before_them_nothing(saved, tmp_path):
+    directory = shutil.copytree(saved, tmp_path / "checkpoints")
+    _flip(directory / "3"), _flip(directory / "2")
+    with Checkpoints(directory, PARALLEL, keep=Keep(3)) as checkpoints:
+        step, said = checkpoints.newest_usable()
+        assert step == 1 and "damaged-2, " in said and "damaged-3" in said
+        _flip(directory / "1")
+        assert checkpoints.newest_usable() == (1, "")
+        with pytest.raises(CheckpointDamaged, match="from the beginning, give --resume_from=0"):
+            checkpoints.restore(1, state(0))
+    assert CheckpointReader(directory, PARALLEL).steps() == [1]
+
+
+def test_a_rename_that_a_kill_cut_short_is_no_checkpoint(saved, tmp_path):
+    """The step was still under its temporary name, or already under that of a deletion."""
+    directory = shutil.copytree(saved, tmp_path / "checkpoints")
+    os.rename(directory / "3", directory / "3.orbax-checkpoint-tmp")
+    os.rename(directory / "1", directory / "deleted-1")
+    shutil.rmtree(directory / "deleted-1/params")
+    with Checkpoints(directory, PARALLEL, keep=Keep(3)) as checkpoints:
+        assert checkpoints.newest_usable() == (2, "")
+        assert_holds(checkpoints, 2)
+        checkpoints.save(3, state(3), {"best_step": None}, None)
+    assert sorted(p.name for p in directory.iterdir()) == ["2", "3"]
+
+
+HOURS = [
+    (step, 3600.0 * hour) for step, hour in ((10, 0), (20, 0.4), (30, 1.1), (40, 1.9), (55, 2.3))
+]
+
+
+@pytest.mark.parametrize(
+    ("keep", "stay"),
+    [
+        (Keep(), {55}),
+        (Keep(2), {40, 55}),
+        (Keep(9), {10, 20, 30, 40, 55}),
+        (Keep(1, every_steps=20), {20, 40, 55}),
+        (Keep(1, every_hours=1), {10, 30, 55}),
+        (Keep(1, every_steps=30, every_hours=2), {10, 30, 55}),
+    ],
+)
+def test_which_checkpoints_stay(keep, stay):
+    assert keep.of(HOURS) == stay
+    # What stays, stays when it is asked again.
+    assert keep.of([one for one in HOURS if one[0] in stay]) == stay
+
+
+def test_the_alarm_rings_once_its_minutes_have_passed():
+    now = [0.0]
+    alarm, never = Alarm(2, lambda: now[0]), Alarm(None, lambda: now[0])
+    for seconds, rings in ((0, False), (119, False), (120, True), (500, True)):
+        now[0] = seconds
+        assert (alarm.rings(1), never.rings(1)) == (rings, False)
+    alarm.set()
+    assert not alarm.rings(2)
 
 
 def without_checksums(folder: Path) -> None:
@@ -264,7 +362,7 @@ def test_only_the_writer_removes_what_a_kill_left(saved, tmp_path):
 def test_later_checkpoints_are_set_aside_and_written_again(saved, tmp_path):
     directory = shutil.copytree(saved, tmp_path / "checkpoints")
     damaged = contents(directory / "3")
-    with Checkpoints(directory, PARALLEL, keep=3) as checkpoints:
+    with Checkpoints(directory, PARALLEL, keep=Keep(3)) as checkpoints:
         with pytest.raises(ValueError, match="no checkpoint of step 7 .*; there are 1, 2, 3, or 0"):
             checkpoints.set_aside_after(7)
         assert checkpoints.set_aside_after(3) == []

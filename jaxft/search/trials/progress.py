@@ -55,6 +55,7 @@ class Progress:
         self._keeps = (weights, predictions)
         self._memory, self._history = Memory(), list[dict[str, Any]]()
         self._loss = self._weight = 0.0
+        self._left_out = 0
         self._weights: dict[str, np.ndarray] | None = None
         self._predicted: Predicted | None = None
         self.stopped = ""
@@ -62,6 +63,10 @@ class Progress:
     def trained(self, loss: float, weight: float, grad_norm: float) -> None:
         """What one update gave: its mean loss, what that is the mean over, the norm of its gradient."""
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            self._left_out += 1
+            c = self._config.train
+            if c.on_nonfinite == "skip" and self._left_out <= c.max_nonfinite:
+                return
             self.stopped = self.stopped or NOT_FINITE
         self._loss, self._weight = self._loss + loss * weight, self._weight + weight
 

@@ -78,6 +78,11 @@ class Worlds:
         Raises:
           ValueError: it cannot work; one line.
         """
+        if config.train.on_nonfinite == "rollback":
+            raise ValueError(
+                "config.train.on_nonfinite='rollback' goes back to a checkpoint, and trials save none; "
+                "'skip' leaves the same updates out"
+            )
         number = self._number(config)
         if number is None:
             found = prepare(config, self._cache_of(config), self._given)
