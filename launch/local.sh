@@ -8,7 +8,7 @@
 #   JAX_NUM_CPU_DEVICES=4   without accelerators: virtual devices of each process
 #   PORT=12345              of process 0; otherwise one is chosen
 #   PYTHON=python           the interpreter
-#   GRACE=10                seconds that the others have to end after one has failed
+#   GRACE=5                 seconds that the others have to end after one has failed
 #
 # TERM and Ctrl-C save and stop all processes with status 143. Otherwise the status is that of the
 # first process that failed, or 0. The same command continues a run that was stopped.
@@ -44,7 +44,7 @@ for ((left = count; left > 0; left--)); do
   if ((code && !status)); then
     status=$code
     # Where one has failed, the others may wait for it a long time.
-    for ((tenths = 10 * ${GRACE:-10}; tenths > 0; tenths--)); do
+    for ((tenths = 10 * ${GRACE:-5}; tenths > 0; tenths--)); do
       [[ $(jobs -rp) ]] || break
       sleep 0.1
     done

@@ -30,6 +30,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 import pytest  # noqa: E402
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=9, help="of each test in tests/launch that kills")
+    parser.addoption("--kill-seed", type=int, default=0, help="of when and whom they kill")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # An entry that another process is writing, or was when a test killed it: compiled again.
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")

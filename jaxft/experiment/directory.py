@@ -18,6 +18,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,11 @@ class RunDirectory:
         parts = ["best/config.json", "predictions/eval.jsonl", "report.html"]
         parts += ["predictions/test.jsonl"] if test else []
         return [part for part in parts if not (self.path / part).is_file()]
+
+    def remove_unfinished_exports(self) -> None:
+        """What kills have left beside best/, once it is whole again."""
+        for left in self.path.glob(f"{self.best.name}.exporting-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def reopen(self) -> None:
         """A finished run has something to do again: no longer finished, whatever happens next."""

@@ -56,6 +56,8 @@ def finish(session: Session, whole: Any, memory: Memory, last_step: int) -> None
     with clock.time("save"):
         export(prepared, run.parallel.unreplicate(whole), str(session.directory.best),
                unchanged=never_trained, lead=logs.enabled, metrics=memory.best_metrics)  # fmt: skip
+        if logs.enabled:
+            session.directory.remove_unfinished_exports()
     tested = None
     if run.shared.test_batches is not None:
         with clock.time("eval"):

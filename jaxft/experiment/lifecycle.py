@@ -44,7 +44,9 @@ def carry_out(
     phase = ["starting"]
     try:
         with raised():
-            return _carried_out(config, directory, clock, phase, resume_from, given)
+            status = _carried_out(config, directory, clock, phase, resume_from, given)
+            processes.part()
+            return status
     except Stopped as stopped:
         rest = "finishes the run" if phase[-1] == "finishing" else "starts again where it was"
         print(
@@ -59,6 +61,7 @@ def _carried_out(
     resume_from: int | None, given: Given | None,
 ) -> int:  # fmt: skip
     lead = processes.is_lead()
+    processes.check_shared(directory.path)
     with processes.agreement("the run directory"):
         changes = directory.changes(config) if lead else None
         if resume_from is not None:

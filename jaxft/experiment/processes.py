@@ -1,8 +1,9 @@
 """Several processes as one run: they join, go on only together, and none dies unnoticed.
 
 A process that stops while the others wait for it in a collective leaves them waiting. So whatever can
-stop one of them is either agreed on (`agreement`) or ends it at once (`in_step`); a death is noticed
-by the distributed service, which ends the others. Work that is not in a checkpoint by then is done again.
+stop one of them is either agreed on (`agreement`) or ends it at once (`in_step`); a death ends the others,
+noticed by their open connections (`roll_call.py`) or, where a machine is lost or with --distributed, by the
+distributed service. Work that is not in a checkpoint by then is done again.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import socket
 import sys
+import time
 import traceback
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +27,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
+from jaxft.experiment import roll_call
 from jaxft.terminal.errors import RUN_ERROR, USER_ERROR, describe, exit_status
 from jaxft.terminal.flags import Flag
 
@@ -32,9 +37,19 @@ FLAGS = (
     Flag("process_id", "this process's number, with --coordinator", default=0),
     Flag("distributed", "find the other processes from Slurm, MPI, Kubernetes or the TPU", False),
     Flag("heartbeat", "seconds of silence after which a process is dead and the others end", 60),
+    Flag("join_timeout", "seconds that all processes have to come at the start", 300),
 )
 _LOST = re.compile(r"heartbeat timeout|CoordinationService|Gloo|NCCL|Connection (reset|closed)")
+_MARK = ".seen-by-all-"
+_SEEN_WITHIN = 20.0  # seconds until a new file is seen by other machines, generously
+_LOST_ADVICE = (
+    "has ended or fallen silent; see what it printed last. "
+    "The same command continues from the last checkpoint"
+)
 _DEFINE: dict[type, Any] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer}
+
+
+_said_on_parting: Callable[[], None] | None = None  # set where there are connections to say it on
 
 
 def join(argv: Sequence[str]) -> None:
@@ -44,15 +59,19 @@ def join(argv: Sequence[str]) -> None:
 
     Raises:
       ValueError: flags that do not go together, or --distributed without a cluster.
+      ValueError, TimeoutError, ConnectionError, SystemExit: see `roll_call.call`.
     """
     own = _own_flags(argv)
+    _check_seconds(own)
     timeouts = {
+        "initialization_timeout": own["join_timeout"],
         "heartbeat_timeout_seconds": own["heartbeat"],
         # Processes that end normally do so within moments: see `together`.
         "shutdown_timeout_seconds": own["heartbeat"],
     }
     if own["coordinator"]:
         _check(own["coordinator"], own["num_processes"], own["process_id"])
+        _call(own["coordinator"], own["process_id"], own["num_processes"], own["join_timeout"])
         jax.distributed.initialize(
             own["coordinator"],
             own["num_processes"],
@@ -71,6 +90,25 @@ def join(argv: Sequence[str]) -> None:
             ) from error
     elif own["num_processes"] > 1 or own["process_id"]:
         raise ValueError("--num_processes and --process_id need --coordinator=HOST:PORT")
+
+
+def part() -> None:
+    """To be called when all processes are about to end: the end of one is then no death to the others."""
+    if _said_on_parting is not None:
+        _said_on_parting()
+
+
+def _call(coordinator: str, number: int, count: int, patience: float) -> None:
+    global _said_on_parting
+    peers = roll_call.call(coordinator, number, count, patience)
+    _said_on_parting = roll_call.watch(peers, number, _end)
+
+
+def _end(who: str, speaks: bool) -> None:
+    """End this process, whatever it does: it would wait for one that is no more."""
+    if speaks:
+        print(f"jaxft: error: {who} {_LOST_ADVICE}", file=sys.stderr, flush=True)
+    os._exit(RUN_ERROR)
 
 
 def several() -> bool:
@@ -103,6 +141,9 @@ def agreement(about: str) -> Iterator[list[Any]]:
     failure: Exception | None = None
     try:
         yield facts
+    except SystemExit:  # all were given --help
+        part()
+        raise
     except Exception as error:
         if not several():
             raise
@@ -118,12 +159,48 @@ def agreement(about: str) -> Iterator[list[Any]]:
         failure = ValueError(f"{about} in this process is not the same as in process 0")
     if not statuses.any():
         return
+    part()
     speaker = int(np.flatnonzero(statuses)[0])
     if jax.process_index() != speaker or failure is None:
         raise SystemExit(int(statuses[speaker]))
     if speaker > 0:
         print(f"jaxft: in process {speaker} on {socket.gethostname()}:", file=sys.stderr)
     raise failure
+
+
+def check_shared(directory: Path) -> None:
+    """That what the lead writes into `directory`, which exists there, is seen by all processes.
+
+    Raises:
+      ValueError: in one process, SystemExit in the others: it is another directory there, or none.
+    """
+    if not several():
+        return
+    # A name that nobody has looked up before: a network mount may remember for a minute that there is none.
+    chosen = multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32)))
+    mark = directory / f"{_MARK}{int(chosen)}"
+    try:
+        with agreement("the run directory"):
+            if is_lead():
+                for left in directory.glob(f"{_MARK}*"):  # by a kill
+                    left.unlink()
+                mark.touch()
+        with agreement("the run directory"):
+            _wait_for(mark)
+    finally:
+        if is_lead():
+            mark.unlink(missing_ok=True)
+
+
+def _wait_for(mark: Path) -> None:
+    deadline = time.monotonic() + _SEEN_WITHIN
+    while not mark.exists():
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"--workdir {mark.parent} is not the directory that process 0 writes to: give all processes "
+                "the same one, on storage that their machines share"
+            )
+        time.sleep(0.1)
 
 
 @contextmanager
@@ -138,6 +215,8 @@ def in_step() -> Iterator[None]:
         if not several():
             raise
         # All see a loss that is not finite; the lead's word is enough.
+        if isinstance(error, FloatingPointError):
+            part()
         if is_lead() or not isinstance(error, FloatingPointError):
             print(_report(error), file=sys.stderr)
         sys.stdout.flush()
@@ -159,8 +238,7 @@ def together(name: str) -> None:
 def _report(error: BaseException) -> str:
     where = "" if is_lead() else f"process {jax.process_index()}: "
     if _is_lost_peer(error):
-        text = "another process has ended or fallen silent; see what it printed last"
-        return f"jaxft: error: {where}{text}. The same command continues from the last checkpoint"
+        return f"jaxft: error: {where}another process {_LOST_ADVICE}"
     if exit_status(error) is None:
         return "".join(traceback.format_exception(error)).rstrip()
     return f"jaxft: error: {where}{describe(error)}"
@@ -186,6 +264,12 @@ def _own_flags(argv: Sequence[str]) -> dict[str, Any]:
     except flags.Error as error:
         raise ValueError(" ".join(str(error).split())) from error
     return {flag.name: values[flag.name].value for flag in FLAGS}
+
+
+def _check_seconds(own: dict[str, Any]) -> None:
+    for name in ("heartbeat", "join_timeout"):
+        if own[name] < 1:
+            raise ValueError(f"--{name}={own[name]} must be at least 1 (seconds)")
 
 
 def _check(coordinator: str, num_processes: int, process_id: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -86,9 +87,12 @@ def raised() -> Iterator[None]:
 def leave(status: int) -> None:
     """End the process with this status.
 
-    After a signal at once: Python would wait for threads that compile a program nobody will run.
+    After a signal at once: Python would wait for threads that compile a program nobody will run. With
+    several processes together, since the others are aborted when the first of them ends without a word.
     """
     if status > 128:
+        with contextlib.suppress(Exception):
+            jax.distributed.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

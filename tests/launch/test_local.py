@@ -1,0 +1,29 @@
+"""launch/local.sh: killed in every phase, by any process; stopped by a signal; mistakes."""
+
+from __future__ import annotations
+
+import random
+from itertools import cycle, islice
+
+import pytest
+
+from tests.launch import runs
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return runs.make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_kill_9_of_any_process_at_any_moment(world, tmp_path, count, request):
+    """As many as --kills, in every phase: the others end, the same command continues, nothing differs."""
+
+    def launch(run):
+        return runs.launched("launch/local.sh", count, *runs.arguments(world, run))
+
+    kills, seed = (request.config.getoption(name) for name in ("--kills", "--kill-seed"))
+    phases = list(islice(cycle(runs.PHASES), kills))
+    runs.survive_kills(launch, tmp_path, phases, count, random.Random(seed), bound=60)
