@@ -52,6 +52,7 @@ class TrainPlan:
     fallback: fits any batch, for one that fits none of the shapes.
     efficiency: real tokens / computed tokens that is to be expected.
     draws: what makes each batch, where it is not all examples in turn.
+    multiple: of which batches are padded with rows at their end: those laid out for `shards` serve any.
     """
 
     lengths: Lengths
@@ -64,6 +65,7 @@ class TrainPlan:
     fallback: Shape
     efficiency: float
     draws: Draws | None = None
+    multiple: int = 1
 
     def __len__(self) -> int:
         return self.steps
@@ -78,7 +80,7 @@ class TrainPlan:
         lengths = self.lengths[examples]
         shape = cheapest(self.shapes, lengths, self.shards, self.pack) or self.fallback
         slots = packing.arrange(lengths, examples, shape, self.shards, self.pack)
-        return Layout(shape.length, slots, epoch)
+        return Layout(shape.length, self._padded(slots), epoch)
 
     def over(self, lengths: np.ndarray, seed: int) -> TrainPlan:
         """The same shapes for other examples, of these lengths [n], in an order by another seed."""
@@ -100,11 +102,13 @@ class TrainPlan:
                 for layout in used.values()
             ]
         layouts = []
-        for shape in self.shapes:
-            slots = packing.slots_per_row(shape.length, self.pack)
-            empty = np.full((self.shards * shape.rows, slots), -1, np.int64)
-            layouts.append(Layout(shape.length, empty, epoch=0))
+        for length, rows in ((shape.length, shape.rows * self.shards) for shape in self.shapes):
+            empty = np.full((rows, packing.slots_per_row(length, self.pack)), -1, np.int64)
+            layouts.append(Layout(length, self._padded(empty), epoch=0))
         return layouts
+
+    def _padded(self, slots: np.ndarray) -> np.ndarray:
+        return np.pad(slots, ((0, -len(slots) % self.multiple), (0, 0)), constant_values=-1)
 
 
 def cheapest(shapes: Sequence[Shape], lengths: np.ndarray, shards: int, pack: bool) -> Shape | None:
@@ -268,10 +272,8 @@ class EvalPlan:
 
     def blank(self, steps: Iterable[int] | None = None) -> list[Layout]:
         """An empty layout of each shape, all of which are used: `steps` changes nothing."""
-        return [
-            Layout(shape.length, np.full_like(slots[0], -1), epoch=0)
-            for shape, slots in zip(self.shapes, self.slots, strict=True)
-        ]
+        pairs = zip(self.shapes, self.slots, strict=True)
+        return [Layout(shape.length, np.full_like(slots[0], -1), epoch=0) for shape, slots in pairs]
 
 
 def plan_evaluation(

@@ -21,7 +21,13 @@ from jaxft.experiment.prefix_cache import PrefixCache
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.references import References
 from jaxft.experiment.stages import Stages
-from jaxft.experiment.steps import evaluation_step, make_stages, slicing, structure
+from jaxft.experiment.steps import (
+    check_batch_size,
+    evaluation_step,
+    make_stages,
+    slicing,
+    structure,
+)
 from jaxft.experiment.streaming import StreamBatches, TrainBatches, stream_batches
 from jaxft.experiment.teaching import is_taught, with_teacher
 from jaxft.experiment.unused import check_passes_differ
@@ -54,7 +60,10 @@ class Shared:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything the loop uses. All of it is a pure function of the config and its sources."""
+    """Everything the loop uses. All of it is a pure function of the config and its sources.
+
+    laid_out: shards for which its texts lie in rows, see `Slicing`.
+    """
 
     prepared: Prepared
     shared: Shared
@@ -62,6 +71,7 @@ class Run:
     stages: Stages
     eval_every: int
     kept: Keeping
+    laid_out: int
 
     @property
     def parallel(self) -> Parallel:
@@ -81,21 +91,27 @@ class Run:
         return int(self.parallel.unreplicate(state.step))
 
 
-def build(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> tuple[Run, TrainState]:
+def build(
+    prepared: Prepared, parallel: Parallel, *, cache: str | None, laid_out: int = 0
+) -> tuple[Run, TrainState]:
     """Read the parameters, make the optimizer, plan the batches, wrap the steps (not yet compiled).
 
     The first state is apart from the run: the loop donates it, so nothing else may hold it.
 
+    Args:
+      laid_out: of a run that goes on, `Run.laid_out` of when it began; 0: it begins.
+
     Raises:
-      ValueError: nothing would train, an input cannot be read, or two passes that are compared would be
-        the same.
+      ValueError: nothing would train, an input cannot be read, two passes that are compared would be
+        the same, or there are more devices along a batch than it has examples.
     """
     check_trains(prepared)
     # First, so that the teacher's weights are gone when those of the run come.
     prepared = with_teacher(prepared, parallel, cache=cache)
     params, report = read_params(prepared, parallel)
     prepared = with_references(prepared, parallel, params, report, cache=cache)
-    return begin(prepared, share(prepared, parallel, report, cache=cache), params)
+    shared = share(prepared, parallel, report, cache=cache)
+    return begin(prepared, shared, params, laid_out=laid_out)
 
 
 def with_references(
@@ -179,7 +195,7 @@ def share(
 
 
 def begin(
-    prepared: Prepared, shared: Shared, params: Any, like: Run | None = None
+    prepared: Prepared, shared: Shared, params: Any, like: Run | None = None, laid_out: int = 0
 ) -> tuple[Run, TrainState]:
     """A run and its first state.
 
@@ -187,11 +203,14 @@ def begin(
       params: the whole tree that it begins with, placed; the state takes it over, so of weights that
         several trials begin with give each one `own_copy`.
       like: another run over the same `shared`: its programs and batches are used where they serve.
+      laid_out: see `build`.
     """
     check_trains(prepared)
     assert prepared.teacher is None or is_taught(prepared), "with_teacher comes first"
     config, parallel = prepared.config, shared.parallel
-    cut = slicing(parallel, config.train.accumulate)
+    if not laid_out:
+        check_batch_size(config, parallel)
+    cut = slicing(parallel, config.train.accumulate, laid_out)
     rows, blocks, steps = prepared.splits.train, prepared.splits.blocks, prepared.length.steps
     task = prepared.task
     batches: TrainBatches
@@ -217,7 +236,8 @@ def begin(
         batches = batches.with_kept(kept.train)
     state = stages[0].begin(params, prepared.inputs(), parallel)
     every = max(1, prepared.length.of(config, "eval.every"))
-    return Run(prepared, shared, batches, Stages(stages, parallel), every, kept), state
+    laid_out = laid_out or parallel.shards
+    return Run(prepared, shared, batches, Stages(stages, parallel), every, kept, laid_out), state
 
 
 def _sees_the_same(like: Run, prepared: Prepared, shared: Shared) -> bool:

@@ -1,7 +1,8 @@
 """What may change between two starts of one run directory, and what may not.
 
 A run is a pure function of its config and its sources, so almost nothing. Exceptions are fields that
-cannot change the trained weights, and a longer run where the schedule does not depend on the length.
+cannot change the trained weights, those that change no more than how sums are rounded (the devices), and a
+longer run where the schedule does not depend on the length.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict, duration_steps
 from jaxft.experiment.length import Length, run_length
 
-# Which rows are tested, and how things are logged, kept and prepared.
+# Which rows are tested, and how things are logged, kept and prepared. Beside these, `parallel.*`: a batch
+# has the same rows on any devices, and dropout the same masks.
 FREE = (
     "data.test", "data.workers", "data.cache", "train.log_every", "train.compile_cache",
     "checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minutes",
@@ -80,7 +82,7 @@ def _forget_old_defaults(config: dict[str, Any]) -> None:
 
 
 def _is_free(field: str) -> bool:
-    return field in (*FREE, *_FORWARD) or field.startswith("log.")
+    return field in (*FREE, *_FORWARD) or field.startswith(("log.", "parallel."))
 
 
 def _check_longer(

@@ -131,6 +131,11 @@ class RunDirectory:
             raise ValueError(f"{self.path / 'source.json'} is not what jaxft wrote; restore it")
         return source
 
+    def laid_out(self) -> int:
+        """Shards for which the run that is here laid out its rows; 0: none is, or an earlier version's."""
+        laid_out = self.source().get("rows laid out for") if self._holds_work() else 0
+        return laid_out if type(laid_out) is int and laid_out > 0 else 0
+
     def begin(self, config: ConfigDict, source: dict[str, Any], changes: Changes) -> list[str]:
         """Write config.json and source.json, or hold `source` against the one that is there.
 

@@ -28,12 +28,16 @@ Batches = TextBatches | ImageBatches
 
 @dataclasses.dataclass(frozen=True)
 class Slicing:
-    """How batches are cut: over devices, microbatches and processes."""
+    """How batches are cut: over devices, microbatches and processes.
+
+    laid_out: shards for which texts were laid out in rows when the run began; 0: those that are here.
+    """
 
     shards: int = 1
     accumulate: int = 1
     process_index: int = 0
     process_count: int = 1
+    laid_out: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,15 +172,16 @@ class Encoder:
         self, lengths: Lengths, draws: Draws | None, config: ConfigDict, steps: int, cut: Slicing
     ) -> TrainPlan:
         c = config.train
-        return plan_training(
-            lengths, batch_size=c.batch_size, steps=steps, seed=c.seed, shards=cut.shards,
-            row_multiple=cut.accumulate, pack=self.packs(config), max_shapes=config.data.max_shapes,
-            draws=draws,
+        plan = plan_training(
+            lengths, batch_size=c.batch_size, steps=steps, seed=c.seed,
+            shards=cut.laid_out or cut.shards, row_multiple=cut.accumulate, pack=self.packs(config),
+            max_shapes=config.data.max_shapes, draws=draws,
         )  # fmt: skip
+        return dataclasses.replace(plan, multiple=cut.shards * cut.accumulate)
 
     def evaluation(self, split: Split, config: ConfigDict, cut: Slicing) -> Batches:
-        """Every example once."""
-        size = config.eval.batch_size
+        """Every example once. A batch has an example for each device at least."""
+        size = max(config.eval.batch_size, cut.shards)
         here: dict[str, Any] = {
             "process_index": cut.process_index,
             "process_count": cut.process_count,
@@ -204,7 +209,10 @@ class Encoder:
         targets = Unlabelled(rows, np.arange(len(rows) + 1))
         tokens = self.tokens(Split(split.source, targets))
         plan = plan_evaluation(
-            tokens.lengths, batch_size=config.eval.batch_size, shards=cut.shards, pack=False
+            tokens.lengths,
+            batch_size=max(config.eval.batch_size, cut.shards),
+            shards=cut.shards,
+            pack=False,
         )
         return TextBatches(
             tokens, targets, plan, process_index=cut.process_index, process_count=cut.process_count

@@ -225,8 +225,6 @@ def _ready(found: Existing) -> Inference:
     """Place the parameters and wrap the program."""
     parallel = make_parallel("auto")
     path, architecture, config = str(found.path), found.architecture, found.config
-    # What a run was trained on says nothing of what is here: each device gets one example at least.
-    config.eval.batch_size = max(config.eval.batch_size, parallel.shards)
     params, report = hf.read_params(
         path, architecture, key=jax.random.key(0), shardings=_whole_on(parallel, architecture)
     )

@@ -18,7 +18,7 @@ from jaxft.experiment.prepared import prepare
 from jaxft.experiment.provenance import source_record
 from jaxft.experiment.session import Session, opened
 from jaxft.experiment.signals import Stopped, raised
-from jaxft.experiment.steps import devices
+from jaxft.experiment.steps import devices, padding_note
 from jaxft.experiment.table import parameter_rows
 from jaxft.experiment.teacher import Teacher
 from jaxft.experiment.timing import Stopwatch
@@ -60,10 +60,11 @@ def _carried_out(
     config: ConfigDict, directory: RunDirectory, clock: Stopwatch, phase: list[str],
     resume_from: int | None, given: Given | None,
 ) -> int:  # fmt: skip
-    lead = processes.is_lead()
+    lead, laid_out = processes.is_lead(), 0
     processes.check_shared(directory.path)
     with processes.agreement("the run directory"):
         changes = directory.changes(config) if lead else None
+        laid_out = directory.laid_out() if lead else 0
         if resume_from is not None:
             check_resume_step(directory.checkpoints, resume_from)
             if changes is not None:
@@ -72,7 +73,8 @@ def _carried_out(
         return 0
     use_compilation_cache(config.train.compile_cache)
     with clock.time("load"):
-        run, state, notes = _loaded(config, directory, changes, given)
+        laid_out = processes.lead_says(laid_out)
+        run, state, notes = _loaded(config, directory, changes, laid_out, given)
     with processes.in_step(), opened(run, directory, clock, lead=lead) as session:
         _introduce(run, session.logs)
         if resume_from is not None:
@@ -98,17 +100,19 @@ def _carried_out(
 
 
 def _loaded(
-    config: ConfigDict, directory: RunDirectory, changes: Changes | None, given: Given | None
-) -> tuple[Run, TrainState, list[str]]:
+    config: ConfigDict, directory: RunDirectory, changes: Changes | None, laid_out: int,
+    given: Given | None,
+) -> tuple[Run, TrainState, list[str]]:  # fmt: skip
     """The run, its first state, and what is worth a word; all processes agree on what they read.
 
     Args:
       changes: of the config of the run that is here; None in processes that do not write.
+      laid_out: see `build`.
     """
     with processes.agreement("the checkpoint or the data") as facts:
         cache = config.data.cache or str(directory.path / "cache")
         prepared = prepare(config, cache, given)
-        run, state = build(prepared, devices(config), cache=cache)
+        run, state = build(prepared, devices(config), cache=cache, laid_out=laid_out)
         facts.append(source_record(run))
         notes: list[str] = []
         if changes is not None:
@@ -158,6 +162,8 @@ def _introduce(run: Run, logs: Logs) -> None:
         f"{prepared.length.steps} steps, {prepared.length.epoch} an epoch; {run.parallel.summary}"
     )
     shared = run.shared
+    if said := padding_note(prepared.config, run.parallel):
+        logs.say(said)
     batches = {"train": run.train_batches, "eval": shared.eval_batches, "test": shared.test_batches}
     for name, of_split in batches.items():
         for note in () if of_split is None else of_split.notes:

@@ -224,9 +224,9 @@ def in_step() -> Iterator[None]:
         os._exit(exit_status(error) or RUN_ERROR)
 
 
-def lead_says(value: bool) -> bool:
-    """The lead's value, in every process."""
-    return bool(multihost_utils.broadcast_one_to_all(np.int32(value))) if several() else value
+def lead_says(value: int) -> int:
+    """The lead's number, or its yes or no, in every process."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value))) if several() else value
 
 
 def together(name: str) -> None:

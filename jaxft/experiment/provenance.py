@@ -42,6 +42,7 @@ def source_record(run: Run) -> dict[str, Any]:
         "training fingerprint": fingerprint(run.train_batches),
         "evaluation fingerprint": fingerprint(run.shared.eval_batches),
         "kept prefix": list(run.kept.depths),
+        "rows laid out for": run.laid_out,
         "versions": versions(),
         "device kind": jax.devices()[0].device_kind,
     }

@@ -194,9 +194,34 @@ def structure(prepared: Prepared) -> tuple[Any, ...]:
     )
 
 
-def slicing(parallel: Parallel, accumulate: int = 1) -> Slicing:
+def slicing(parallel: Parallel, accumulate: int = 1, laid_out: int = 0) -> Slicing:
     """How this process's batches are cut."""
-    return Slicing(parallel.shards, accumulate, jax.process_index(), jax.process_count())
+    processes = jax.process_index(), jax.process_count()
+    return Slicing(parallel.shards, accumulate, *processes, laid_out)
+
+
+def padding_note(config: ConfigDict, parallel: Parallel) -> str:
+    """A line on batches of which some devices have less than others; '' where none has."""
+    size, shards = config.train.batch_size, parallel.shards
+    if size % shards == 0:
+        return ""
+    lower, upper = size // shards * shards, -(-size // shards) * shards
+    nearest = f"{lower} or {upper}" if lower else str(upper)
+    return (
+        f"train.batch_size={size} does not divide over {shards} devices, which wait for the fullest of "
+        f"them; {nearest} would"
+    )
+
+
+def check_batch_size(config: ConfigDict, parallel: Parallel) -> None:
+    """Raises ValueError where a run would begin with devices that never have anything to do."""
+    size, shards = config.train.batch_size, parallel.shards
+    if size < shards:
+        raise ValueError(
+            f"config.train.batch_size={size} leaves {shards - size} of {shards} devices without an "
+            f"example: give {shards} or more, or let devices share the matrix products of an example by "
+            "config.parallel.tensor"
+        )
 
 
 def devices(config: ConfigDict, there: Sequence[jax.Device] | None = None) -> Parallel:

@@ -17,7 +17,7 @@ from jaxft.models.family import (
     Stored,
     TextLimits,
 )
-from jaxft.models.layers import ops
+from jaxft.models.layers import ops, seeds
 from jaxft.models.layers.batch_norm import Sample
 from jaxft.models.layers.stochastic_depth import StochasticDepth
 from jaxft.models.tree import Params
@@ -42,7 +42,8 @@ class Pass:
             stay in fp32.
         batch_stats: batch norms take the statistics of this batch, of its examples whose
             'weight' [B], if it has one, is not 0.
-        axis_name: the mapped axis under pmap, over which those are taken too.
+        axis_name: the mapped axis under pmap, over which those are taken too; dropout is that of the
+            rows of all devices together, as under jit.
     """
 
     frozen_blocks: int = -1
@@ -54,7 +55,9 @@ class Pass:
 
     def seed(self, key: jax.Array | None, depth: int) -> ops.Seed:
         """Of the dropout at one depth; frozen depths have none."""
-        return None if key is None or depth <= self.frozen_blocks else ops.seed_of(key, depth)
+        if key is None or depth <= self.frozen_blocks:
+            return None
+        return seeds.seed_of(key, depth, self.axis_name)
 
     def context(
         self,
@@ -73,7 +76,7 @@ class Pass:
         seed = self.seed(key, depth)
         if key is None or seed is None or left_out == 0:
             return Context(seed, reads, own)
-        branches = ops.seed_of(jax.random.fold_in(key, _BRANCHES), depth)
+        branches = seeds.seed_of(jax.random.fold_in(key, _BRANCHES), depth, self.axis_name)
         return Context(seed, reads, own, depth=StochasticDepth(branches, left_out))
 
 

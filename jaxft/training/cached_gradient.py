@@ -39,8 +39,6 @@ class CachedGradient:
     def __call__(
         self, objective: Objective, params: Any, batch: Arrays, key: jax.Array
     ) -> Gradient:
-        if self.axis_name is not None:
-            key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
 
         def embedded(params: Any, part: Arrays, key: jax.Array) -> jax.Array:
             return self.embed(objective.outputs(params, part, key), part)

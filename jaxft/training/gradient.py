@@ -65,16 +65,14 @@ class MeanGradient:
 
     Attributes:
       parts: microbatches, one after the other; the batch's leading axis is a multiple of it.
-      axis_name: the mapped axis under pmap, over which sums are added and along which dropout differs;
-        None under jit.
+      axis_name: the mapped axis under pmap, over which sums are added; None under jit. That dropout
+        differs from device to device is the model's affair.
     """
 
     parts: int = 1
     axis_name: str | None = None
 
     def __call__(self, loss_sum: LossSum, params: Any, batch: Arrays, key: jax.Array) -> Gradient:
-        if self.axis_name is not None:
-            key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
         value_and_grad = jax.value_and_grad(loss_sum, has_aux=True)
         sums, kept = _added(value_and_grad, params, batch, key, self.parts)
         if self.axis_name is not None:

@@ -1,5 +1,6 @@
 """Hand-written backward passes against automatic ones, and what dropout's masks must be."""
 
+import functools
 import itertools
 import math
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxft.models.layers import ops
+from jaxft.models.layers import ops, seeds, stochastic_depth
 
 SEED = jnp.array([12345, 67890], jnp.uint32)
 
@@ -192,7 +193,7 @@ def test_parameter_gradients_are_summed_in_fp32(dtype):
 
 def test_no_seed_or_no_rate_is_the_identity():
     assert ops.dropout(X, 0.5, None) is X and ops.dropout(X, 0.0, SEED) is X
-    assert ops.split(None, 3) == (None, None, None)
+    assert seeds.split(None, 3) == (None, None, None)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
@@ -210,7 +211,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_bits_are_uniform_and_neighbours_independent():
     shape = (64, 128, 128)
-    bits = np.asarray(ops.hash_bits(shape, SEED))
+    bits = np.asarray(seeds.hash_bits(shape, SEED))
     ones = [((bits >> bit) & 1).mean() for bit in range(32)]
     assert np.abs(np.array(ones) - 0.5).max() < 5 * 0.5 / math.sqrt(bits.size)
     keep = (bits >= 2**32 // 10).astype(np.float32)
@@ -227,11 +228,11 @@ def test_bits_are_uniform_and_neighbours_independent():
 
 def test_masks_of_different_seeds_are_independent():
     """Of consecutive PRNG keys and depths, of the sites of one block, and of seeds that differ in one bit."""
-    base = [ops.seed_of(jax.random.key(0), depth) for depth in range(3)]
+    base = [seeds.seed_of(jax.random.key(0), depth) for depth in range(3)]
     near = [SEED, SEED ^ jnp.array([1, 0], jnp.uint32), SEED ^ jnp.array([0, 1], jnp.uint32)]
     swapped = [SEED[::-1]]
-    others = [ops.seed_of(jax.random.key(1), 0), *base, *ops.split(base[0], 3), *near, *swapped]
-    masks = [np.asarray(ops.hash_bits((2**18,), seed)) >= 2**31 for seed in others]
+    others = [seeds.seed_of(jax.random.key(1), 0), *base, *seeds.split(base[0], 3), *near, *swapped]
+    masks = [np.asarray(seeds.hash_bits((2**18,), seed)) >= 2**31 for seed in others]
     for i, a in enumerate(masks):
         for b in masks[:i]:
             assert abs(correlation(a, b)) < 5
@@ -245,3 +246,26 @@ def test_a_sharded_array_gets_the_mask_of_the_whole_one():
     np.testing.assert_array_equal(drop(jax.device_put(x, sharding)), drop(x))
     text = drop.lower(jax.device_put(x, sharding)).compile().as_text()
     assert "all-gather" not in text and "all-reduce" not in text
+
+
+def test_each_device_under_pmap_gets_its_part_of_the_mask():
+    """Of rows; what is the same on every device, such as a table, is dropped alike."""
+    x, key = normal(16, 6, 4), jax.random.key(5)
+
+    def drop(x, axis_name=None):
+        first, second, third = seeds.split(seeds.seed_of(key, 1, axis_name), 3)
+        depth = stochastic_depth.StochasticDepth(third, 0.5)
+        (branch,) = depth.branches(1, None)
+        return (
+            ops.dropout(x, 0.3, first),
+            ops.dropout(x[0] * 0 + 1, 0.5, ops.without_rows(second)),
+            branch(x),
+        )
+
+    rows, table, left_out = drop(x)
+    mapped = jax.pmap(functools.partial(drop, axis_name="devices"), axis_name="devices")
+    own = mapped(x.reshape(8, 2, 6, 4))
+    np.testing.assert_array_equal(own[0].reshape(x.shape), rows)
+    np.testing.assert_array_equal(own[2].reshape(x.shape), left_out)
+    assert all(np.array_equal(one == 0, table == 0) for one in own[1])
+    assert 0 < int((np.asarray(left_out).any((1, 2))).sum()) < 16

@@ -14,7 +14,7 @@ import pytest
 
 from jaxft import models, optim
 from jaxft.models import Pass, move_statistics
-from jaxft.models.layers import ops
+from jaxft.models.layers import ops, seeds
 from jaxft.models.layers.batch_norm import Moments
 from jaxft.tasks.table import TASKS
 from jaxft.training.gradient import MeanGradient
@@ -135,7 +135,7 @@ RANKS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "the mask of packed examples": (ops.segment_mask, (jnp.zeros((2, 3)), jnp.zeros((2, 7)))),
     "what a head reads": (ops.take, (jnp.zeros((2, 7, 4)), jnp.zeros((2, 3), jnp.int32))),
     "the bits of dropout": (
-        lambda seed: ops.hash_bits((2, 7, 4), seed), (jnp.zeros(2, jnp.uint32),)
+        lambda seed: seeds.hash_bits((2, 7, 4), seed), (jnp.zeros(2, jnp.uint32),)
     ),
     "the moved statistics": (move_statistics, ({"norm": STATISTICS}, {"norm": MOMENTS})),
 }  # fmt: skip

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxft import models, train
 from jaxft.models import Pass, vocabulary
 from jaxft.models.family import Context
-from jaxft.models.layers import ops
+from jaxft.models.layers import seeds
 from jaxft.models.layers.stochastic_depth import StochasticDepth, left_out, rising, whole
 from tests import tiny
 from tests.models.native_rows import LABELS, ROWS
@@ -20,7 +20,7 @@ from tests.models.test_native import OUTPUTS, compiled, packed
 from tests.models.test_parity import FAMILY_ROWS
 from tests.worlds import arguments, assert_same_weights, killed_at
 
-SEED = ops.seed_of(jax.random.key(0), 1)
+SEED = seeds.seed_of(jax.random.key(0), 1)
 # One row a family. Of timm's ResNet the layers are those of the other.
 FAMILIES = [name for name in ROWS if "," not in name and "without" not in name]
 FAMILIES += ["gpt2", "resnet"]
@@ -55,7 +55,7 @@ def test_each_text_of_a_row_draws_for_itself_and_all_of_its_tokens_alike():
 
 
 def test_the_mean_is_that_of_the_whole_and_a_sharded_array_draws_the_same():
-    keys = jax.vmap(lambda n: ops.seed_of(jax.random.key(1), n))(jnp.arange(4000))
+    keys = jax.vmap(lambda n: seeds.seed_of(jax.random.key(1), n))(jnp.arange(4000))
     x = jnp.array([[1.0], [-3.0]])
     draws = jax.vmap(lambda seed: left_out(x, seed=seed, rate=0.2, segments=None))(keys)
     np.testing.assert_allclose(draws.mean(0), x, rtol=0.03)

@@ -108,7 +108,8 @@ class BridgedArchitecture:
 
         Args:
             params: in the structure of `whole`.
-            key: drives dropout and stochastic depth; None turns both off.
+            key: drives dropout and stochastic depth; None turns both off. Each device draws for itself
+                under pmap.
             how: the submodules of depths up to `frozen_blocks` are in evaluation mode; batch norms above
                 take the statistics of this batch with `batch_stats`; parameters, and inputs that are no
                 integers, are cast to `dtype`; `remat` and `all_positions` are not implemented.
@@ -122,6 +123,8 @@ class BridgedArchitecture:
         inputs = self._text(batch) if self.inputs == "text" else self._image(batch, how.dtype)
         sample = sample_of(batch, how.axis_name) if how.batch_stats else None
         norms = self._norms(sample, how.frozen_blocks)
+        if key is not None and how.axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(how.axis_name))
         logits = self._traced(params, self.built.forward, inputs, norms, key, how)
         outputs: Outputs = {"logits": self._by_row(logits.astype(jnp.float32), batch)}
         return {**outputs, "moments": norms.moments} if how.batch_stats else outputs

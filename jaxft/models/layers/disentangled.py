@@ -100,6 +100,7 @@ class Attention(nnx.Module):
         )
         scores = jnp.einsum("rhqd,rhtd->rhqt", query, key, preferred_element_type=jnp.float32)
         if relative is not None and rows is not None:
+            table_seed = ops.without_rows(table_seed)
             table = ops.dropout(relative.astype(tokens.dtype), self.table_rate, table_seed)[None]
             if "c2p" in self.ways:
                 own = self._heads((self.pos_key_proj or self.key_proj)(table))[0]

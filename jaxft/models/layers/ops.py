@@ -14,7 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Seed = jax.Array | None  # uint32 [2]; None: deterministic, no dropout
+from jaxft.models.layers import seeds
+from jaxft.models.layers.seeds import Seed as Seed
+from jaxft.models.layers.seeds import split as split
+from jaxft.models.layers.seeds import without_rows as without_rows
 
 
 @jax.custom_vjp
@@ -279,7 +282,8 @@ def dropout(x: jax.Array, rate: float, seed: Seed) -> jax.Array:
     """Zeroes each element with probability `rate`, scales the rest; the identity without a seed.
 
     The mask is computed again in the backward pass instead of being stored. It depends on the seed
-    and on an element's position alone, so a sharded array gets the mask of the whole one.
+    and on an element's position alone, so a sharded array gets the mask of the whole one, and each
+    device under pmap that of its part. Rows come first in `x`; for what has none see `without_rows`.
     """
     return x if seed is None or rate == 0 else _dropout(x, seed, rate)
 
@@ -298,46 +302,6 @@ _dropout.defvjp(
 def _drop(x: jax.Array, seed: Seed, rate: float) -> jax.Array:
     if seed is None:
         return x
-    keep = hash_bits(x.shape, seed) >= jnp.uint32(round(rate * 2**32))
+    bits = seeds.hash_bits(x.shape, seed, seeds.before(seed, x.size))
+    keep = bits >= jnp.uint32(round(rate * 2**32))
     return jnp.where(keep, x * (1 / (1 - rate)), 0).astype(x.dtype)
-
-
-def seed_of(key: jax.Array, depth: int) -> jax.Array:
-    """The seed of one depth.
-
-    By fold_in and not as a slice of one array of seeds: XLA would compile the slice into each kernel
-    that hashes it, and no two blocks could share one (gradient of six blocks: 2.7 s, not 1.5 s).
-    """
-    return jax.random.key_data(jax.random.fold_in(key, depth))[:2]
-
-
-def split(seed: Seed, count: int) -> tuple[Seed, ...]:
-    """`count` seeds from one, or that many Nones."""
-    return (None,) * count if seed is None else tuple(hash_bits((count, 2), seed))
-
-
-def hash_bits(shape: tuple[int, ...], seed: jax.Array) -> jax.Array:
-    """A uniform uint32 for each element: two keyed rounds of an integer hash of its position.
-
-    Not jax.random.bits: a hash of iota is element-wise, so XLA computes it inside whatever uses it
-    and partitions it without communication. Dropout of [32, 64, 384] with its gradient on two
-    cores: 0.1 ms of this, 1.5 ms of bernoulli. The mixer is from the public-domain
-    https://github.com/skeeto/hash-prospector; tests/models/test_ops.py holds what is asked of it.
-    """
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    position = sum(
-        lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
-        for axis, stride in enumerate(strides)
-    )
-    return hashed(position, seed)
-
-
-def hashed(number: jax.Array, seed: jax.Array) -> jax.Array:
-    """The same of numbers that are given, uint32 of any shape."""
-    return _mix(_mix(number ^ seed[0]) + seed[1])
-
-
-def _mix(x: jax.Array) -> jax.Array:
-    x = (x ^ (x >> 16)) * jnp.uint32(0x21F0AAAD)
-    x = (x ^ (x >> 15)) * jnp.uint32(0xD35A2D97)
-    return x ^ (x >> 15)

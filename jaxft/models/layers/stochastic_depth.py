@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.models.layers import ops
+from jaxft.models.layers import seeds
 
 # What is added to the residual stream -> the same, left out of some examples.
 Branch = Callable[[jax.Array], jax.Array]
@@ -27,7 +27,7 @@ class StochasticDepth:
     """Of one block.
 
     Attributes:
-        seed: uint32 [2].
+        seed: of `seeds.seed_of`.
         rate: how often a branch is left out of an example; below 1.
     """
 
@@ -42,7 +42,8 @@ class StochasticDepth:
         """
         return tuple(
             functools.partial(left_out, seed=seed, rate=self.rate, segments=segments)
-            for seed in ops.hash_bits((count, 2), self.seed)
+            for seed in seeds.split(self.seed, count)
+            if seed is not None
         )
 
 
@@ -56,16 +57,17 @@ def left_out(
 ) -> jax.Array:
     """Zeros for examples that are drawn with probability `rate`, the others scaled by 1 / (1 - rate).
 
-    A draw depends on the seed, the row and the segment alone, so a sharded array gets those of the whole.
+    A draw depends on the seed, the row and the segment alone, so a sharded array gets those of the whole,
+    and each device under pmap those of its part.
 
     Args:
         update: [B, ...] of images, or [R, T, D] of packed texts.
         segments: [R, T] of its tokens; None: images.
     """
-    number = jax.lax.iota(jnp.uint32, len(update))
+    number = jax.lax.iota(jnp.uint32, len(update)) + seeds.before(seed, len(update))
     if segments is not None:
         number = number[:, None] * jnp.uint32(_SEGMENTS) + segments.astype(jnp.uint32)
-    keep = ops.hashed(number, seed) >= jnp.uint32(round(rate * 2**32))
+    keep = seeds.hashed(number, seed) >= jnp.uint32(round(rate * 2**32))
     keep = keep.reshape(keep.shape + (1,) * (update.ndim - keep.ndim))
     return jnp.where(keep, update * (1 / (1 - rate)), 0).astype(update.dtype)
 
