@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Several processes on this machine, as one run. Tested: tests/test_processes.py runs it.
+# Several processes on this machine, as one run.
 #
 #   launch/local.sh 2 --config configs/text_classification.py --workdir runs/mine --config.…
 #
@@ -15,40 +15,21 @@
 #
 # One process can drive all GPUs of a machine, and needs no launcher for it.
 set -u
-count=${1:?usage: launch/local.sh PROCESSES --config FILE --workdir DIR …}
+usage="usage: launch/local.sh PROCESSES --config FILE --workdir DIR …"
+count=${1:?$usage}
+if ! [[ $count =~ ^[1-9][0-9]*$ ]]; then
+  echo "launch/local.sh: '$count' is not a number of processes; $usage" >&2
+  exit 2
+fi
 shift
-port=${PORT:-$((20000 + RANDOM % 20000))}
+source "$(dirname "${BASH_SOURCE[0]}")/children.sh"
+port=${PORT:-$((20000 + RANDOM % 12000))} # below those that the kernel gives to connections
 
 pids=()
+tell() { kill "-$1" "${pids[@]}" 2>/dev/null; }
 for ((id = 0; id < count; id++)); do
   "${PYTHON:-python}" -m jaxft.train "$@" \
     --coordinator="localhost:$port" --num_processes="$count" --process_id="$id" &
   pids+=($!)
 done
-trap 'signalled=yes; kill -TERM "${pids[@]}" 2>/dev/null' TERM INT
-
-# The exit status of the next process that ends. A signal interrupts the wait, too.
-next_end() {
-  local code
-  while signalled=''; do
-    wait -n
-    code=$?
-    [[ $signalled ]] || return "$code"
-  done
-}
-
-status=0
-for ((left = count; left > 0; left--)); do
-  next_end
-  code=$?
-  if ((code && !status)); then
-    status=$code
-    # Where one has failed, the others may wait for it a long time.
-    for ((tenths = 10 * ${GRACE:-5}; tenths > 0; tenths--)); do
-      [[ $(jobs -rp) ]] || break
-      sleep 0.1
-    done
-    kill -KILL $(jobs -rp) 2>/dev/null
-  fi
-done
-exit "$status"
+until_all_end "$count"

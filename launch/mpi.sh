@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# One rank of a run started by mpirun (Open MPI, MPICH, Intel MPI). Tested with the variables set by
-# hand, not under mpirun.
+# One rank of a run started by mpirun (Open MPI, MPICH, Intel MPI).
 #
 #   mpirun -np 4 launch/mpi.sh --config configs/text_classification.py --workdir runs/mine --config.…
+#   mpirun --mca odls_base_sigkill_timeout 180 …                  Open MPI: time to save after TERM or Ctrl-C
 #   mpirun -np 16 -x COORDINATOR=node1:47700 launch/mpi.sh …      ranks on several machines
 #
 # The arguments are those of `python -m jaxft.train`. MPI only starts the processes; they find each

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One run on all hosts of a Cloud TPU slice. Not tested on a TPU.
+# One run on all hosts of a Cloud TPU slice. Not run on a TPU.
 #
 #   TPU=my-slice ZONE=us-central2-b launch/tpu_vm.sh --config configs/text_classification.py \
 #       --workdir /shared/runs/mine --config.…
@@ -14,6 +14,6 @@
 # host; all save the same step. The same command continues.
 set -eu
 : "${TPU:?the name of the slice}" "${ZONE:?its zone}"
-arguments=$(printf '%q ' "$@")
+quoted() { printf "'%s' " "${@//\'/\'\\\'\'}"; } # read alike by every shell
 exec gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="
-  cd ${DIRECTORY:-jaxft} && exec ${PYTHON:-python3} -m jaxft.train --distributed $arguments"
+  cd $(quoted "${DIRECTORY:-jaxft}") && exec $(quoted "${PYTHON:-python3}" -m jaxft.train --distributed "$@")"

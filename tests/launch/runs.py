@@ -14,7 +14,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import cycle, islice
 from pathlib import Path
+
+import pytest
 
 from jaxft.training.reader import saved_steps
 from tests import tiny
@@ -100,6 +103,13 @@ def logged(run: Path, kind: str) -> int:
     rows = re.findall(rf'"kind": "{kind}".*?"step": (\d+)', text_of(run / "metrics.jsonl"))
     rows += re.findall(rf'"step": (\d+).*?"kind": "{kind}"', text_of(run / "metrics.jsonl"))
     return max(map(int, rows), default=0)
+
+
+def wait_for_step(run: Path, step: int) -> None:
+    began = time.monotonic()
+    while logged(run, "train") < step:
+        assert time.monotonic() - began < 600, f"never came to step {step}"
+        time.sleep(0.02)
 
 
 PHASES = (
@@ -200,7 +210,8 @@ def survive_kills(
       bound: seconds after a kill within which all processes must have ended.
     """
     undisturbed, run, kills = folder / "undisturbed", folder / "run", []
-    finish(launch, undisturbed)
+    if not (undisturbed / FINISHED).exists():
+        finish(launch, undisturbed)
     for phase in phases:
         with launch(run) as started:
             done = kill(run, phase, count, draw)
@@ -217,6 +228,12 @@ def survive_kills(
     finish(launch, run)
     assert_as_undisturbed(run, undisturbed)
     return kills
+
+
+def chosen(request: pytest.FixtureRequest) -> tuple[list[str], random.Random]:
+    """The phases of as many kills as --kills says, and what draws the moments and the victims."""
+    kills, seed = (request.config.getoption(name) for name in ("--kills", "--kill-seed"))
+    return list(islice(cycle(PHASES), kills)), random.Random(seed)
 
 
 def finish(

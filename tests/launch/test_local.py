@@ -1,9 +1,6 @@
-"""launch/local.sh: killed in every phase, by any process; stopped by a signal; mistakes."""
+"""launch/local.sh: any process killed in every phase, and signals."""
 
 from __future__ import annotations
-
-import random
-from itertools import cycle, islice
 
 import pytest
 
@@ -24,6 +21,5 @@ def test_kill_9_of_any_process_at_any_moment(world, tmp_path, count, request):
     def launch(run):
         return runs.launched("launch/local.sh", count, *runs.arguments(world, run))
 
-    kills, seed = (request.config.getoption(name) for name in ("--kills", "--kill-seed"))
-    phases = list(islice(cycle(runs.PHASES), kills))
-    runs.survive_kills(launch, tmp_path, phases, count, random.Random(seed), bound=60)
+    phases, draw = runs.chosen(request)
+    runs.survive_kills(launch, tmp_path, phases, count, draw, bound=60)
