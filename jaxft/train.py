@@ -1,8 +1,7 @@
 """Fine-tune a checkpoint: `python -m jaxft.train --config FILE --workdir DIR [--config.a.b=value …]`.
 
-The same command continues a run that was stopped, exactly: the state is a pure function of the
-config and the step, and a checkpoint holds the step's parameters and optimizer slots.
-From Python: `jaxft.train(config, workdir)` (see `api.py`).
+The same command continues a run that was stopped, exactly: a checkpoint holds what the config does not say.
+From Python: `jaxft.train(config, workdir)`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from jaxft.config import to_json
 from jaxft.experiment import processes
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.lifecycle import carry_out
+from jaxft.experiment.planned_config import with_plan
 from jaxft.experiment.signals import leave
 from jaxft.experiment.timing import Stopwatch
 from jaxft.terminal.errors import run_command
@@ -30,9 +30,9 @@ FLAGS = (
     Flag("workdir", "directory of the run; created, or continued if it holds this run", required=True),
     Flag(
         "resume_from",
-        "continue from this earlier checkpoint (0: begin again); later ones are set aside, not deleted",
-        default=-1,
+        "continue from this earlier checkpoint (0: begin again); later ones are set aside, not deleted", -1,
     ),
+    Flag("plan", "plan.json of `plan`: mesh, batch, compute type and recomputation are as it says"),
     *processes.FLAGS,
 )  # fmt: skip
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         with processes.agreement("the config") as facts:
             values, config = parse(argv, FLAGS, with_config=True)
             assert config is not None
-            facts.append(to_json(config))
+            facts.append(to_json(config := with_plan(config, values.plan)))
             directory = RunDirectory(values.workdir)
             if processes.is_lead():
                 held.enter_context(directory.claimed())

@@ -26,6 +26,7 @@ PARTS = {
     "terminal",
     "experiment",
     "generation",
+    "planning",
     "search",
 }
 # part -> parts (or single modules) it may import; `config*` are the modules of the root that are no command.
@@ -40,6 +41,8 @@ ALLOWED = {
     "terminal": {"base", "config", "config_check", "config_fields", "config_names"},
     "training": {"optim", "terminal.progress", "terminal.errors"},
     "analysis": {"base", "training.rows"},
+    # Plans of machines that are not here; told by pages and pictures.
+    "planning": {"base", "analysis"},
     # What is found in data, told by the pages and pictures that reports are made of.
     "insight": {"base", "data", "analysis"},
     "experiment": {"config", "config_fields", *(PARTS - {"search"})},

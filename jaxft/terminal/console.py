@@ -13,6 +13,7 @@ from jaxft.terminal.start import begin
 COMMANDS = {
     "train": "fine-tune a checkpoint, or continue a run",
     "describe": "show what a config does to every parameter, before any compute",
+    "plan": "what a run needs on hardware that is not here: memory, traffic, time, cost",
     "evaluate": "measure a finished run on labelled data",
     "predict": "label new rows",
     "export": "write a run's model in Hugging Face format",

@@ -1,0 +1,116 @@
+"""Every way to run a config on a machine, by arithmetic: see `planning.survey`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from jax.sharding import PartitionSpec
+
+from jaxft.config import ConfigDict, override
+from jaxft.experiment.planned import plan_run, prepared_for
+from jaxft.experiment.prepared import Prepared
+from jaxft.optim import by_path
+from jaxft.planning.estimate import estimate
+from jaxft.planning.hardware import CHIPS
+from jaxft.planning.hlo import Collective
+from jaxft.planning.least import Leaf, least
+from jaxft.planning.plan import Plan
+from jaxft.planning.survey import Candidate, batches, meshes
+from jaxft.planning.topology import Topology
+from jaxft.training.specs import param_specs
+
+# Beside what is counted: logits of a chunk and their gradient, and what the compiler needs for itself.
+_ROOM = 2**29
+
+
+def survey(
+    config: ConfigDict, topology: Topology, *, length: int, examples: int
+) -> list[Candidate]:
+    """Every candidate, the most promising first.
+
+    Raises:
+      ValueError: as `plan_run`; or no mesh cuts the batch.
+    """
+    found: list[Candidate] = []
+    for dtype in dict.fromkeys((config.model.dtype, "bfloat16")):
+        for remat in dict.fromkeys((False, True)):
+            plain = {
+                "model.dtype": dtype, "model.remat": remat, "parallel.data": 1, "parallel.fsdp": 1,
+                "parallel.tensor": 1, "train.accumulate": 1, "parallel.mode": "jit",
+            }  # fmt: skip
+            one = override(config, plain)
+            alone = dataclasses.replace(topology, shape=(1,) * len(topology.shape))
+            counted = plan_run(one, alone, length=length, examples=examples, compiles=False)
+            prepared = prepared_for(one, length, examples)
+            found += _of_type(prepared, counted, topology)
+    if not found:
+        raise ValueError(
+            f"config.train.batch_size={config.train.batch_size} cannot be cut over {topology.devices} "
+            f"devices in any way; give a multiple of {topology.devices}"
+        )
+    return sorted(found, key=lambda one: (not one.fits, -one.rank))
+
+
+def _of_type(prepared: Prepared, counted: Plan, topology: Topology) -> list[Candidate]:
+    """Those of one compute type, recomputing or not. counted: of one device that holds all."""
+    chip, config = CHIPS[topology.kind], prepared.config
+    rules, abstract = prepared.architecture.tensor_rules, prepared.architecture.abstract
+    found = []
+    for data, fsdp, tensor in meshes(topology.devices, topology.hosted, tensor=bool(rules)):
+        specs = by_path(param_specs(abstract, rules, fsdp=fsdp, tensor=tensor))
+        mesh = {"data": data, "fsdp": fsdp, "tensor": tensor}
+        held = _held(prepared, counted, specs, mesh)
+        for larger, batch, parts in batches(config.train.batch_size, data * fsdp):
+            share = larger / (data * fsdp)
+            tokens = (counted.batch["tokens"] or counted.batch["examples"]) * larger
+            sent = least(
+                held.leaves, mesh, lowest=counted.parameters["frozen_blocks"], tokens=tokens, width=4,
+                compute=2 if config.model.dtype == "bfloat16" else 4, accumulate=parts,
+            )  # fmt: skip
+            kept = counted.memory["activations"] * share / parts
+            needed = held.bytes + kept * (1 + held.shared / tensor - held.shared) + _ROOM
+            traffic = tuple(Collective(kind, 2, (), size, 0) for kind, size in sent.items())
+            took = estimate(
+                chip, flops=counted.flops * larger / topology.devices, dtype=config.model.dtype,
+                held=held.state, found=traffic, hosted=topology.hosted,
+            ).seconds  # fmt: skip
+            fields = {
+                "parallel.mode": "shard", **{f"parallel.{axis}": n for axis, n in mesh.items()},
+                "train.batch_size": batch, "train.accumulate": parts, "model.dtype": config.model.dtype,
+                "model.remat": config.model.remat,
+            }  # fmt: skip
+            found.append(Candidate(fields, needed, chip.memory, took, tokens / took, larger))
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Held:
+    """state: bytes a device of parameters and slots; bytes: and gradients and a gathered block; shared:
+    which part of activations the tensor axis cuts."""
+
+    leaves: list[Leaf]
+    state: float
+    bytes: float
+    shared: float = 0.5
+
+
+def _held(
+    prepared: Prepared, counted: Plan, specs: dict[str, PartitionSpec], mesh: dict[str, int]
+) -> _Held:
+    frozen = prepared.decisions.frozen_in(len(prepared.decisions.starts) - 1)
+    leaves, own, trained, blocks = [], 0.0, 0.0, {}
+    for row in prepared.decisions:
+        spec: tuple[Any, ...] = tuple(specs[row.path])
+        cut = math.prod(mesh[axis] for axis in spec if axis)
+        trains = row.path not in frozen
+        leaves.append(Leaf(row.shape, spec, trains, row.depth, row.path.endswith("embedding")))
+        own += 4 * row.size / cut
+        trained += 4 * row.size / cut * trains
+        whole = row.size / (mesh["tensor"] if "tensor" in spec else 1)
+        blocks[row.depth] = blocks.get(row.depth, 0.0) + whole
+    slots = trained * counted.memory["slots"] / max(1.0, counted.memory["trainable"])
+    width = 2 if prepared.config.model.dtype == "bfloat16" else 4
+    gathered = 2 * max(blocks.values()) * width if mesh["fsdp"] > 1 else 0.0
+    return _Held(leaves, own + slots, own + slots + trained + gathered)

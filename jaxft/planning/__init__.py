@@ -1,0 +1,1 @@
+"""What an update needs on a machine that is not here: memory, work, traffic, time."""

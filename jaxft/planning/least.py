@@ -1,0 +1,77 @@
+"""The least that a device must receive in an update, by kind of collective: docs/plan.md derives it.
+
+Counted as a ring moves it, so that an all-reduce is a reduce-scatter and an all-gather. It is what any
+program must send that keeps the placement it is given and gathers no more than it uses; a program may send
+less of one kind and more of another, so sums are what is to be compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+
+from jaxft.planning.hlo import on_the_wire
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One parameter, as far as traffic is concerned.
+
+    Attributes:
+      shape: of the whole array.
+      placement: the axis of the mesh that cuts each dimension, or None.
+      trains: it has a gradient.
+      depth: stem 0, blocks 1.., head.
+      is_table: rows of it are looked up; it is no operand of a product.
+    """
+
+    shape: tuple[int, ...]
+    placement: tuple[str | None, ...]
+    trains: bool
+    depth: int
+    is_table: bool = False
+
+    @property
+    def size(self) -> int:
+        """Numbers in it."""
+        return math.prod(self.shape)
+
+
+def least(
+    leaves: Iterable[Leaf], mesh: Mapping[str, int], *, lowest: int, tokens: int, width: int,
+    compute: int, accumulate: int = 1,
+) -> dict[str, float]:  # fmt: skip
+    """Bytes that each device receives of the others, by kind.
+
+    Args:
+      mesh: axis -> devices.
+      lowest: depth of the lowest parameter that trains; the backward pass does not reach below.
+      tokens: of an update, over all devices.
+      width: bytes of a gradient's number as it is summed.
+      compute: bytes of a number in the computation, in which parameters are gathered.
+      accumulate: microbatches: parameters are gathered for each, gradients summed once.
+    """
+    data, fsdp, tensor = (mesh.get(axis, 1) for axis in ("data", "fsdp", "tensor"))
+    sums = {"all-gather": 0.0, "reduce-scatter": 0.0, "all-reduce": 0.0}
+    for leaf in leaves:
+        own = leaf.size / (tensor if "tensor" in leaf.placement else 1)
+        is_cut = "fsdp" in leaf.placement and fsdp > 1
+        if is_cut:
+            # Forward; and backward, where the gradient of what it is applied to is needed.
+            again = leaf.depth > lowest and not leaf.is_table
+            sums["all-gather"] += accumulate * (1 + again) * on_the_wire(
+                "all-gather", own * compute, fsdp
+            )  # fmt: skip
+        if leaf.trains and is_cut:
+            sums["reduce-scatter"] += on_the_wire("reduce-scatter", own * width, fsdp)
+            sums["all-reduce"] += on_the_wire("all-reduce", own * width / fsdp, data)
+        elif leaf.trains:
+            sums["all-reduce"] += on_the_wire("all-reduce", own * width, data * fsdp)
+        # A kernel whose inputs are cut gives a sum over the axis: of its outputs, and on the way back of the
+        # gradient of what the kernels before it read, which are as wide.
+        if tensor > 1 and len(leaf.shape) > 1 and leaf.placement[0] == "tensor":
+            hidden = tokens / (data * fsdp) * leaf.shape[-1] * compute
+            passes = 1 + (leaf.depth >= lowest)
+            sums["all-reduce"] += passes * on_the_wire("all-reduce", hidden, tensor)
+    return {kind: value for kind, value in sums.items() if value}

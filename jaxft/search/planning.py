@@ -1,0 +1,99 @@
+"""What `plan` does: one plan of a config as it is, or the best of those that a search looks at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxft.base.nested import as_tuples
+from jaxft.config import ConfigDict, override
+from jaxft.experiment.output import Output, check_pair
+from jaxft.experiment.planning_process import planned, surveyed
+from jaxft.planning import page, told
+from jaxft.planning.advice import size
+from jaxft.planning.plan import Plan
+from jaxft.planning.survey import Candidate
+from jaxft.planning.topology import check_installed, parse_topology
+
+
+def make_plan(
+    config: ConfigDict, topology: str, *, output: str, length: int = 0, examples: int = 0,
+    price: float | None = None, watts: float | None = None, compiled: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> Plan:  # fmt: skip
+    """Plan, and write plan.json and plan.html into `output`.
+
+    Args:
+      config: of the run.
+      topology: see `planning.topology.parse_topology`.
+      length, examples: of texts that are not read; 0: the data are.
+      price, watts: of a device; None: as the table says.
+      compiled: of a search, so many are compiled; 0: the config is planned as it is.
+      say: is told what goes on.
+
+    Raises:
+      ValueError: an argument, the config, the checkpoint, the data or the output is not usable.
+      RuntimeError: the compiler failed.
+    """
+    check_installed(parse_topology(topology))
+    for name, value in (("length", length), ("examples", examples), ("compiled", compiled)):
+        if value < 0:
+            raise ValueError(f"--{name}={value}: give a number from 0 on")
+    files = check_pair(
+        Path(output), ("plan.json", page.is_json), ("plan.html", page.is_page),
+        reads={"--config.data.train": config.data.train}, written_by="plan",
+    )  # fmt: skip
+    how: dict[str, Any] = {"length": length, "examples": examples, "price": price, "watts": watts}
+    if compiled:
+        plan, others = _best(config, topology, how, compiled, say)
+    else:
+        say(f"compiling the update for {topology}: seconds to minutes")
+        plan, others = planned(config, topology, **how), []
+    texts = (json.dumps(plan.to_json(), indent=1), page.render(plan, others))
+    for path, text in zip(files, texts, strict=True):
+        with Output(path) as file:
+            file.write((text + "\n").encode("utf-8", "replace"))
+    return plan
+
+
+def _best(
+    config: ConfigDict, topology: str, how: dict[str, Any], count: int, say: Callable[[str], None]
+) -> tuple[Plan, list[list[str]]]:
+    """The fastest of those that were compiled and fit, else the one that lacks least."""
+    say("looking at meshes, batches, compute types and recomputation, without compiling")
+    candidates = surveyed(config, topology, length=how["length"], examples=how["examples"])
+    fitting = [one for one in candidates if one.fits]
+    chosen = (fitting or sorted(candidates, key=lambda one: one.needed))[:count]
+    say(f"{len(candidates)} looked at, {len(fitting)} may fit; compiling {len(chosen)}")
+    plans: list[Plan] = []
+    for one in chosen:
+        say(f"compiling {_said(one)}")
+        changed = override(config, {name: as_tuples(value) for name, value in one.fields.items()})
+        plans.append(planned(changed, topology, **how))
+    best = min(
+        plans, key=lambda p: (not p.fits, -p.tokens_per_second if p.fits else p.memory["needed"])
+    )
+    given = dict(planned_fields(config, best))
+    others = [_cells(one) for one in candidates[: 3 * count + 10]]
+    return Plan(**{**vars(best), "given": given}), others
+
+
+def planned_fields(config: ConfigDict, plan: Plan) -> list[tuple[str, Any]]:
+    """The fields that a plan settles, as the config has them."""
+    return [(field, config[field.split(".")[0]][field.split(".")[1]]) for field in plan.settled]
+
+
+def _said(one: Candidate) -> str:
+    return ", ".join(f"{name.split('.')[1]} {value}" for name, value in one.fields.items())
+
+
+def _cells(one: Candidate) -> list[str]:
+    f = one.fields
+    mesh = " x ".join(str(f[f"parallel.{axis}"]) for axis in ("data", "fsdp", "tensor"))
+    batch = f"{f['train.batch_size']} in {f['train.accumulate']}"
+    return [
+        mesh, batch, f["model.dtype"], "yes" if f["model.remat"] else "no", "yes" if one.fits else "no",
+        size(one.needed), told.seconds(one.seconds), told.number(one.rate),
+    ]  # fmt: skip

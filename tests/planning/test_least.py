@@ -1,0 +1,60 @@
+"""The least traffic, by hand, and how it grows with the devices."""
+
+from __future__ import annotations
+
+import pytest
+
+from jaxft.planning.least import Leaf, least
+
+HOW = {"lowest": 0, "tokens": 4096, "width": 4, "compute": 2}
+
+
+def kernel(depth: int = 1, trains: bool = True, placement=("fsdp", None), shape=(64, 128)):
+    return Leaf(shape, placement, trains, depth)
+
+
+def test_data_parallel_sums_gradients_alone():
+    found = least([kernel(placement=(None, None))], {"data": 8, "fsdp": 1, "tensor": 1}, **HOW)
+    assert found == {"all-reduce": 2 * 64 * 128 * 4 * 7 / 8}
+
+
+def test_fsdp_gathers_twice_and_scatters_once():
+    size = 64 * 128
+    found = least([kernel()], {"data": 1, "fsdp": 4, "tensor": 1}, **HOW)
+    assert found == {"all-gather": 2 * size * 2 * 3 / 4, "reduce-scatter": size * 4 * 3 / 4}
+    both = least([kernel()], {"data": 2, "fsdp": 4, "tensor": 1}, **HOW)
+    assert both["all-reduce"] == size * 4 / 4  # of a quarter, over two
+    in_parts = least([kernel()], {"data": 1, "fsdp": 4, "tensor": 1}, **HOW, accumulate=3)
+    assert in_parts["all-gather"] == 3 * found["all-gather"]
+    assert in_parts["reduce-scatter"] == found["reduce-scatter"]
+
+
+def test_what_is_frozen_is_gathered_and_no_more():
+    mesh = {"data": 2, "fsdp": 4, "tensor": 1}
+    below = least([kernel(depth=1, trains=False)], mesh, **{**HOW, "lowest": 5})
+    above = least([kernel(depth=7, trains=False)], mesh, **{**HOW, "lowest": 5})
+    assert set(below) == set(above) == {"all-gather"}
+    assert above["all-gather"] == 2 * below["all-gather"]
+
+
+def test_a_tensor_axis_sums_what_follows_a_cut_input():
+    mesh = {"data": 2, "fsdp": 1, "tensor": 2}
+    columns, rows = kernel(placement=(None, "tensor")), kernel(placement=("tensor", None))
+    found = least([columns, rows], mesh, **HOW)
+    gradients = 2 * 2 * (64 * 128 / 2) * 4 / 2
+    hidden = 2 * 2 * (4096 / 2) * 128 * 2 / 2  # forward and backward
+    assert found["all-reduce"] == gradients + hidden
+    frozen = least([kernel(trains=False, placement=("tensor", None))], mesh, **{**HOW, "lowest": 9})
+    assert frozen["all-reduce"] == hidden / 2
+
+
+@pytest.mark.parametrize("axis", ["data", "fsdp"])
+def test_weak_scaling_is_flat(axis):
+    """Bytes a device do not grow with the devices where each has as many tokens: they near a limit."""
+    placement = ("fsdp", None) if axis == "fsdp" else (None, None)
+    sums = []
+    for devices in (8, 32, 256):
+        mesh = {"data": 1, "fsdp": 1, "tensor": 1, axis: devices}
+        sums.append(sum(least([kernel(placement=placement)], mesh, **HOW).values()))
+    limit = sums[0] * 8 / 7
+    assert sums[0] < sums[1] < sums[2] < limit and sums[2] < 1.15 * sums[0]
