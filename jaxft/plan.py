@@ -24,6 +24,7 @@ FLAGS = (
     Flag("topology", "v5e:4x4, v5p:4x4x4, v6e:16x16, h100:8x8 (hosts x GPUs), cpu, cpu:8", required=True),
     Flag("length", "tokens of every text; the data are then not read and need not be there", default=0),
     Flag("examples", "of the training data, where these are not read", default=0),
+    Flag("compile", "false: trace alone; temporaries and traffic are then estimates", default=True),
     Flag("search", "look for the fastest batch, mesh, dtype and recomputation that fit", default=False),
     Flag("compiled", "of a search: so many of the most promising are compiled", default=3),
     Flag("price", "US dollars of a device an hour; 0: as the table says", default=0.0),
@@ -41,12 +42,14 @@ def main(argv: Sequence[str]) -> int:
     plan = make_plan(
         config, values.topology, output=output, length=values.length, examples=values.examples,
         price=values.price or None, watts=values.watts or None,
-        compiled=values.compiled if values.search else 0, say=lambda line: print(line, flush=True),
+        compiles=values.compile, compiled=values.compiled if values.search else 0,
+        say=lambda line: print(line, flush=True),
     )  # fmt: skip
     print(told.subject(plan), told.headline(plan), sep="\n")
     show_comparison(("memory", "a device", "share"), told.memory_rows(plan), (), words=1)
     if plan.traffic:
         show_comparison(told.TRAFFIC_HEADS, told.traffic_rows(plan), (), words=2)
+    if plan.least:
         show_comparison(told.LEAST_HEADS, told.least_rows(plan), (), words=1)
     for line in (*told.time_lines(plan), *plan.notes, *plan.advice):
         print(line)

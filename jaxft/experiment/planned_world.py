@@ -66,7 +66,10 @@ class World:
         found: tuple[Collective, ...] = ()
         minimum = self.least()
         if compiled is None:
-            found = tuple(Collective(kind, 2, (), size, 0) for kind, size in minimum.items())
+            found = tuple(
+                Collective(kind, self.topology.devices, (), size, 0)
+                for kind, size in minimum.items()
+            )
         elif self.parallel.mesh is not None:
             found = collectives(compiled.as_text(), self.mesh, unknown_trips=trips)
         said = _compiler(compiled)
@@ -88,7 +91,7 @@ class World:
                 "frozen_blocks": self.frozen_blocks + 1,
             },
             memory=memory, compiler=said, held=self._held(), flops=flops,
-            traffic=[_collective(one) for one in found], least=minimum,
+            traffic=[_collective(one) for one in found if compiled], least=minimum,
             estimate=dataclasses.asdict(guess), price=None, watts=None, steps=0,
             settled={f: values[f] for f in SETTLED} | {f"parallel.{a}": n for a, n in self.mesh.items()},
             given={f: values[f] for f in SETTLED},
@@ -172,13 +175,23 @@ class World:
             others = max(0.0, needed - sum(parts.values()) - kept)
             kept = min(kept, needed - sum(parts.values()))
         else:
-            # Gradients, and as much again of the largest block gathered, stand for what nobody compiled.
-            others = parts["trainable"] * 1.25
+            others = parts["trainable"] + self._gathered()
             needed = sum(parts.values()) + kept + others
         return {
             **parts, "activations": kept, "temporaries": others, "needed": needed,
             "available": float(self.chip.memory),
         }  # fmt: skip
+
+    def _gathered(self) -> float:
+        """Bytes, where nobody compiled: the largest block twice, as the next is gathered meanwhile; and
+        logits of a chunk of tokens with their gradient."""
+        config, blocks = self.prepared.config, dict[int, float]()
+        for row in self.prepared.decisions:
+            own = row.size / (self.mesh.get("tensor", 1) if "tensor" in row.placement else 1)
+            blocks[row.depth] = blocks.get(row.depth, 0.0) + own
+        chunk = 8 * BUDGET if getattr(self.prepared.architecture.limits, "vocabulary", 0) else 0
+        whole = max(blocks.values()) if self.mesh.get("fsdp", 1) > 1 else 0.0
+        return 2 * whole * _width(config.model.dtype) + chunk
 
     def _held(self) -> list[list[float]]:
         """[depth, bytes of trainable parameters, of frozen ones, of slots] a device."""

@@ -42,7 +42,7 @@ def render(plan: Plan, others: Sequence[Sequence[str]] = ()) -> str:
     if plan.traffic or plan.least:
         parts += [
             element("h2", "What the devices send"),
-            table(told.TRAFFIC_HEADS, told.traffic_rows(plan), kinds="ttnnn"),
+            *([table(told.TRAFFIC_HEADS, told.traffic_rows(plan), kinds="ttnnn")] if plan.traffic else []),
             table(
                 told.LEAST_HEADS, told.least_rows(plan), kinds="tnnn",
                 caption="Beside the least that any program must receive (docs/plan.md)",

@@ -88,9 +88,9 @@ class Plan:
 
     @property
     def over_least(self) -> float | None:
-        """Bytes received over the least; None where nothing need be sent."""
+        """Bytes received over the least; None where nothing need be sent, or nothing was compiled."""
         least = sum(self.least.values())
-        return sum(self.received.values()) / least if least else None
+        return sum(self.received.values()) / least if least and self.compiler else None
 
     @property
     def tokens_per_second(self) -> float:

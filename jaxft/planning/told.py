@@ -66,7 +66,12 @@ def least_rows(plan: Plan) -> list[list[str]]:
     """Cells under LEAST_HEADS; the last row is the sum."""
     received = plan.received
     rows = [
-        [kind, size(received.get(kind, 0.0)), size(plan.least.get(kind, 0.0)), ""]
+        [
+            kind,
+            size(received.get(kind, 0.0)) * bool(plan.compiler),
+            size(plan.least.get(kind, 0.0)),
+            "",
+        ]
         for kind in dict.fromkeys((*plan.least, *received))
     ]
     if plan.over_least is None:

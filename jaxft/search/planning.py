@@ -20,7 +20,7 @@ from jaxft.planning.topology import check_installed, parse_topology
 
 def make_plan(
     config: ConfigDict, topology: str, *, output: str, length: int = 0, examples: int = 0,
-    price: float | None = None, watts: float | None = None, compiled: int = 0,
+    price: float | None = None, watts: float | None = None, compiles: bool = True, compiled: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Plan:  # fmt: skip
     """Plan, and write plan.json and plan.html into `output`.
@@ -30,6 +30,7 @@ def make_plan(
       topology: see `planning.topology.parse_topology`.
       length, examples: of texts that are not read; 0: the data are.
       price, watts: of a device; None: as the table says.
+      compiles: False: the update is traced alone.
       compiled: of a search, so many are compiled; 0: the config is planned as it is.
       say: is told what goes on.
 
@@ -45,11 +46,19 @@ def make_plan(
         Path(output), ("plan.json", page.is_json), ("plan.html", page.is_page),
         reads={"--config.data.train": config.data.train}, written_by="plan",
     )  # fmt: skip
-    how: dict[str, Any] = {"length": length, "examples": examples, "price": price, "watts": watts}
+    how: dict[str, Any] = {
+        "length": length,
+        "examples": examples,
+        "price": price,
+        "watts": watts,
+        "compiles": compiles,
+    }
     if compiled:
         plan, others = _best(config, topology, how, compiled, say)
     else:
-        say(f"compiling the update for {topology}: seconds to minutes")
+        say(
+            f"{'compiling' if compiles else 'tracing'} the update for {topology}: seconds to minutes"
+        )
         plan, others = planned(config, topology, **how), []
     texts = (json.dumps(plan.to_json(), indent=1), page.render(plan, others))
     for path, text in zip(files, texts, strict=True):
