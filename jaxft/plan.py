@@ -1,7 +1,6 @@
 """What a run needs on hardware that is not here: `python -m jaxft.plan --config FILE --topology v5e:4x4`.
 
-The run's own update is compiled ahead of time for a TPU slice, GPUs or this CPU; no weight is read, and of
-the data only what shapes need. `train --plan` takes mesh, batch and compute type from plan.json.
+The run's own update is compiled ahead of time for a TPU slice, GPUs or this CPU; no weight is read.
 """
 
 from __future__ import annotations

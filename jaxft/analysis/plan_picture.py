@@ -20,11 +20,13 @@ PARTS = {
 def memory_picture(memory: Mapping[str, float]) -> str:
     """One bar of what the program holds at its fullest, beside the memory that there is."""
     unit, name = _unit(max(memory["needed"], memory["available"]))
-    with drawn(8.2, 1.5) as (figure, svg):
+    with drawn(8.2, 1.7) as (figure, svg):
         axes = figure.subplots()
         left = 0.0
         for key, (label, colour) in PARTS.items():
             wide = memory[key] / unit
+            if not wide:
+                continue
             axes.barh(0, wide, left=left, height=0.6, color=colour, label=f"{label} {wide:.3g}")
             left += wide
         available = memory["available"] / unit
@@ -36,7 +38,7 @@ def memory_picture(memory: Mapping[str, float]) -> str:
         axes.set_ylim(-0.4, 0.75)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(f"{name} a device", color=GREY)
-        figure.legend(loc="outside lower center", ncols=5, handlelength=1, columnspacing=1)
+        figure.legend(loc="outside lower center", ncols=3, handlelength=1, columnspacing=1)
     return svg()
 
 

@@ -18,10 +18,10 @@ from jaxft.models import class_names, hf
 from jaxft.planning.advice import advice
 from jaxft.planning.cpu import cpu_chip, process_bytes
 from jaxft.planning.flops import products
-from jaxft.planning.hardware import CHIPS
+from jaxft.planning.hardware import CHIPS, Chip
 from jaxft.planning.holding import bytes_of
 from jaxft.planning.plan import Plan
-from jaxft.planning.topology import Topology, open_devices
+from jaxft.planning.topology import CPU, Topology, open_devices
 from jaxft.training.parallel import Parallel
 from jaxft.training.programs import CPU_OPTIONS
 
@@ -57,7 +57,7 @@ def plan_run(
         compiled = traced.lower().compile(compiler_options=options)
     seconds = {"trace": spent, "compile": time.perf_counter() - began}
     release_free_memory()
-    chip = cpu_chip(topology.devices) if topology.kind == "cpu" else CHIPS[topology.kind]
+    chip = chip_of(topology)
     world = World(prepared, parallel, topology, chip, stage, shapes)
     plan = world.plan(flops, compiled, trips, seconds)
     known = bool(examples or not length or config.train.steps)
@@ -72,6 +72,11 @@ def plan_run(
         steps=prepared.length.steps if known else 0,
     )
     return dataclasses.replace(plan, advice=advice(plan))
+
+
+def chip_of(topology: Topology) -> Chip:
+    """One of its devices; of the CPU it is measured."""
+    return cpu_chip(topology.devices) if topology.kind == CPU else CHIPS[topology.kind]
 
 
 def prepared_for(config: ConfigDict, length: int, examples: int) -> Prepared:

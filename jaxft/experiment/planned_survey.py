@@ -9,11 +9,11 @@ from typing import Any
 from jax.sharding import PartitionSpec
 
 from jaxft.config import ConfigDict, override
-from jaxft.experiment.planned import plan_run, prepared_for
+from jaxft.experiment.planned import chip_of, plan_run, prepared_for
 from jaxft.experiment.prepared import Prepared
 from jaxft.optim import by_path
 from jaxft.planning.estimate import estimate
-from jaxft.planning.hardware import CHIPS
+from jaxft.planning.hardware import Chip
 from jaxft.planning.hlo import Collective
 from jaxft.planning.least import Leaf, least
 from jaxft.planning.plan import Plan
@@ -34,6 +34,7 @@ def survey(
       ValueError: as `plan_run`; or no mesh cuts the batch.
     """
     found: list[Candidate] = []
+    chip = chip_of(topology)
     for dtype in dict.fromkeys((config.model.dtype, "bfloat16")):
         for remat in dict.fromkeys((False, True)):
             plain = {
@@ -44,7 +45,7 @@ def survey(
             alone = dataclasses.replace(topology, shape=(1,) * len(topology.shape))
             counted = plan_run(one, alone, length=length, examples=examples, compiles=False)
             prepared = prepared_for(one, length, examples)
-            found += _of_type(prepared, counted, topology)
+            found += _of_type(prepared, counted, topology, chip)
     if not found:
         raise ValueError(
             f"config.train.batch_size={config.train.batch_size} cannot be cut over {topology.devices} "
@@ -53,9 +54,9 @@ def survey(
     return sorted(found, key=lambda one: (not one.fits, -one.rank))
 
 
-def _of_type(prepared: Prepared, counted: Plan, topology: Topology) -> list[Candidate]:
+def _of_type(prepared: Prepared, counted: Plan, topology: Topology, chip: Chip) -> list[Candidate]:
     """Those of one compute type, recomputing or not. counted: of one device that holds all."""
-    chip, config = CHIPS[topology.kind], prepared.config
+    config = prepared.config
     rules, abstract = prepared.architecture.tensor_rules, prepared.architecture.abstract
     found = []
     for data, fsdp, tensor in meshes(topology.devices, topology.hosted, tensor=bool(rules)):

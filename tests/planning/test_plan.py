@@ -10,6 +10,7 @@ import pytest
 from jaxft.config import default_config, override
 from jaxft.experiment.planned import plan_run
 from jaxft.experiment.planned_config import with_plan
+from jaxft.experiment.planned_survey import survey
 from jaxft.planning import page
 from jaxft.planning.advice import advice
 from jaxft.planning.plan import from_json
@@ -118,3 +119,33 @@ def test_one_that_does_not_fit_says_what_to_change(plan):
     assert any("none of these alone saves" in line for line in lines)
     settled = dataclasses.replace(plan, memory={**own, "available": 1e12}, least={}, traffic=[])
     assert settled.fits and advice(settled) == []
+
+
+@pytest.mark.slow
+def test_a_search_looks_at_every_mesh(config):
+    """By arithmetic, over eight devices of this machine; four traces."""
+    found = survey(config, parse_topology("cpu:8"), length=LENGTH, examples=0)
+    sizes = [
+        tuple(one.fields[f"parallel.{axis}"] for axis in ("data", "fsdp", "tensor"))
+        for one in found
+    ]
+    assert {d * f * t for d, f, t in sizes} == {8} and {t for _, _, t in sizes} == {1, 2, 4, 8}
+    assert all(one.fits for one in found)
+    ranks = [one.rank for one in found]
+    assert ranks == sorted(ranks, reverse=True)
+    by_sort = {
+        (one.fields["model.remat"], one.fields["train.accumulate"]): one.needed
+        for one in found[::-1]
+    }
+    assert len(by_sort) == 8
+    # More devices that cut the state, less of it each; what is recomputed is not kept.
+    same = {
+        "train.batch_size": ROWS,
+        "train.accumulate": 1,
+        "model.dtype": "float32",
+        "parallel.tensor": 1,
+    }
+    here = [one for one in found if all(one.fields[f] == v for f, v in same.items())]
+    plain = {one.fields["parallel.fsdp"]: one for one in here if not one.fields["model.remat"]}
+    again = {one.fields["parallel.fsdp"]: one for one in here if one.fields["model.remat"]}
+    assert again[1].seconds >= plain[1].seconds and again[1].needed < plain[1].needed
