@@ -28,7 +28,7 @@ def refused(arguments, capsys) -> str:
 
 def test_mistakes_are_one_line(world, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
-    assert "did you mean 'v5e'" in refused(argv(world, out, to="v5:4x4"), capsys)
+    assert "did you mean 'v5" in refused(argv(world, out, to="v5:4x4"), capsys)
     assert "--topology is missing" in refused(
         [a for a in argv(world, out) if "topology" not in a], capsys
     )
