@@ -1,11 +1,13 @@
-"""Count the matrix products that a compiled program executes, from its optimised HLO text.
+"""Count the matrix products and collectives of a compiled program, from its optimised HLO text.
 
 `cost_analysis()['flops']` counts the body of a scan once; here each product is multiplied by the
 trip counts of the loops around it. Convolutions and library calls for a product count as one.
 """
 
+import math
 import re
 from collections import Counter
+from typing import Any, NamedTuple
 
 _COMPUTATION = re.compile(r"^(?:ENTRY\s+)?%?([\w.\-]+)\s*\(.*\)\s*->.*\{\s*$")
 _PRODUCT = re.compile(
@@ -15,6 +17,11 @@ _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
 )
 _BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
+_NOTE = re.compile(r"/\*.*?\*/")
+_COLLECTIVE = re.compile(
+    r"=\s+(\(?[^=]*?)\s(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\("
+)
+_CHANNEL = re.compile(r"channel_id=\d+")
 _TRIPS = re.compile(r"known_trip_count\D*(\d+)")
 
 
@@ -38,6 +45,59 @@ def count_in_text(text: str) -> int:
         return totals[name]
 
     return total(entry)
+
+
+class Collective(NamedTuple):
+    """One of a program.
+
+    Attributes:
+      kind: 'all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all' or 'collective-permute'.
+      shapes: of what one device has of its results, as 'f32[8,4]'.
+    """
+
+    kind: str
+    shapes: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(map(size_of, self.shapes))
+
+
+def shape_of(leaf: Any) -> str:
+    """'f32[8,4]' of a float32 array, whole."""
+    return f"f32[{','.join(map(str, leaf.shape))}]"
+
+
+def size_of(shape: str) -> int:
+    """Bytes of 'f32[8,4]'."""
+    kind, _, rest = shape.partition("[")
+    bits = 8 if kind == "pred" else int(re.sub(r"\D.*", "", kind.lstrip("abcdefglnoprstu")))
+    return math.prod(int(n) for n in rest.rstrip("]").split(",") if n) * bits // 8
+
+
+def collectives(text: str) -> list[Collective]:
+    """Those of optimised HLO text, each channel once: a loop's body counts once.
+
+    TPU's compiler repeats a gather in each computation that it fuses with a part of it, all of one channel.
+    A reduce-scatter is there an all-reduce in a computation of that name, with the slice that is kept: its
+    shape here is that of the whole.
+    """
+    found: dict[str, Collective] = {}
+    scattered = ""
+    for number, line in enumerate(text.splitlines()):
+        line = _NOTE.sub("", line)
+        if header := _COMPUTATION.match(line):
+            scattered = "all-reduce-scatter" if "all-reduce-scatter" in header[1] else ""
+        if not (match := _COLLECTIVE.search(line)):
+            continue
+        channel = _CHANNEL.search(line)
+        kind = "reduce-scatter" if scattered and match[2] == "all-reduce" else match[2]
+        shapes = tuple(re.findall(r"\w+\[[\d,]*\]", match[1]))
+        if match[3] and kind == "all-gather":  # of its start: what goes in, and what comes out
+            shapes = shapes[len(shapes) // 2 :]
+        found.setdefault(channel[0] if channel else str(number), Collective(kind, shapes))
+    return list(found.values())
 
 
 def _parse(text: str) -> tuple[Counter, dict[str, Counter], str]:

@@ -12,8 +12,8 @@ from jaxft.experiment.decisions import Decision, Decisions
 from jaxft.experiment.ideas import groups, unfreezing
 from jaxft.experiment.length import Length
 from jaxft.models import SENTENCE, Architecture, has_batch_norms
+from jaxft.models.cuts import left_whole, param_specs
 from jaxft.optim.hints import widened
-from jaxft.training.specs import param_specs
 
 # Rates above these are rarely meant: ten times the usual highest of each.
 _HIGH_RATES = {"adamw": 0.05, "lion": 0.01, "sgd": 5.0}
@@ -123,6 +123,7 @@ def _warnings(config: ConfigDict, architecture: Architecture, frozen: set[str]) 
             "model.scratch with model.batch_stats='frozen': batch norms keep the mean 0 and the "
             "variance 1 that they are initialised with; give 'train'"
         )
+    yield from _uncut(config.parallel.tensor, architecture)
     yield from _read_twice(config.data)
     yield from _too_wide(c, list(depths))
     for pattern, factor in c.lr_mult:
@@ -135,6 +136,20 @@ def _warnings(config: ConfigDict, architecture: Architecture, frozen: set[str]) 
             f"optim.lr={c.lr:g} is far above what fine-tuning with {c.optimizer} takes "
             f"(rarely above {high:g}): the weights will be lost"
         )
+
+
+def _uncut(tensor: int, architecture: Architecture) -> Iterator[str]:
+    """What the tensor axis would cut and does not divide."""
+    whole = left_whole(architecture.abstract, architecture.tensor_rules, tensor)
+    if not whole:
+        return
+    path, fitting = next(iter(whole.items()))
+    more = f" and {len(whole) - 1} more" if len(whole) > 1 else ""
+    hint = f"; {fitting[-1]} does" if fitting else ""
+    yield (
+        f"parallel.tensor={tensor} does not divide the heads or rows of {path}{more}, whole on each of "
+        f"these devices{hint}"
+    )
 
 
 def _read_twice(c: ConfigDict) -> Iterator[str]:

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 from jaxft.config import ConfigDict, override
 from jaxft.experiment.planned import chip_of, plan_run, prepared_for
 from jaxft.experiment.prepared import Prepared
+from jaxft.models.cuts import param_specs
 from jaxft.optim import by_path
 from jaxft.planning.estimate import estimate
 from jaxft.planning.hardware import Chip
@@ -19,7 +20,6 @@ from jaxft.planning.least import Leaf, least
 from jaxft.planning.plan import Plan
 from jaxft.planning.survey import Candidate, batches, meshes
 from jaxft.planning.topology import Topology
-from jaxft.training.specs import param_specs
 
 # Beside what is counted: logits of a chunk and their gradient, and what the compiler needs for itself.
 _ROOM = 2**29

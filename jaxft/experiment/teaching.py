@@ -26,11 +26,11 @@ from jaxft.experiment.split import Split
 from jaxft.experiment.steps import evaluation_step, slicing
 from jaxft.experiment.teacher import Teacher
 from jaxft.models import by_path, hf
+from jaxft.models.cuts import param_specs
 from jaxft.optim import path_map
 from jaxft.tasks.contract import Distils
 from jaxft.tasks.table import TASKS
 from jaxft.training.parallel import Parallel
-from jaxft.training.specs import param_specs
 
 
 def with_teacher(prepared: Prepared, parallel: Parallel, *, cache: str | None) -> Prepared:

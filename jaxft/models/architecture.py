@@ -1,6 +1,7 @@
 """An architecture: a family's stem, blocks and head at the sizes of one config.json."""
 
 import dataclasses
+import functools
 import os
 import re
 import types
@@ -10,9 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import PartitionSpec
 
-from jaxft.models import heads
+from jaxft.models import cuts, heads
 from jaxft.models.checkpoint import config_json, timm_config
 from jaxft.models.contract import PLAIN, Pass
 from jaxft.models.families import TIMM, family_of
@@ -20,14 +20,16 @@ from jaxft.models.family import (
     Backbone,
     Batch,
     Carry,
+    Context,
     Family,
     ImageLimits,
+    Kept,
     Naming,
     Outputs,
     Stored,
     TextLimits,
 )
-from jaxft.models.layers import ops
+from jaxft.models.layers import mesh, ops
 from jaxft.models.layers.batch_norm import sample_of
 from jaxft.models.rates import Rates, left_out, with_dropout
 from jaxft.models.tree import Params, by_path
@@ -52,7 +54,7 @@ class Architecture:
     stored: dict[str, Stored]  # path in `whole` -> how it lies in a checkpoint
     depths: dict[str, int]  # parameter path -> stem 0, blocks 1.., head num_blocks + 1
     statistics: dict[str, int]  # path of a batch statistic, or of a fitted head -> the same
-    tensor_rules: tuple[tuple[str, PartitionSpec], ...]  # (path pattern, spec over 'tensor')
+    tensor_rules: cuts.Rules  # how the tensor axis cuts parameters
     left_out: tuple[float, ...]  # how often each block's residual branches are, of an example
     new_head: bool  # the checkpoint's own classifier is for other labels: initialise one
     # path in `whole` -> its shape in the checkpoint, where that has fewer rows
@@ -134,14 +136,14 @@ class Architecture:
         backbone, _ = self.modules(params)
         sample = sample_of(batch, how.axis_name) if how.batch_stats else None
         carry = backbone.stem(batch, how.context(0, key, None, sample))
-        carry["hidden"] = carry["hidden"].astype(how.dtype)
+        carry["hidden"] = mesh.rows(carry["hidden"].astype(how.dtype))
         if (reads := self.reads(batch)) is not None:
             carry["reads"] = reads
         if (averages := self.family.heads[self.head].averages(self.config, batch)) is not None:
             carry["averages"] = averages
         if sample is not None:
             carry["sample"] = sample
-        return self._through(backbone, carry, range(1, upto + 1), key, how)
+        return self._through(params, carry, range(1, upto + 1), key, how)
 
     def suffix(
         self,
@@ -158,9 +160,9 @@ class Architecture:
             ValueError: there are fewer blocks.
         """
         self._check_depth("start", start)
-        backbone, head = self.modules(params)
+        backbone, head = self.modules(mesh.used(params, self, self.num_blocks + 1))
         depths = range(start + 1, self.num_blocks + 1)
-        carry = self._through(backbone, carry, depths, key, how)
+        carry = self._through(params, carry, depths, key, how)
         hidden = carry["hidden"]
         read = ops.take(hidden, carry.get("reads")) if how.all_positions else hidden
         finished = backbone.finish(read.astype(jnp.float32))
@@ -173,18 +175,27 @@ class Architecture:
         return {**outputs, **kept, **({"hidden": hidden} if how.all_positions else {})}
 
     def _through(
-        self, backbone: Backbone, carry: Carry, depths: range, key: jax.Array | None, how: Pass
+        self, params: Params, carry: Carry, depths: range, key: jax.Array | None, how: Pass
     ) -> Carry:
         moments, sample = carry.get("moments", {}), carry.get("sample")
+        whole, meshed = self.modules(params)[0], bool(mesh.sizes())
+
+        def run(depth: int, carry: Carry, context: Context) -> tuple[Carry, Kept]:
+            # Over a mesh parameters are gathered in here, so that a block that is rerun lets them go.
+            own = mesh.used(params, self, depth, how.dtype)
+            backbone = self.modules(own)[0] if meshed else whole
+            return backbone.blocks[depth - 1](carry, context)
+
         carry = {name: value for name, value in carry.items() if name != "moments"}
         for depth in depths:
-            block = backbone.blocks[depth - 1]
-            rerun = how.remat and depth > how.frozen_blocks
-            run: Any = jax.checkpoint(block.__call__) if rerun else block
+            block: Callable[..., Any] = functools.partial(run, depth)
+            if how.remat and depth > how.frozen_blocks:
+                block = jax.checkpoint(block)
             narrow = depth == self.num_blocks and not how.all_positions
             reads = carry.get("reads") if narrow else None
             context = how.context(depth, key, reads, sample, self.left_out[depth - 1])
-            carry, kept = run(carry, context)
+            carry, kept = block(carry, context)
+            carry = {**carry, "hidden": mesh.rows(carry["hidden"])}
             moments = {**moments, **kept.get("moments", {})}
         return {**carry, "moments": moments} if moments else carry
 

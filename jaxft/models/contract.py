@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
+from jaxft.models.cuts import Rules
 from jaxft.models.family import (
     Batch,
     Context,
@@ -101,7 +101,7 @@ class Architecture(Protocol):
         stored: path in `whole` -> how it lies in a checkpoint.
         depths: parameter path -> depth.
         statistics: path of a batch statistic, or of what else never trains -> the same.
-        tensor_rules: (path pattern, spec over 'tensor'), in order.
+        tensor_rules: how the tensor axis cuts parameters, see cuts.py.
         naming: which tensors of a checkpoint are its own.
         from_scratch: `init` gives every leaf a value to train from.
         new_head: the checkpoint's own classifier is for other labels: initialise one.
@@ -137,7 +137,7 @@ class Architecture(Protocol):
     @property
     def statistics(self) -> dict[str, int]: ...
     @property
-    def tensor_rules(self) -> tuple[tuple[str, PartitionSpec], ...]: ...
+    def tensor_rules(self) -> Rules: ...
     @property
     def naming(self) -> Naming: ...
     @property

@@ -5,9 +5,8 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.sharding import PartitionSpec
 
-from jaxft.models import vocabulary
+from jaxft.models import cuts, vocabulary
 from jaxft.models.family import Family, Head, Outputs, TextLimits, depth_rules
 from jaxft.models.heads import every_token, last_token
 from jaxft.models.layers import decoder, modules, ops
@@ -45,14 +44,17 @@ def _token_score(config, num_labels: int, rngs: nnx.Rngs) -> Score:
     return Score(config.hidden_size, num_labels, rate=rate, std=std, use_bias=True, rngs=rngs)
 
 
-TENSOR_RULES = (
-    (
-        r"model/layers/\d+/(self_attn/[qkv]_proj|mlp/(gate|up)_proj)/kernel",
-        PartitionSpec(None, "tensor"),
-    ),
-    (r"model/layers/\d+/(self_attn/[qkv]_proj|mlp/(gate|up)_proj)/bias", PartitionSpec("tensor")),
-    (r"model/layers/\d+/(self_attn/o_proj|mlp/down_proj)/kernel", PartitionSpec("tensor", None)),
-)
+def _tensor_rules(config: Any) -> cuts.Rules:
+    heads, layer = config.num_attention_heads, r"model/layers/\d+"
+    return (
+        *cuts.columns(f"{layer}/self_attn/q_proj", heads),
+        *cuts.columns(f"{layer}/self_attn/[kv]_proj", config.num_key_value_heads),
+        *cuts.rows(f"{layer}/self_attn/o_proj", heads),
+        *cuts.columns(f"{layer}/mlp/(gate|up)_proj"),
+        *cuts.rows(f"{layer}/mlp/down_proj"),
+        *cuts.table("model/embed_tokens|lm_head"),
+    )
+
 
 # The language model's head, the head for questions, and a buffer that old versions saved.
 OTHER_HEADS = (
@@ -113,7 +115,7 @@ def decoder_family(
         backbone=backbone,
         heads={"sequence": sequence, **({"token": token} if tokens else {}), "causal": causal},
         depth_rules=depths,
-        tensor_rules=lambda config: TENSOR_RULES,
+        tensor_rules=_tensor_rules,
         causal=True,
         other_heads=OTHER_HEADS,
     )

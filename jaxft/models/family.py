@@ -13,8 +13,8 @@ from typing import Any, Generic, Protocol, Self, TypedDict, TypeVar
 
 import jax
 from flax import nnx
-from jax.sharding import PartitionSpec
 
+from jaxft.models.cuts import Rules
 from jaxft.models.layers import ops
 from jaxft.models.layers.batch_norm import Moments, Sample
 from jaxft.models.layers.stochastic_depth import Branch, StochasticDepth, whole
@@ -290,7 +290,7 @@ class Family(Generic[C]):
             and 'seq2seq', which predict tokens), the classification head first.
         depth_rules: ordered (path pattern, depth), covering every parameter and statistic: stem 0,
             blocks 1..L, head L + 1.
-        tensor_rules: ordered (path pattern, PartitionSpec over 'tensor').
+        tensor_rules: how the tensor axis cuts parameters, see cuts.py.
         stored: `(path, number of axes, config) ->` how a parameter or statistic lies in a checkpoint.
         causal: a token sees itself and those before it, none after it.
         settled: `(config, directory) ->` the config with what only the tensors there say; there may be
@@ -309,7 +309,7 @@ class Family(Generic[C]):
     backbone: Callable[[C, str, nnx.Rngs], Backbone]
     heads: Mapping[str, Head[C]]
     depth_rules: Callable[[C], tuple[tuple[str, int], ...]]
-    tensor_rules: Callable[[C], tuple[tuple[str, PartitionSpec], ...]]
+    tensor_rules: Callable[[C], Rules]
     left_out: Callable[[C, int], Sequence[float]] | None = lambda config, blocks: (0.0,) * blocks
     stored: Callable[[str, int, C], Stored] = stored_by_leaf
     completed: Callable[[type[C], Mapping[str, Any]], dict[str, Any]] = with_defaults

@@ -10,19 +10,20 @@ loss, while a chunk's logits are there: keeping nothing and computing them again
 products. What needs no gradient, as a frozen unembedding, has no work either.
 
 Under `jit` over a mesh, tokens are compacted on the device that has them if the mesh is in context
-(`jax.sharding.use_abstract_mesh`); without, the result is the same, but tokens are sent around.
+(`jax.sharding.use_abstract_mesh`), and each device of the tensor axis computes the logits of its part of the
+vocabulary; without, the result is the same, but tokens are sent around.
 """
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType, PartitionSpec
+
+from jaxft.tasks.vocabulary_share import ROWS, SUM, TOKENS, Share, where_tokens_are
 
 BUDGET = 2**25  # logits at a time: 128 MiB of fp32
 
@@ -45,6 +46,7 @@ class _Options:
     z_loss: float
     budget: int
     axes: tuple[str, ...]
+    tensor: str
 
 
 def vocabulary_loss(
@@ -59,6 +61,7 @@ def vocabulary_loss(
     z_loss: float = 0.0,
     budget: int = BUDGET,
     axes: tuple[str, ...] = ("data", "fsdp"),
+    tensor: str = "tensor",
 ) -> jax.Array:
     """The weighted sum of the losses of the tokens, fp32 scalar.
 
@@ -79,8 +82,9 @@ def vocabulary_loss(
       z_loss: z (Chowdhery et al., 2022, arXiv:2204.02311, section 5, have 1e-4).
       budget: logits in memory at a time; at least one token's.
       axes: of the mesh in context, if there is one, over which the first axis is cut.
+      tensor: that over which the vocabulary is, evenly or not.
     """
-    options = _Options(label_smoothing, z_loss, budget, axes)
+    options = _Options(label_smoothing, z_loss, budget, axes, tensor)
     head = _Head(unembedding, bias, None if cap is None else jnp.asarray(cap, jnp.float32))
     return _loss(options, features, head, labels, weight)
 
@@ -95,31 +99,32 @@ def vocabulary_statistics(
     cap: float | jax.Array | None = None,
     budget: int = BUDGET,
     axes: tuple[str, ...] = ("data", "fsdp"),
+    tensor: str = "tensor",
 ) -> Statistics:
     """What an evaluation keeps of each token that has weight, [...]; not to be differentiated.
 
     Arguments as of `vocabulary_loss`.
     """
-    options = _Options(0.0, 0.0, budget, axes)
+    options = _Options(0.0, 0.0, budget, axes, tensor)
     head = _Head(unembedding, bias, None if cap is None else jnp.asarray(cap, jnp.float32))
 
-    def local(features, head, labels, weight):
-        tokens = _Tokens(features, labels, weight)
+    def local(share, features, head, labels, weight):
+        head, tokens = _Head(*head), _Tokens(features, labels, weight)
         found = Statistics(jnp.zeros(tokens.count, jnp.float32), jnp.zeros(tokens.count, jnp.bool_))
 
         def chunk(found, taken):
-            logits, _ = _logits(taken.features, head)
-            _, nll, _ = _losses(logits, taken.labels, options)
-            hit = logits.argmax(-1) == taken.labels
+            logits, _ = _logits(taken.features, head, share)
+            _, nll, _ = _losses(logits, taken.labels, options, share)
+            hit = share.best(logits) == taken.labels
             return Statistics(
                 found.nll.at[taken.places].set(nll, mode="drop"),
                 found.hit.at[taken.places].set(hit, mode="drop"),
             )
 
-        found = tokens.fold(chunk, found, options.budget // len(head.unembedding))
+        found = tokens.fold(chunk, found, options.budget // len(head.unembedding), share)
         return found.nll.reshape(labels.shape), found.hit.reshape(labels.shape)
 
-    run = _where_tokens_are(options, local, (True, True))
+    run = _placed(options, local, (TOKENS, TOKENS))
     return Statistics(*run(features, head, labels, weight))
 
 
@@ -148,7 +153,7 @@ class _Tokens:
         self.labels, self.weight = jnp.asarray(labels).ravel(), jnp.asarray(weight).ravel()
         self.count = len(self.labels)
 
-    def fold(self, chunk: Callable[[Any, _Taken], Any], carry: Any, size: int) -> Any:
+    def fold(self, chunk: Callable[[Any, _Taken], Any], carry: Any, size: int, share: Share) -> Any:
         """`carry` after `chunk(carry, tokens)` for `size` tokens at a time, as long as some count."""
         size = max(1, min(size, self.count))
         counts = self.weight > 0
@@ -165,11 +170,11 @@ class _Tokens:
             )
             return chunk(carry, _Taken(places, *taken))
 
-        return lax.fori_loop(0, (present + size - 1) // size, body, carry)
+        return lax.fori_loop(0, share.most((present + size - 1) // size), body, carry)
 
 
-def _logits(features: jax.Array, head: _Head) -> tuple[jax.Array, jax.Array | None]:
-    """[C, V] fp32, and the slope of the cap there."""
+def _logits(features: jax.Array, head: _Head, share: Share) -> tuple[jax.Array, jax.Array | None]:
+    """[C, V] fp32, and the slope of the cap there; V rows of the share."""
     logits = jnp.einsum(
         "cd,vd->cv",
         features,
@@ -179,51 +184,57 @@ def _logits(features: jax.Array, head: _Head) -> tuple[jax.Array, jax.Array | No
     if head.bias is not None:
         logits = logits + head.bias
     if head.cap is None:
-        return logits, None
+        return share.present(logits), None
     bent = jnp.tanh(logits / head.cap)
-    return head.cap * bent, 1 - bent * bent
+    return share.present(head.cap * bent), 1 - bent * bent
 
 
 def _losses(
-    logits: jax.Array, labels: jax.Array, options: _Options
+    logits: jax.Array, labels: jax.Array, options: _Options, share: Share
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(loss, negative log-likelihood, log of the normaliser), each [C]."""
-    normaliser = jax.nn.logsumexp(logits, axis=-1)
-    nll = normaliser - jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    normaliser = share.normaliser(logits)
+    nll = normaliser - share.at(logits, labels)
     loss, smoothing = nll, options.label_smoothing
     if smoothing:
-        loss = (1 - smoothing) * nll + smoothing * (normaliser - logits.mean(-1))
+        loss = (1 - smoothing) * nll + smoothing * (normaliser - share.mean(logits))
     if options.z_loss:
         loss = loss + options.z_loss * normaliser * normaliser
     return loss, nll, normaliser
 
 
 def _slopes(
-    logits: jax.Array, normaliser: jax.Array, labels: jax.Array, options: _Options
+    logits: jax.Array, normaliser: jax.Array, labels: jax.Array, options: _Options, share: Share
 ) -> jax.Array:
     """Derivatives [C, V] of each token's loss by its logits."""
     given = jnp.exp(logits - normaliser[:, None])
     if options.z_loss:
         given = given * (1 + 2 * options.z_loss * normaliser)[:, None]
-    smoothing, vocabulary = options.label_smoothing, logits.shape[-1]
-    right = lax.broadcasted_iota(jnp.int32, logits.shape, 1) == labels[:, None]
+    smoothing, vocabulary = options.label_smoothing, share.vocabulary
+    right = share.ids(logits.shape[-1])[None, :] == labels[:, None]
     wanted = jnp.where(right, 1 - smoothing + smoothing / vocabulary, smoothing / vocabulary)
     return given - wanted
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _loss(options, features, head, labels, weight):
-    def local(features, head, labels, weight):
-        tokens = _Tokens(features, labels, weight)
+    def local(share, features, head, labels, weight):
+        head, tokens = _Head(*head), _Tokens(features, labels, weight)
 
         def chunk(total, taken):
-            logits, _ = _logits(taken.features, head)
-            loss, _, _ = _losses(logits, taken.labels, options)
+            logits, _ = _logits(taken.features, head, share)
+            loss, _, _ = _losses(logits, taken.labels, options, share)
             return total + (loss * taken.weight).sum()
 
-        return tokens.fold(chunk, jnp.float32(0), options.budget // len(head.unembedding))
+        size = options.budget // len(head.unembedding)
+        return tokens.fold(chunk, jnp.float32(0), size, share)
 
-    return _where_tokens_are(options, local, False)(features, head, labels, weight)
+    return _placed(options, local, SUM)(features, head, labels, weight)
+
+
+def _placed(options: _Options, function: Callable[..., Any], by: Any) -> Callable[..., Any]:
+    run = where_tokens_are(function, by, axes=options.axes, tensor=options.tensor)
+    return lambda features, head, labels, weight: run(features, tuple(head), labels, weight)
 
 
 def _loss_forward(options, features, head, labels, weight):
@@ -232,17 +243,16 @@ def _loss_forward(options, features, head, labels, weight):
     wanted = tuple(x is not None and x.perturbed for x in moving)
     values = jax.tree.map(lambda x: x.value, primals, is_leaf=lambda x: hasattr(x, "perturbed"))
     local = functools.partial(_loss_and_gradients, options, wanted)
-    by_token = tuple(
-        None if not is_wanted else place == 0 for place, is_wanted in enumerate(wanted)
-    )
-    total, gradients = _where_tokens_are(options, local, (False, by_token))(*values)
+    kinds = (TOKENS, ROWS, ROWS)
+    by = tuple(kind if found else None for kind, found in zip(kinds, wanted, strict=True))
+    total, gradients = _placed(options, local, (SUM, by))(*values)
     pairs = zip(gradients, moving, strict=True)
     return total, [None if x is None else x.astype(of.value.dtype) for x, of in pairs]
 
 
-def _loss_and_gradients(options, wanted, features, head, labels, weight):
+def _loss_and_gradients(options, wanted, share, features, head, labels, weight):
     """The loss, and of what is wanted (features, unembedding, bias) the gradients; None of the others."""
-    tokens = _Tokens(features, labels, weight)
+    head, tokens = _Head(*head), _Tokens(features, labels, weight)
     rows = max(1, options.budget // features.shape[-1])
     zeros = (
         jnp.zeros_like(tokens.features) if wanted[0] else None,
@@ -252,9 +262,10 @@ def _loss_and_gradients(options, wanted, features, head, labels, weight):
 
     def chunk(carry, taken):
         total, (by_features, by_unembedding, by_bias) = carry
-        logits, slope = _logits(taken.features, head)
-        loss, _, normaliser = _losses(logits, taken.labels, options)
-        by_logits = _slopes(logits, normaliser, taken.labels, options) * taken.weight[:, None]
+        logits, slope = _logits(taken.features, head, share)
+        loss, _, normaliser = _losses(logits, taken.labels, options, share)
+        by_logits = _slopes(logits, normaliser, taken.labels, options, share)
+        by_logits = by_logits * taken.weight[:, None]
         by_logits = by_logits if slope is None else by_logits * slope
         if by_bias is not None:
             by_bias = by_bias + by_logits.sum(0)
@@ -267,9 +278,9 @@ def _loss_and_gradients(options, wanted, features, head, labels, weight):
         return total + (loss * taken.weight).sum(), (by_features, by_unembedding, by_bias)
 
     size = options.budget // len(head.unembedding)
-    total, (by_features, *others) = tokens.fold(chunk, (jnp.float32(0), zeros), size)
+    total, (by_features, *others) = tokens.fold(chunk, (jnp.float32(0), zeros), size, share)
     if by_features is not None:
-        by_features = by_features.reshape(features.shape)
+        by_features = share.added(by_features).reshape(features.shape)
     return total, (by_features, *others)
 
 
@@ -302,40 +313,3 @@ def _loss_backward(options, gradients, cotangent):
 
 
 _loss.defvjp(_loss_forward, _loss_backward, symbolic_zeros=True)
-
-
-def _shards(options: _Options, rows: int) -> tuple[str, ...]:
-    """Axes of the mesh in context over which that many rows are cut; none under vmap of it or pmap,
-    where the tokens are those of one device already."""
-    mesh = jax.sharding.get_abstract_mesh()
-    found = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    axes = tuple(name for name in options.axes if found.get(name) == AxisType.Auto)
-    return axes if rows % math.prod(mesh.shape[name] for name in axes) == 0 else ()
-
-
-def _where_tokens_are(
-    options: _Options, function: Callable[..., Any], by_token: Any
-) -> Callable[..., Any]:
-    """`function(features, head, labels, weight)` run on each device with the tokens it has.
-
-    by_token: in the structure of its results: True for arrays of tokens, False for sums over them.
-    """
-
-    def run(features, head, labels, weight):
-        axes = _shards(options, len(labels))
-        if not axes:
-            return function(features, head, labels, weight)
-        cut, whole = PartitionSpec(axes), PartitionSpec()
-
-        def local(*given):
-            results = function(*given)
-            return jax.tree.map(lambda cut, x: x if cut else lax.psum(x, axes), by_token, results)
-
-        return jax.shard_map(
-            local,
-            in_specs=(cut, whole, cut, cut),
-            out_specs=jax.tree.map(lambda by: cut if by else whole, by_token),
-            check_vma=False,
-        )(features, head, labels, weight)
-
-    return run

@@ -18,11 +18,11 @@ from safetensors.numpy import load_file
 from jaxft import evaluate, train
 from jaxft.experiment.stages import split_for
 from jaxft.models import Pass, by_path, hf, load_architecture, move_statistics
+from jaxft.models.cuts import param_specs
 from jaxft.tasks import classification
 from jaxft.training.gradient import MeanGradient
 from jaxft.training.mesh import make_parallel
 from jaxft.training.parallel import Parallel
-from jaxft.training.specs import param_specs
 from jaxft.training.step import hyperparameters, train_step
 from tests.worlds import arguments, killed_at
 

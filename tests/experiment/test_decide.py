@@ -10,11 +10,10 @@ from jax.sharding import PartitionSpec
 from jaxft.config import default_config, override
 from jaxft.experiment.decide import decide
 from jaxft.experiment.length import Length
-from jaxft.models import load_architecture
-from jaxft.training import parallel
+from jaxft.models import cuts, load_architecture
 
 LENGTH = Length(steps=100, epoch=10)
-SIZES = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 16}
+SIZES = {"hidden_size": 8, "num_attention_heads": 8, "intermediate_size": 8, "vocab_size": 16}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ def test_data_that_is_learned_from_and_evaluated_is_said(architecture, fields, s
 
 def test_where_a_parameter_lives_is_decided_without_a_device(architecture, monkeypatch):
     """Larger meshes than this machine has: rules over tensor first, then the largest free dimension."""
-    monkeypatch.setattr(parallel, "MIN_FSDP_SIZE", 64)
+    monkeypatch.setattr(cuts, "MIN_FSDP_SIZE", 64)
     config = override(default_config(), {"parallel.fsdp": 4, "parallel.tensor": 8})
     placements = decide(config, architecture, LENGTH).placements
     block = "bert/encoder/layer/3"
@@ -78,5 +77,19 @@ def test_where_a_parameter_lives_is_decided_without_a_device(architecture, monke
     assert placements[f"{block}/attention/self/query/bias"] == PartitionSpec("tensor")
     assert placements[f"{block}/output/LayerNorm/scale"] == PartitionSpec(None)
     assert placements["classifier/kernel"] == PartitionSpec(None, None)  # 8 x 2 is small
+    table = placements["bert/embeddings/word_embeddings/embedding"]
+    assert table == PartitionSpec("tensor", "fsdp")  # rows of the vocabulary, and columns
     whole = decide(default_config(), architecture, LENGTH).placements
     assert not any(axis for spec in whole.values() for axis in spec)
+
+
+def test_what_the_tensor_axis_does_not_divide_is_whole_and_said(architecture):
+    config = override(default_config(), {"parallel.tensor": 16})
+    found = decide(config, architecture, LENGTH)
+    key = "bert/encoder/layer/0/attention/self/key/kernel"
+    (said,) = (text for text in found.warnings if "parallel.tensor" in text)
+    assert said.startswith(
+        "parallel.tensor=16 does not divide the heads or rows of bert/encoder/layer/0/"
+    )
+    assert said.endswith("whole on each of these devices; 8 does")
+    assert found.placements[key] == PartitionSpec(None, None)

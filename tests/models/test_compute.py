@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from jaxft import models, optim
+from jaxft.models.cuts import param_specs
 from jaxft.tasks import classification
 from jaxft.training.gradient import MeanGradient
 from jaxft.training.mesh import make_parallel
 from jaxft.training.parallel import Parallel
-from jaxft.training.specs import param_specs
 from jaxft.training.step import hyperparameters, train_step
 from tests.hlo import count_matmuls
 from tests.models.test_parity import FAMILY_ROWS, batches

@@ -7,8 +7,8 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
+from jaxft.models.cuts import param_specs
 from jaxft.training.mesh import make_parallel
-from jaxft.training.specs import param_specs
 from jaxft.training.step import hyperparameters
 
 HPARAMS = hyperparameters(jax.random.key(0))

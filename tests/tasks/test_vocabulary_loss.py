@@ -202,3 +202,39 @@ def test_tokens_stay_on_their_devices_where_the_mesh_is_in_context():
         return any(word in text for word in ("all-gather", "all-to-all", "collective-permute"))
 
     assert gathers(False) and not gathers(True)
+
+
+@pytest.mark.parametrize("vocabulary", [V, 56])  # which two devices divide or not
+def test_the_vocabulary_is_cut_over_the_tensor_axis(vocabulary):
+    batch, params = arrays(rows=16)
+    if vocabulary > V:
+        rng, more = np.random.default_rng(1), vocabulary - V
+        params["unembedding"] = np.concatenate(
+            [params["unembedding"], rng.normal(size=(more, D))], dtype=np.float32
+        )
+        params["bias"] = np.concatenate([params["bias"], rng.normal(size=more)], dtype=np.float32)
+    parallel = make_parallel("shard", data=2, fsdp=2, tensor=2)
+    assert parallel.mesh is not None
+    options = {"cap": 3.0, "label_smoothing": 0.1, "z_loss": 1e-2}
+
+    def both(params, batch):
+        with jax.sharding.use_abstract_mesh(parallel.mesh.abstract_mesh):
+            given = {"bias": params["bias"], "cap": 3.0, "budget": CHUNK}
+            found = vocabulary_statistics(
+                batch["features"], params["unembedding"], batch["labels"], batch["weight"], **given
+            )
+            return gradients(chunked, params, batch, **options), found
+
+    rows = jax.sharding.PartitionSpec("tensor" if vocabulary % 2 == 0 else None)
+    placed = jax.device_put(params, parallel.shardings(dict.fromkeys(params, rows)))
+    compiled = jax.jit(both).lower(placed, parallel.put(batch)).compile()
+    found, statistics = compiled(placed, parallel.put(batch))
+    assert_close(found, gradients(plain, params, batch, **options), to=1e-5)
+    logits = 3.0 * np.tanh((batch["features"] @ params["unembedding"].T + params["bias"]) / 3.0)
+    hit = (logits.argmax(-1) == batch["labels"]) & (batch["weight"] > 0)
+    np.testing.assert_array_equal(statistics.hit, hit)
+    nll = -np.take_along_axis(jax.nn.log_softmax(logits), batch["labels"][..., None], -1)[..., 0]
+    np.testing.assert_allclose(statistics.nll, np.where(batch["weight"] > 0, nll, 0), rtol=1e-4)
+    if vocabulary % 2 == 0:  # logits are of half of it, and the table is nowhere whole
+        half, text = vocabulary // 2, compiled.as_text()
+        assert f"f32[{half},{D}]" in text and f"f32[{vocabulary},{D}]" not in text

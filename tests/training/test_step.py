@@ -13,11 +13,11 @@ import pytest
 
 from jaxft import optim
 from jaxft.models import Pass, by_path, hf, load_architecture
+from jaxft.models.cuts import param_specs
 from jaxft.tasks import classification
 from jaxft.training.gradient import MeanGradient
 from jaxft.training.mesh import make_parallel
 from jaxft.training.parallel import Parallel
-from jaxft.training.specs import param_specs
 from jaxft.training.step import eval_step, hyperparameters, train_step
 from tests import tiny
 
@@ -123,7 +123,7 @@ def test_what_a_batch_becomes_on_the_devices_is_known_without_it(setup, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_gives_the_single_device_result(setup, mode, monkeypatch):
-    monkeypatch.setattr("jaxft.training.specs.MIN_FSDP_SIZE", 64)  # the tiny model's matrices too
+    monkeypatch.setattr("jaxft.models.cuts.MIN_FSDP_SIZE", 64)  # the tiny model's matrices too
     expected, expected_metrics, _ = run(setup, ONE)
     params, metrics, _ = run(setup, MODES[mode]())
     assert metrics == pytest.approx(expected_metrics, rel=1e-5)
@@ -132,7 +132,7 @@ def test_every_mode_gives_the_single_device_result(setup, mode, monkeypatch):
 
 
 def test_fsdp_and_tensor_axes_really_cut_parameters_and_slots(setup, monkeypatch):
-    monkeypatch.setattr("jaxft.training.specs.MIN_FSDP_SIZE", 64)
+    monkeypatch.setattr("jaxft.models.cuts.MIN_FSDP_SIZE", 64)
     state, step = make(setup, MODES["data 2 fsdp 2 tensor 2"]())
     state, _ = step(state, MODES["data 2 fsdp 2 tensor 2"]().put(batch_for(setup)))
     query = next(v for k, v in by_path(state.params).items() if k.endswith("query/kernel"))

@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from jaxft.models.bridge import trace, writing
 from jaxft.models.bridge.module import Built, Forward, path_of
 from jaxft.models.bridge.norms import BatchNorms
 from jaxft.models.contract import PLAIN, Pass
+from jaxft.models.cuts import Rules
 from jaxft.models.family import Batch, ImageLimits, Naming, Outputs, Stored, TextLimits
 from jaxft.models.layers.batch_norm import Sample, sample_of
 from jaxft.models.tree import Params, by_path
@@ -72,7 +72,7 @@ class BridgedArchitecture:
         return self.built.naming
 
     @property
-    def tensor_rules(self) -> tuple[tuple[str, PartitionSpec], ...]:
+    def tensor_rules(self) -> Rules:
         """None: under a mesh, leaves are cut by their size alone."""
         return ()
 

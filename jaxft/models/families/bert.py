@@ -11,11 +11,11 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxft.models import vocabulary
+from jaxft.models import cuts, vocabulary
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import Carry, Context, Family, Head, TextLimits, depth_rules
 from jaxft.models.heads import Classifier, bare, every_token, first_token, question
-from jaxft.models.layers import encoder, modules
+from jaxft.models.layers import encoder
 
 # Read by Google's original multilingual and Chinese configs, by no code of HF's BERT.
 _IGNORED = frozenset(
@@ -118,7 +118,7 @@ FAMILY = Family(
         ),
     },
     depth_rules=_depth_rules,
-    tensor_rules=lambda config: modules.ENCODER_TENSOR_RULES,
+    tensor_rules=lambda config: cuts.encoder(config.num_attention_heads),
     # A buffer that old versions saved.
     other_heads=(r"cls\..*", r"qa_outputs\..*", r"(bert\.)?embeddings\.position_ids"),
     aliases=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),

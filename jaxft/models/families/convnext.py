@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec
 
+from jaxft.models import cuts
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import Carry, Context, Family, Head, ImageLimits, Kept, depth_rules
 from jaxft.models.heads import ImageClassifier, every_token
@@ -213,9 +213,5 @@ FAMILY = Family(
     backbone=lambda config, kind, rngs: ConvNext(config, rngs=rngs),
     heads={"image": Head("ConvNextForImageClassification", ImageClassifier, every_token)},
     depth_rules=_depth_rules,
-    tensor_rules=lambda config: (
-        (r".*/pwconv1/kernel", PartitionSpec(None, "tensor")),
-        (r".*/pwconv1/bias", PartitionSpec("tensor")),
-        (r".*/pwconv2/kernel", PartitionSpec("tensor", None)),
-    ),
+    tensor_rules=lambda config: (*cuts.columns(".*/pwconv1"), *cuts.rows(".*/pwconv2")),
 )

@@ -12,9 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import PartitionSpec
 
-from jaxft.models import vocabulary
+from jaxft.models import cuts, vocabulary
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import (
     Carry,
@@ -296,11 +295,10 @@ def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     return depth_rules(stem, blocks, r"(pooler|classifier|qa_outputs|cls|lm_predictions)/.*")
 
 
-_TENSOR_RULES = (
-    (r".*/layer/\d+/.*(_proj|intermediate/dense)/kernel", PartitionSpec(None, "tensor")),
-    (r".*/layer/\d+/.*(_proj|intermediate/dense)/bias", PartitionSpec("tensor")),
-    (r".*/layer/\d+/(attention/)?output/dense/kernel", PartitionSpec("tensor", None)),
-)
+def _tensor_rules(config: Config) -> cuts.Rules:
+    heads = config.num_attention_heads
+    return (*cuts.columns(r".*/layer/\d+/.*_proj", heads), *cuts.encoder(heads))
+
 
 _TABLE = "deberta/embeddings/word_embeddings/embedding"
 FAMILY = Family(
@@ -339,7 +337,7 @@ FAMILY = Family(
         ),
     },
     depth_rules=_depth_rules,
-    tensor_rules=lambda config: _TENSOR_RULES,
+    tensor_rules=_tensor_rules,
     # The heads that predict tokens (v2's and v3's), the discriminator's of v3, for questions; buffers and
     # tables of absolute positions that files hold though their model does not use them.
     other_heads=(

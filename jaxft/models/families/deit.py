@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import jax
 from flax import nnx
 
+from jaxft.models import cuts
 from jaxft.models.families.vit import Config
 from jaxft.models.family import Carry, Context, Family, Head, ImageLimits, depth_rules
 from jaxft.models.heads import ImageClassifier, first_token
@@ -53,7 +54,7 @@ FAMILY = Family(
     backbone=lambda config, kind, rngs: DeiT(config, rngs=rngs),
     heads={"image": Head("DeiTForImageClassification", ImageClassifier, first_token)},
     depth_rules=_depth_rules,
-    tensor_rules=lambda config: modules.ENCODER_TENSOR_RULES,
+    tensor_rules=lambda config: cuts.encoder(config.num_attention_heads),
     # DeiTModel's pooler, of masked image modelling, and the heads that are trained with a teacher.
     other_heads=(
         r"(deit\.)?pooler\..*",

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import PartitionSpec
 
+from jaxft.models import cuts
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import (
     Carry,
@@ -200,10 +200,9 @@ FAMILY = Family(
     heads={"image": Head("Dinov2ForImageClassification", Classifier, every_token)},
     depth_rules=_depth_rules,
     tensor_rules=lambda config: (
-        *modules.ENCODER_TENSOR_RULES,
-        (r".*/mlp/fc1/kernel", PartitionSpec(None, "tensor")),
-        (r".*/mlp/fc1/bias", PartitionSpec("tensor")),
-        (r".*/mlp/(fc2|weights_out)/kernel", PartitionSpec("tensor", None)),
+        *cuts.encoder(config.num_attention_heads),
+        *cuts.columns(".*/mlp/fc1"),
+        *cuts.rows(".*/mlp/(fc2|weights_out)"),
     ),
     other_heads=(r"(dinov2\.)?embeddings\.mask_token",),
     # As vision.ALIASES, for the state dict of a live model; its SwiGLU has other tensors.

@@ -10,9 +10,8 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.sharding import PartitionSpec
 
-from jaxft.models import vocabulary
+from jaxft.models import cuts, vocabulary
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import (
     Carry,
@@ -209,11 +208,15 @@ def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     )
 
 
-_TENSOR_RULES = (
-    (r".*/layer/\d+/.*/([qkv]_lin|lin1)/kernel", PartitionSpec(None, "tensor")),
-    (r".*/layer/\d+/.*/([qkv]_lin|lin1)/bias", PartitionSpec("tensor")),
-    (r".*/layer/\d+/.*/(out_lin|lin2)/kernel", PartitionSpec("tensor", None)),
-)
+def _tensor_rules(config: Config) -> cuts.Rules:
+    return (
+        *cuts.columns(r".*/layer/\d+/attention/[qkv]_lin", config.n_heads),
+        *cuts.rows(r".*/layer/\d+/attention/out_lin", config.n_heads),
+        *cuts.columns(r".*/layer/\d+/ffn/lin1"),
+        *cuts.rows(r".*/layer/\d+/ffn/lin2"),
+        *cuts.table(r".*embeddings/word_embeddings|vocab_projector"),
+    )
+
 
 _TABLE = "distilbert/embeddings/word_embeddings/embedding"
 FAMILY = Family(
@@ -245,7 +248,7 @@ FAMILY = Family(
         ),
     },
     depth_rules=_depth_rules,
-    tensor_rules=lambda config: _TENSOR_RULES,
+    tensor_rules=_tensor_rules,
     # The heads of DistilBertForMaskedLM and for questions; a buffer that old versions saved.
     other_heads=(
         r"vocab_(transform|layer_norm|projector)\..*",

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxft.models import vocabulary
+from jaxft.models import cuts, vocabulary
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import Carry, Context, Family, Head, Outputs, TextLimits, depth_rules
 from jaxft.models.heads import (
@@ -176,7 +176,7 @@ FAMILY = Family(
         ),
     },
     depth_rules=_depth_rules,
-    tensor_rules=lambda config: modules.ENCODER_TENSOR_RULES,
+    tensor_rules=lambda config: cuts.encoder(config.num_attention_heads),
     # The heads of ElectraForPreTraining, of the generator and for questions; a buffer of old versions.
     other_heads=(
         r"discriminator_predictions\..*",

@@ -12,9 +12,8 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.sharding import PartitionSpec
 
-from jaxft.models import vocabulary
+from jaxft.models import cuts, vocabulary
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import (
     Carry,
@@ -190,12 +189,14 @@ def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:
     )
 
 
-# Not the fused layer: a device's share of its columns would be no share of the heads.
-_TENSOR_RULES = (
-    (r"transformer/h/\d+/mlp/c_fc/kernel", PartitionSpec(None, "tensor")),
-    (r"transformer/h/\d+/mlp/c_fc/bias", PartitionSpec("tensor")),
-    (r"transformer/h/\d+/mlp/c_proj/kernel", PartitionSpec("tensor", None)),
-)
+def _tensor_rules(config: Config) -> cuts.Rules:
+    """Of the fused layer only where it is kept: a device's columns are no one piece of it."""
+    return (
+        *cuts.rows(r"transformer/h/\d+/attn/(c_attn|c_proj)", config.n_head),
+        *cuts.columns(r"transformer/h/\d+/mlp/c_fc"),
+        *cuts.rows(r"transformer/h/\d+/mlp/c_proj"),
+        *cuts.table("transformer/wte|lm_head"),
+    )
 
 
 _TABLE = "transformer/wte/embedding"
@@ -221,7 +222,7 @@ FAMILY = Family(
         ),
     },
     depth_rules=_depth_rules,
-    tensor_rules=lambda config: _TENSOR_RULES,
+    tensor_rules=_tensor_rules,
     stored=_stored,
     causal=True,
     # The heads of GPT2LMHeadModel, GPT2DoubleHeadsModel, of tokens and questions; masks that old

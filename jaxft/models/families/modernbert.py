@@ -10,11 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import PartitionSpec
 
-from jaxft.models import vocabulary
+from jaxft.models import cuts, vocabulary
 from jaxft.models.checkpoint import config_json, decoder_json
 from jaxft.models.checkpoint.decoder_json import FLAG, FULL, SLIDING
 from jaxft.models.family import (
@@ -160,11 +158,8 @@ class Attention(nnx.Module):
             width, 3 * width, std=config.initializer_range, rngs=rngs, use_bias=use_bias
         )
         self.Wo = modules.Linear(width, width, std=std, rngs=rngs, use_bias=use_bias)
-        self.heads, self.rate, self.kind = (
-            config.num_attention_heads,
-            config.attention_dropout,
-            kind,
-        )
+        self.heads, self.rate = config.num_attention_heads, config.attention_dropout
+        self.kind = kind
         self.reach = config.local_attention // 2 if kind == SLIDING else None
 
     def __call__(
@@ -195,7 +190,7 @@ class FeedForward(nnx.Module):
         self.activation, self.rate = config.hidden_activation, config.mlp_dropout
 
     def __call__(self, x: jax.Array, seed: ops.Seed) -> jax.Array:
-        value, gate = jnp.split(self.Wi(x), 2, axis=-1)
+        value, gate = modules.fused_parts(self.Wi, [x, x], self.Wo.kernel.shape[0])
         gated = ops.ACTIVATIONS[self.activation](value) * gate
         return self.Wo(ops.dropout(gated, self.rate, seed))
 
@@ -317,7 +312,12 @@ def _of_examples(architecture: str) -> Head[Config]:
 
 
 # Not the fused layers: a device's share of their columns would be no share of heads or gates.
-_TENSOR_RULES = ((r"model/layers/\d+/(attn|mlp)/Wo/kernel", PartitionSpec("tensor", None)),)
+# Of the fused layers only where they are kept: a device's columns are no one piece of them.
+def _tensor_rules(config: Config) -> cuts.Rules:
+    attention = cuts.rows(r"model/layers/\d+/attn/(Wqkv|Wo)", config.num_attention_heads)
+    feed_forward = cuts.rows(r"model/layers/\d+/mlp/(Wi|Wo)")
+    return (*attention, *feed_forward, *cuts.table(".*embeddings/tok_embeddings|decoder"))
+
 
 _TABLE = "model/embeddings/tok_embeddings/embedding"
 
@@ -345,6 +345,6 @@ FAMILY = Family(
         ),
     },
     depth_rules=_depth_rules,
-    tensor_rules=lambda config: _TENSOR_RULES,
+    tensor_rules=_tensor_rules,
     other_heads=(r"(decoder|qa_outputs)\..*",),
 )

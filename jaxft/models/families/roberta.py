@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxft.models import vocabulary
+from jaxft.models import cuts, vocabulary
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import Carry, Context, Family, Head, Outputs, TextLimits, depth_rules
 from jaxft.models.heads import (
@@ -206,7 +206,7 @@ def _family(model_type: str, classes: str, config: type[Config]) -> Family[Confi
             ),
         },
         depth_rules=_depth_rules,
-        tensor_rules=lambda config: modules.ENCODER_TENSOR_RULES,
+        tensor_rules=lambda config: cuts.encoder(config.num_attention_heads),
         # RobertaModel's pooler, where no head stands on it; a buffer that old versions saved.
         other_heads=(
             r"lm_head\..*",

@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import PartitionSpec
 
 from jaxft.base.json_file import brief
+from jaxft.models import cuts
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import (
     Carry,
@@ -232,9 +232,10 @@ FAMILY = Family(
     heads={"image": Head("SiglipForImageClassification", Classifier, every_token)},
     depth_rules=_depth_rules,
     tensor_rules=lambda config: (
-        (r".*/layers/\d+/.*(q_proj|k_proj|v_proj|fc1)/kernel", PartitionSpec(None, "tensor")),
-        (r".*/layers/\d+/.*(q_proj|k_proj|v_proj|fc1)/bias", PartitionSpec("tensor")),
-        (r".*/layers/\d+/.*(out_proj|fc2)/kernel", PartitionSpec("tensor", None)),
+        *cuts.columns(r".*/layers/\d+/.*[qkv]_proj", config.num_attention_heads),
+        *cuts.rows(r".*/layers/\d+/.*out_proj", config.num_attention_heads),
+        *cuts.columns(r".*/layers/\d+/.*fc1"),
+        *cuts.rows(r".*/layers/\d+/.*fc2"),
     ),
     # Of SiglipModel: the text tower, the scale of similarities, and the pooling head.
     other_heads=(r"text_model\..*", r"logit_(scale|bias)", r"vision_model\.head\..*"),

@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import PartitionSpec
 
+from jaxft.models import cuts
 from jaxft.models.checkpoint import config_json, tensors
 from jaxft.models.checkpoint.config_json import Rule
 from jaxft.models.family import (
@@ -299,10 +299,16 @@ def _ties(config: Config, prefix: str, *output: str) -> Mapping[str, tuple[str, 
     return {f"{prefix.replace('.', '/')}shared/embedding": (*embeddings, *output)}
 
 
-_TENSOR_RULES = (
-    (rf"{_BODY}.*/((Self|EncDec)Attention/[qkv]|wi(_[01])?)/kernel", PartitionSpec(None, "tensor")),
-    (rf"{_BODY}.*/((Self|EncDec)Attention/o|wo)/kernel", PartitionSpec("tensor", None)),
-)
+def _tensor_rules(config: Config) -> cuts.Rules:
+    heads = config.num_heads
+    return (
+        *cuts.columns(rf"{_BODY}.*/(Self|EncDec)Attention/[qkv]", heads),
+        *cuts.rows(rf"{_BODY}.*/(Self|EncDec)Attention/o", heads),
+        *cuts.columns(rf"{_BODY}.*/wi(_[01])?"),
+        *cuts.rows(rf"{_BODY}.*/wo"),
+        *cuts.table(rf"{_BODY}shared|lm_head"),
+    )
+
 
 FAMILY = Family(
     model_type="t5",
@@ -332,7 +338,7 @@ FAMILY = Family(
         ),
     },
     depth_rules=_depth_rules,
-    tensor_rules=lambda config: _TENSOR_RULES,
+    tensor_rules=_tensor_rules,
     settled=_settled,
     # The heads of HF's other classes, and a table that was saved and is not read.
     other_heads=(

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from jaxft.models import cuts
 from jaxft.models.checkpoint import config_json
 from jaxft.models.family import (
     Carry,
@@ -98,7 +99,7 @@ FAMILY = Family(
     backbone=lambda config, kind, rngs: ViT(config, rngs=rngs),
     heads={"image": Head("ViTForImageClassification", ImageClassifier, first_token)},
     depth_rules=_depth_rules,
-    tensor_rules=lambda config: modules.ENCODER_TENSOR_RULES,
+    tensor_rules=lambda config: cuts.encoder(config.num_attention_heads),
     # ViTModel's pooler, the mask token and decoder of masked image modelling.
     other_heads=(r"(vit\.)?pooler\..*", r"(vit\.)?embeddings\.mask_token", r"decoder\..*"),
     aliases=vision.ALIASES,

@@ -4,20 +4,13 @@ Parameters are kept in fp32 and cast where they are used: every module computes 
 input. Nothing here knows about families.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import PartitionSpec
 
-from jaxft.models.layers import ops
-
-# Megatron-style tensor parallelism of an encoder block with the attribute names that BERT and ViT
-# share: columns of query, key, value and the widening layer; rows of the layer after each.
-ENCODER_TENSOR_RULES = (
-    (r".*/layer/\d+/.*(query|key|value|intermediate/dense)/kernel", PartitionSpec(None, "tensor")),
-    (r".*/layer/\d+/.*(query|key|value|intermediate/dense)/bias", PartitionSpec("tensor")),
-    (r".*/layer/\d+/(attention/)?output/dense/kernel", PartitionSpec("tensor", None)),
-)
+from jaxft.models.layers import mesh, ops
 
 
 class Linear(nnx.Module):
@@ -49,7 +42,7 @@ class Embedding(nnx.Module):
         self.padding = padding
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        found = jnp.take(self.embedding[...], ids, axis=0, mode="clip")
+        found = mesh.looked_up(self.embedding[...], ids)
         if self.padding is None:
             return found
         return jnp.where((ids == self.padding)[..., None], jax.lax.stop_gradient(found), found)
@@ -93,20 +86,35 @@ def fused_heads(
 
     The query has only the tokens at `reads` [R, K], if they are given; the rest is not computed.
     """
-    width = tokens.shape[-1]
-    if reads is None:
-        parts = jnp.split(fused(tokens), 3, axis=-1)
+    width, looking = tokens.shape[-1], ops.take(tokens, reads)
+    if reads is None or mesh.divides(heads):
+        parts = fused_parts(fused, [looking, tokens, tokens], heads)
     else:
-        query = _columns(fused, ops.take(tokens, reads), slice(0, width))
+        query = _columns(fused, looking, slice(0, width))
         parts = [query, *jnp.split(_columns(fused, tokens, slice(width, None)), 2, axis=-1)]
     query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in parts)
     return query, key, value
 
 
+def fused_parts(fused: Linear, inputs: Sequence[jax.Array], pieces: int) -> list[jax.Array]:
+    """The equal parts of what a layer gives, each of an input; of one input only if all are the same.
+
+    Over a tensor axis that divides the pieces of a part, each device computes its own: its columns of the
+    parts, which are no one piece of the kernel.
+    """
+    count = len(inputs)
+    if not mesh.divides(pieces):
+        return jnp.split(fused(inputs[0]), count, axis=-1)
+    width = fused.kernel.shape[-1] // count
+    return [_columns(fused, x, slice(n * width, (n + 1) * width)) for n, x in enumerate(inputs)]
+
+
 def _columns(fused: Linear, x: jax.Array, columns: slice) -> jax.Array:
-    """What the layer gives there, without computing the rest."""
-    bias = None if fused.bias is None else fused.bias[...][columns]
-    flat = ops.linear(x.reshape(-1, x.shape[-1]), fused.kernel[...][:, columns], bias)
+    """What the layer gives there, without computing the rest; over a tensor axis in equal parts."""
+    kernel, bias = mesh.columns(fused.kernel[...][:, columns]), None
+    if fused.bias is not None:
+        bias = mesh.columns(fused.bias[...][columns])
+    flat = ops.linear(x.reshape(-1, x.shape[-1]), kernel, bias)
     return flat.reshape(*x.shape[:-1], -1)
 
 

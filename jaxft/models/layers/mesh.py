@@ -1,0 +1,125 @@
+"""What the mesh in context (`jax.sharding.use_abstract_mesh`) means for arrays inside of a model.
+
+Left to itself, the compiler carries the cuts of parameters on to activations: those of a BERT's last block,
+of few tokens, were cut by width and sent around at each operation. What is said here is all it needs.
+Without a mesh, and inside of `shard_map`, everything is the identity.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AxisType, PartitionSpec
+
+from jaxft.models import cuts
+from jaxft.models.tree import Params, by_path
+
+ROWS = ("data", "fsdp")  # the axes that cut the first axis of a batch
+TENSOR, FSDP = cuts.TENSOR, cuts.FSDP
+
+
+def sizes() -> dict[str, int]:
+    """The axes of more than one device that the compiler lays out."""
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return {
+        name: size for name, size in mesh.shape.items() if size > 1 and kinds[name] == AxisType.Auto
+    }
+
+
+def divides(parts: int) -> bool:
+    """Whether there is a tensor axis and it divides that many heads."""
+    tensor = sizes().get(TENSOR, 1)
+    return tensor > 1 and parts % tensor == 0
+
+
+def rows(x: jax.Array) -> jax.Array:
+    """Activations, cut by their first axis over the batch's axes of the mesh and whole otherwise.
+
+    With a tensor axis the tokens [R, L, D] of a row are cut over it, if it divides their number: norms,
+    dropout and sums of the residual stream are then computed once, not on each of its devices (sequence
+    parallelism, Korthikanti et al., 2022, arXiv:2205.05198).
+    """
+    found = sizes()
+    axes = tuple(name for name in ROWS if name in found)
+    if not found or not x.ndim or len(x) % math.prod(found[name] for name in axes):
+        return x
+    tensor = found.get(TENSOR, 1)
+    tokens = TENSOR if x.ndim == 3 and tensor > 1 and x.shape[1] % tensor == 0 else None
+    return lax.with_sharding_constraint(
+        x, PartitionSpec(axes or None, *((tokens,) if tokens else ()))
+    )
+
+
+def looked_up(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """Rows of a table [V, D], cut by columns over fsdp where it is cut (`cuts.spec_of`), at ids [R, L].
+
+    Each device looks up its columns for the rows of all that share the parameters, and these exchange them:
+    what is sent are the tokens, not the table.
+    """
+    found = sizes()
+    data, fsdp, tensor = (found.get(name, 1) for name in ("data", FSDP, TENSOR))
+    cut = ids.ndim == 2 and len(ids) % data == 0 and table.shape[1] % fsdp == 0
+    if not found or not cut:
+        return jnp.take(table, ids, axis=0, mode="clip")
+    ids = lax.with_sharding_constraint(ids, PartitionSpec("data" if data > 1 else None))
+    rows = jnp.take(table, ids, axis=0, mode="clip")
+    spec = (
+        "data" if data > 1 else None,
+        TENSOR if tensor > 1 and ids.shape[1] % tensor == 0 else None,
+        FSDP if fsdp > 1 and table.size >= cuts.MIN_FSDP_SIZE else None,
+    )
+    return lax.with_sharding_constraint(rows, PartitionSpec(*spec))
+
+
+def columns(x: jax.Array) -> jax.Array:
+    """A kernel [in, out] or bias [out], cut by its outputs over the tensor axis."""
+    if TENSOR not in sizes():
+        return x
+    return lax.with_sharding_constraint(x, PartitionSpec(*[None] * (x.ndim - 1), TENSOR))
+
+
+class Placed(Protocol):
+    """Of an architecture, where its parameters are."""
+
+    @property
+    def depths(self) -> dict[str, int]: ...
+    @property
+    def tensor_rules(self) -> cuts.Rules: ...
+
+
+def used(params: Params, of: Placed, depth: int, dtype: Any = None) -> Params:
+    """The same tree, those of one depth cut over the tensor axis alone: as they are computed with.
+
+    One gather each, kernels in `dtype` where it is given, in which they will be used: half of the bytes of
+    fp32 where it is bf16. But of tables: the rows that are looked up are sent, which are fewer. The gradient
+    is as it comes, so that it may be summed to where the parameter lives.
+    """
+    found = sizes()
+    if FSDP not in found:
+        return params
+
+    def one(path: str, x: jax.Array) -> jax.Array:
+        leaf = path.rpartition("/")[2]
+        if of.depths.get(path) != depth or x.size < cuts.MIN_FSDP_SIZE or leaf == "embedding":
+            return x
+        spec = cuts.spec_of(path, x.shape, of.tensor_rules, fsdp=1, tensor=found.get(TENSOR, 1))
+        return _gathered(x, spec, x.dtype if dtype is None or leaf != "kernel" else dtype)
+
+    leaves = [one(path, x) for path, x in by_path(params).items()]
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(x, spec, dtype):
+    return lax.with_sharding_constraint(x.astype(dtype), spec).astype(x.dtype)
+
+
+_gathered.defvjp(
+    lambda x, spec, dtype: (_gathered(x, spec, dtype), None), lambda spec, dtype, _, g: (g,)
+)
