@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,13 @@ _ASSUMED = (
 
 
 def assumed(config: ConfigDict, directory: str) -> dict[str, Any]:
-    """Fields on which a plan rests, as plain JSON; with the digest of the model's config.json."""
+    """Fields on which a plan rests, as plain JSON; with the sizes in the model's config.json."""
     values, compiled = flatten(config), [f.name for f in FIELDS if f.compiled]
     names = dict.fromkeys((*_ASSUMED, *compiled))
-    digest = hashlib.sha256(Path(directory, "config.json").read_bytes()).hexdigest()
+    raw = read_object(Path(directory, "config.json")) or {}
+    sizes = {n: v for n, v in raw.items() if type(v) is int and not n.endswith("token_id")}
     plain = {n: _plain(values[n]) for n in names if n not in SETTLED}
-    return {**plain, "config.json": digest}
+    return {**plain, "config.json": {**sizes, "model_type": raw.get("model_type")}}
 
 
 def with_plan(config: ConfigDict, path: str) -> ConfigDict:
@@ -62,12 +62,14 @@ def with_plan(config: ConfigDict, path: str) -> ConfigDict:
 
 def _check_assumed(config: ConfigDict, plan: Plan, path: str) -> None:
     mine = assumed(config, hf.resolve(config.model.path))
-    for field, value in plan.assumed.items():
-        if field == "config.json" and mine[field] != value:
+    sizes = mine.pop("config.json")
+    for name, value in plan.assumed["config.json"].items():
+        if sizes.get(name, value) != value:
             raise ValueError(
-                f"--plan={path} is of {plan.model}; config.model.path={config.model.path!r} has another "
-                "config.json: plan again"
+                f"--plan={path} is of a model whose config.json has {name}={value!r}; that of "
+                f"config.model.path={config.model.path!r} has {sizes[name]!r}: plan again"
             )
+    for field, value in plan.assumed.items():
         if field in mine and mine[field] != value:
             raise ValueError(
                 f"--plan={path} was made with config.{field}={value!r}, not {mine[field]!r}: plan again, or "

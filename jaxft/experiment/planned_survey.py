@@ -70,7 +70,7 @@ def _of_type(prepared: Prepared, counted: Plan, topology: Topology, chip: Chip) 
                 held.leaves, mesh, lowest=counted.parameters["frozen_blocks"], tokens=tokens, width=4,
                 compute=2 if config.model.dtype == "bfloat16" else 4, accumulate=parts,
             )  # fmt: skip
-            kept = counted.memory["activations"] * share / parts
+            kept = (counted.memory["activations"] + counted.memory["block"]) * share / parts
             needed = held.bytes + kept * (1 + held.shared / tensor - held.shared) + _ROOM
             traffic = tuple(Collective(kind, 2, (), size, 0) for kind, size in sent.items())
             took = estimate(
@@ -101,7 +101,8 @@ def _held(
     prepared: Prepared, counted: Plan, specs: dict[str, PartitionSpec], mesh: dict[str, int]
 ) -> _Held:
     frozen = prepared.decisions.frozen_in(len(prepared.decisions.starts) - 1)
-    leaves, own, trained, blocks = [], 0.0, 0.0, {}
+    blocks: dict[int, float] = {}
+    leaves, own, trained = [], 0.0, 0.0
     for row in prepared.decisions:
         spec: tuple[Any, ...] = tuple(specs[row.path])
         cut = math.prod(mesh[axis] for axis in spec if axis)

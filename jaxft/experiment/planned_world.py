@@ -128,12 +128,13 @@ class World:
             compute=_width(config.model.dtype), accumulate=config.train.accumulate,
         )  # fmt: skip
 
-    def activations(self) -> float:
+    def activations(self, *, remat: bool) -> float:
         """Bytes a device that the forward pass keeps for the backward one, of one microbatch; 0 where the
         loss looks at all examples together."""
         if isinstance(self.prepared.task, Contrastive):
             return 0.0
         parts, whole = self.stage.step.keywords, self.stage.state  # type: ignore[attr-defined]
+        how = dataclasses.replace(parts["forward"].keywords["how"], remat=remat)
         accumulate = self.prepared.config.train.accumulate
         batch = {
             name: jax.ShapeDtypeStruct((x.shape[0] // accumulate, *x.shape[1:]), x.dtype)
@@ -143,7 +144,7 @@ class World:
         def loss(params: Any, rest: Any) -> Any:
             frozen, stats, batch, key = rest
             trees = (params, frozen) if stats is None else (params, frozen, stats)
-            return parts["loss"](parts["forward"](merge(*trees), batch, key), batch)[0]
+            return parts["loss"](parts["forward"](merge(*trees), batch, key, how=how), batch)[0]
 
         def bare(tree: Any) -> Any:
             return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
@@ -169,17 +170,23 @@ class World:
             "slots": bytes_of(state.opt_state), "statistics": bytes_of(state.stats),
             "others": bytes_of((state.step, state.hparams, self.shapes)),
         }  # fmt: skip
-        kept = self.activations()
+        remat = self.prepared.config.model.remat
+        kept, block = self.activations(remat=remat), 0.0
         if said:
             needed = said["arguments"] + said["results"] - said["donated"] + said["temporaries"]
             others = max(0.0, needed - sum(parts.values()) - kept)
             kept = min(kept, needed - sum(parts.values()))
         else:
-            others = parts["trainable"] + self._gathered()
+            plain = self.activations(remat=False) if remat else kept
+            blocks = self.prepared.architecture.num_blocks - max(self.frozen_blocks, 0)
+            # The backward pass of a block needs about as much again as the block keeps, and this where it is
+            # computed anew.
+            block = plain / max(1, blocks) * (1 + remat)
+            others = parts["trainable"] + self._gathered() + block
             needed = sum(parts.values()) + kept + others
         return {
             **parts, "activations": kept, "temporaries": others, "needed": needed,
-            "available": float(self.chip.memory),
+            "available": float(self.chip.memory), "block": block,
         }  # fmt: skip
 
     def _gathered(self) -> float:

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -95,9 +95,9 @@ def collectives(
             kind = "reduce-scatter" if _HIDDEN in name else found[1]
             group, axes = _group(line, devices, mesh)
             size = _size(line, found, _HIDDEN in name, group)
-            entry_of = sums.setdefault((kind, group, axes), [0.0, 0])
-            entry_of[0] += times[name] * on_the_wire(kind, size, group)
-            entry_of[1] += times[name]
+            so_far = sums.setdefault((kind, group, axes), [0.0, 0.0])
+            so_far[0] += times[name] * on_the_wire(kind, size, group)
+            so_far[1] += times[name]
     return tuple(
         Collective(kind, group, axes, moved, int(count))
         for (kind, group, axes), (moved, count) in sorted(sums.items(), key=lambda x: -x[1][0])
@@ -186,9 +186,9 @@ def _size(line: str, found: re.Match[str], hidden: bool, group: int) -> float:
     return size * group if kind == "reduce-scatter" and not hidden else size
 
 
-def _results(arrays: Sequence[float]) -> Sequence[float]:
+def _results(arrays: list[float]) -> list[float]:
     """Of (operands, results) the results; further numbers, as of a permute, are scalars."""
-    whole = [x for x in arrays if x > 8] or list(arrays)
+    whole = [x for x in arrays if x > 8] or arrays
     return whole[len(whole) // 2 :]
 
 

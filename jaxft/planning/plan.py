@@ -25,7 +25,8 @@ class Plan:
         differentiated).
       memory: who holds what, in bytes: 'trainable', 'frozen', 'slots', 'statistics', 'others' (the batch and
         numbers of the optimizer), 'activations' (kept for the backward pass, an estimate before fusion),
-        'temporaries' (all others that the program has at its fullest), 'needed', 'available';
+        'temporaries' (all others that the program has at its fullest), 'needed', 'available'; 'block' (of
+        one block's backward pass, where nothing was compiled, as a part of the temporaries; else 0);
         on one device of the CPU 'process', what all of the process has.
       compiler: what the compiler says: 'arguments', 'results', 'donated', 'temporaries', 'code', 'peak'.
       held: of each depth its bytes: [depth, 'trainable' bytes, 'frozen', 'slots'].
@@ -37,7 +38,7 @@ class Plan:
       steps: of the run; 0: not known.
       settled: config field -> value, what `train --plan` takes from here.
       given: the same fields as they were in the config that was planned.
-      assumed: config field -> value, on which the plan rests; and 'config.json' -> digest of the model's.
+      assumed: config field -> value, on which the plan rests; and 'config.json' -> sizes of the model.
       notes: what a reader must know, one line each.
       advice: what would make it fit, or faster, one line each.
       seconds: {'trace', 'compile'} that planning took.

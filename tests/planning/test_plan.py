@@ -91,6 +91,11 @@ def test_a_run_takes_the_plan(plan, config, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             with_plan(override(config, change), str(path))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps({**LLAMA, "hidden_size": 64, "new_key": 3}))
+    with pytest.raises(ValueError, match="config.json has hidden_size=32; .* has 64"):
+        with_plan(override(config, {"model.path": str(other)}), str(path))
     with pytest.raises(ValueError, match="there is no such file"):
         with_plan(config, str(tmp_path / "none.json"))
     path.write_text("{}")
