@@ -107,10 +107,10 @@ def collectives(
 
 def by_kind(found: Iterable[Collective]) -> dict[str, float]:
     """Bytes that a device receives, of each kind that there is."""
-    sums: Counter = Counter()
+    sums: dict[str, float] = {}
     for one in found:
-        sums[one.kind] += one.bytes
-    return dict(sums)
+        sums[one.kind] = sums.get(one.kind, 0.0) + one.bytes
+    return sums
 
 
 def _parse(text: str) -> tuple[dict[str, list[str]], str]:
