@@ -303,6 +303,8 @@ def _clear_errors(directory: Path) -> Iterator[None]:
                 f"no space left to save into {directory}; earlier checkpoints are intact: free some "
                 "space, then the same command continues",
             ) from error
-        if isinstance(error, PermissionError):
+        # The library that writes arrays says it in a ValueError of several lines.
+        refused = ("PERMISSION_DENIED", "Permission denied", "Read-only file system")
+        if isinstance(error, PermissionError) or any(words in text for words in refused):
             raise OSError(errno.EACCES, f"cannot write checkpoints into {directory}") from error
         raise

@@ -337,13 +337,27 @@ def test_nothing_is_deleted_before_the_new_one_is_known_to_be_whole(tmp_path, mo
     assert_holds(CheckpointReader(tmp_path, PARALLEL), 1)
 
 
-def test_a_save_that_cannot_be_verified_does_not_become_visible(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(28, "No space left on device"),
+            "no space left to save into .* earlier checkpoints are int",
+        ),
+        (
+            ValueError("PERMISSION_DENIED: Error writing local\nfile"),
+            "^.Errno 13. cannot write checkpoints",
+        ),
+        (OSError(30, "Read-only file system"), "cannot write checkpoints into"),
+    ],
+)
+def test_a_save_that_cannot_be_verified_does_not_become_visible(tmp_path, monkeypatch, error, said):
     def full(folder):
-        raise OSError(28, "No space left on device")
+        raise error
 
     save(tmp_path, 1, keep=1)
     monkeypatch.setattr(digests, "write", full)
-    with pytest.raises(OSError, match="no space left to save into .* earlier checkpoints are int"):
+    with pytest.raises(OSError, match=said):
         save(tmp_path, 2, keep=1)
     assert_holds(CheckpointReader(tmp_path, PARALLEL), 1)
     assert CheckpointReader(tmp_path, PARALLEL).steps() == [1]
