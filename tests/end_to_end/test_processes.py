@@ -349,6 +349,29 @@ def test_processes_with_different_configs_do_not_begin(world, tmp_path):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
+def test_a_run_directory_that_is_not_shared_is_refused(world, tmp_path):
+    commands = [arguments(world, tmp_path / name, "shard") for name in ("here", "there")]
+    with launch(*commands) as started:
+        statuses, _, errors = started.end(120)
+    assert (statuses, errors[0]) == ([2, 2], "")
+    assert "there is not the directory that process 0 writes to" in errors[1].splitlines()[-1]
+    assert not any((tmp_path / name).exists() for name in ("here", "there"))
+
+
+@pytest.mark.slow
+def test_too_few_processes_is_one_line(world, tmp_path):
+    command = [*arguments(world, tmp_path / "run", "shard"), "--join_timeout=3"]
+    alone = ["--coordinator=localhost:0", "--num_processes=2", "--process_id=0"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "jaxft.train", *command, *alone], cwd=ROOT, env=environment(1),
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert "nothing was heard at localhost:0 from process 1 of 2 in 3 seconds" in line
+
+
 FAIL_IN_ONE = """
 import sys
 from jaxft import train

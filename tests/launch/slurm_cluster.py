@@ -104,6 +104,8 @@ ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
 SlurmdPort={node}
+# The port of a run follows from the number of its job, and there may be other clusters on this machine.
+FirstJobId={controller}
 SlurmUser=root
 AuthType=auth/munge
 # A requeued job waits for as long as a credential is valid.

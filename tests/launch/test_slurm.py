@@ -54,8 +54,8 @@ def test_term_saves_and_the_job_queues_itself_again_and_goes_on(cluster, launch,
     with launch(count, run) as submitted:
         job = submitted.stdout.readline().strip()
         runs.wait_for_step(run, 3)
-        # What --signal=TERM does before the time limit: the tasks get it, not the script.
-        cluster.run("scancel", "--signal=TERM", job)
+        # What --signal=B:USR1 does before the time limit: the script gets it, not the tasks.
+        cluster.run("scancel", "--batch", "--signal=USR1", job)
         submitted.wait(900)
         assert cluster.wait(job, *slurm_cluster.ENDED) == "COMPLETED"
         log = (folders[count] / "stopped.log").read_text()
