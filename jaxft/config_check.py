@@ -100,9 +100,9 @@ def check_field(field: Field, value: Any) -> None:
             raise ValueError(f"{said} must be more than 0; '100%' is once, at the end")
     elif field.form == "path" and (remote := is_remote(value)):
         raise ValueError(f"{said} is a remote place ({remote}); only local directories are written")
-    elif field.name in ("model.path", "distill.teacher") and is_remote(value):
+    elif field.name in ("model.path", "distill.teacher") and is_remote(value).startswith("http"):
         raise ValueError(
-            f"{said} is an address; give a local directory, or the hub id alone: OWNER/NAME"
+            f"{said} is an address; give a directory, here or s3://…, or the hub id alone: OWNER/NAME"
         )
     elif field.form in ("column", "pattern"):
         for entry in value:

@@ -18,16 +18,17 @@ from contextlib import ExitStack
 from jaxft import api
 from jaxft.config import to_json
 from jaxft.experiment import processes
-from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.lifecycle import carry_out
 from jaxft.experiment.planned_config import with_plan
 from jaxft.experiment.signals import leave
 from jaxft.experiment.timing import Stopwatch
+from jaxft.experiment.workdir import claimed, located
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 
 FLAGS = (
-    Flag("workdir", "directory of the run; created, or continued if it holds this run", required=True),
+    Flag("workdir", "directory or s3://… of the run: created, or continued", required=True, remote=True),
+    Flag("local_copy", "where a run of a remote --workdir is kept here; default: in ~/.cache/jaxft/runs"),
     Flag(
         "resume_from",
         "continue from this earlier checkpoint (0: begin again); later ones are set aside, not deleted", -1,
@@ -46,9 +47,9 @@ def main(argv: Sequence[str]) -> int:
             values, config = parse(argv, FLAGS, with_config=True)
             assert config is not None
             facts.append(to_json(config := with_plan(config, values.plan)))
-            directory = RunDirectory(values.workdir)
+            directory, store = located(values.workdir, values.local_copy)
             if processes.is_lead():
-                held.enter_context(directory.claimed())
+                held.enter_context(claimed(directory, store))
         again = values.resume_from if values.resume_from >= 0 else None
         return carry_out(config, directory, clock, resume_from=again)
 

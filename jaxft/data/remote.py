@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import json
 import re
 import urllib.request
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -22,14 +23,20 @@ _ARROW = {"s3": "s3", "gs": "gs", "gcs": "gs", "abfs": "abfs", "abfss": "abfss"}
 _BLOCK = 1 << 20
 _PATIENCE = 60.0  # seconds without a byte
 _LONGEST = 100  # of the name of a kept file
+_TWICE = 1 << 28  # bytes that may be read again where there is no checksum
 
 
 class _Remote(NamedTuple):
-    """size: in bytes, where it is known. version: changes when the file does. blocks: of its bytes."""
+    """size: in bytes, where it is known. version: changes when the file does. blocks: of its bytes.
+
+    checksum: see `checksum`. again: the bytes once more.
+    """
 
     size: int | None
     version: str
     blocks: Iterator[bytes]
+    checksum: str | None = None
+    again: Callable[[], Iterator[bytes]] = lambda: iter(())
 
 
 def is_remote(spec: str) -> bool:
@@ -94,7 +101,7 @@ def _earlier(folder: Path, address: str, record: Path, name: str) -> Path | None
 def _whole(remote: _Remote, shown: str) -> Iterator[bytes]:
     count, why = 0, ""
     try:
-        for block in remote.blocks:
+        for block in verified(remote.blocks, remote.checksum, remote.again):
             count += len(block)
             yield block
     except _UNREACHED as error:
@@ -115,15 +122,66 @@ def _blocks(address: str) -> Generator[_Remote, None, None]:
                 int(size) if size.isdigit() else None, json.dumps(version), _read(response)
             )
         return
-    system, path = _filesystem(address)
-    info = system.info(path)
+    system, path = filesystem(address)
+    info = _sure_info(system, path)
     if info["type"] != "file":
         raise ValueError(f"{without_secrets(address)}: a folder; name the files in it")
     version = [
         str(info.get(key)) for key in ("size", "etag", "ETag", "mtime", "created", "updated")
     ]
-    with system.open(path, "rb") as file:
-        yield _Remote(info.get("size"), json.dumps(version), _read(file))
+    with system.open(path, "rb") as file, system.open(path, "rb") as again:
+        yield _Remote(
+            info.get("size"), json.dumps(version), _read(file),
+            checksum(system, path, info.get("size") or 0), lambda: _read(again),
+        )  # fmt: skip
+
+
+def checksum(system: Any, path: str, size: int) -> str | None:
+    """What should be the MD5 of a file's bytes, in hexadecimal, if they are to be held against one.
+
+    Of an object of S3 that was written in one piece it is the ETag, unless it is encrypted by a key of KMS.
+    '': it is not known, so two readings are to be compared; None: of other stores, and of what is too large
+    to be read twice.
+    """
+    arrow: Any = getattr(system, "fs", None)
+    if getattr(arrow, "type_name", "") != "s3":
+        return None
+    etag = ""
+    for _ in range(3):  # none may be of an answer that was cut off
+        with arrow.open_input_stream(path) as file:
+            etag = etag or (file.metadata() or {}).get(b"ETag", b"").decode().strip('"')
+    if re.fullmatch("[0-9a-f]{32}", etag):
+        return etag
+    return "" if size <= _TWICE else None
+
+
+def verified(
+    blocks: Iterable[bytes], checksum: str | None, again: Callable[[], Iterable[bytes]]
+) -> Iterator[bytes]:
+    """The blocks, whose MD5 is held against the checksum, and where that differs against a second reading.
+
+    pyarrow fills up with whatever is in memory what an answer lacks that was cut off in its header.
+
+    Raises OSError: the two readings differ.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    for block in blocks:
+        digest.update(block)
+        yield block
+    if checksum is not None and digest.hexdigest() != checksum:
+        second = hashlib.md5(usedforsecurity=False)
+        for block in again():
+            second.update(block)
+        if second.digest() != digest.digest():
+            raise OSError("two readings of it differ")
+
+
+def _sure_info(system: Any, path: str) -> Any:
+    """What is said of a file twice: pyarrow takes an answer that was cut off for one of a file of 0 bytes."""
+    found, again = system.info(path), system.info(path)
+    if found != again:
+        raise OSError("two answers about it differ; start again")
+    return found
 
 
 def _read(file: Any) -> Iterator[bytes]:
@@ -131,8 +189,11 @@ def _read(file: Any) -> Iterator[bytes]:
         yield block
 
 
-def _filesystem(address: str) -> tuple[Any, str]:
-    """(a file system of fsspec, the path in it)."""
+def filesystem(address: str) -> tuple[Any, str]:
+    """(a file system of fsspec, the path in it).
+
+    Raises ValueError: no such kind of storage, or its library is not installed.
+    """
     import fsspec
     import pyarrow
     from fsspec.implementations.arrow import ArrowFSWrapper
@@ -160,9 +221,12 @@ def matching(pattern: str) -> list[str]:
     shown = without_secrets(pattern)
     if urlsplit(pattern).scheme.lower() in _WEB:
         raise ValueError(f"{shown}: files of a web server cannot be listed; name each")
-    system, path = _filesystem(pattern)
+    system, path = filesystem(pattern)
     try:
-        found = sorted(system.glob(path))
+        # Left to itself it takes a folder that cannot be listed for an empty one.
+        found = sorted(system.glob(path, on_error="raise"))
+    except FileNotFoundError:
+        found = []
     except _UNREACHED as error:
         raise ValueError(f"{shown}: cannot be listed ({_why(error)})") from None
     if not found:

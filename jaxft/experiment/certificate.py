@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxft.base.quiet import quiet
+from jaxft.experiment.checkpoint_place import local_checkpoint
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.encoder import Slicing
 from jaxft.experiment.inference import load_run
@@ -248,7 +249,7 @@ def _untouched(
     directory: RunDirectory, architecture: Architecture, output: str, unchanged: Collection[str]
 ) -> dict[str, dict[str, Any]]:
     """SHA-256 of each untouched tensor of the export, and whether the base's has the same."""
-    base = tensors.entries(hf.resolve(directory.config().model.path))
+    base = tensors.entries(local_checkpoint(directory.config().model.path))
     found = {}
     for name, entry in tensors.entries(output).items():
         path = next((p for p, stored in architecture.stored.items() if stored.name == name), "")

@@ -8,8 +8,9 @@ from typing import Any
 
 from jaxft.config import ConfigDict, default_config
 from jaxft.data.inputs import KINDS
+from jaxft.experiment.checkpoint_place import local_checkpoint
 from jaxft.experiment.directory import RunDirectory
-from jaxft.models import Architecture, hf, load_architecture
+from jaxft.models import Architecture, load_architecture
 from jaxft.models.checkpoint import timm_config
 from jaxft.tasks.table import TASKS
 
@@ -61,7 +62,7 @@ def find_existing(place: str) -> Existing:
     Raises:
       ValueError: as `open_existing`, or that there is no such directory or id.
     """
-    return open_existing(hf.resolve(place))
+    return open_existing(local_checkpoint(place))
 
 
 def open_run(directory: RunDirectory, model: Path | None = None) -> Existing:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from jaxft.base.nearest import nearest
 from jaxft.experiment import certificate, finish
+from jaxft.experiment.checkpoint_place import local_checkpoint
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.output import check_export
 from jaxft.experiment.saved import open_saved, read_step
 from jaxft.experiment.session import Memory
 from jaxft.experiment.weights import best_weights
-from jaxft.models import hf
 from jaxft.models.checkpoint import pickled
 from jaxft.training.reader import CheckpointReader
 
@@ -42,7 +42,7 @@ def export_run(
     if verify < 0:
         raise ValueError(f"--verify={verify} is below 0; it is a number of rows")
     size, directory = _bytes(shard), RunDirectory(run)
-    source = hf.resolve(directory.config().model.path)
+    source = local_checkpoint(directory.config().model.path)
     target = str(check_export(output, directory.path, source))
     saved = open_saved(directory)
     checkpoints = CheckpointReader(directory.checkpoints, saved.parallel)
@@ -66,7 +66,7 @@ def export_run(
 
 def convert(directory: str, output: str) -> Iterator[str]:
     """Make a checkpoint of safetensors of one of pickled weights; see `pickled.convert`."""
-    found = pickled.convert(hf.resolve(directory), output)
+    found = pickled.convert(local_checkpoint(directory), output)
     yield f"{found.tensors} tensors of {', '.join(found.files)} -> {Path(output) / found.written}"
     if found.tied:
         yield f"tied, and written once: {', '.join(found.tied)}"

@@ -11,6 +11,7 @@ import numpy as np
 from jaxft.config import ConfigDict
 from jaxft.data.loader import iterate
 from jaxft.data.targets import Targets
+from jaxft.experiment.checkpoint_place import local_checkpoint
 from jaxft.experiment.data import Splits
 from jaxft.experiment.encoder import Batches, Encoder, Slicing, make_encoder
 from jaxft.experiment.model import open_model
@@ -44,7 +45,7 @@ def open_architecture(
 
     Raises ValueError: it is none, or takes other inputs than the task has.
     """
-    directory = hf.resolve(name)
+    directory = local_checkpoint(name)
     labels = len(task.id2label(splits.names))
     architecture = open_model(
         config,

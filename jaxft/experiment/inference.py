@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec
 from jaxft.base.nearest import nearest
 from jaxft.config import ConfigDict
 from jaxft.data.sources import Source
+from jaxft.experiment.checkpoint_place import local_checkpoint
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.encoder import Batches, Encoder, settings_of
 from jaxft.experiment.evaluation import Evaluation, evaluate, predict
@@ -168,7 +169,7 @@ class Inference:
                 "the run began with random weights, with which nothing can be compared"
             )
         params, _ = hf.read_params(
-            hf.resolve(given.path), self.architecture, key=jax.random.key(0),
+            local_checkpoint(given.path), self.architecture, key=jax.random.key(0),
             shardings=_whole_on(self.parallel, self.architecture),
         )  # fmt: skip
         references = References(

@@ -15,6 +15,7 @@ from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict
 from jaxft.data.inputs import KINDS
 from jaxft.data.tokenizer import load_tokenizer
+from jaxft.experiment.checkpoint_place import local_checkpoint
 from jaxft.experiment.data import Splits, open_splits
 from jaxft.experiment.decide import decide
 from jaxft.experiment.decisions import Decisions
@@ -138,7 +139,7 @@ def prepare(config: ConfigDict, cache: str | None = None, given: Given | None = 
     """
     if not config.model.path:
         raise ValueError("config.model.path is empty: give a checkpoint directory or a hub id")
-    directory = hf.resolve(config.model.path)
+    directory = local_checkpoint(config.model.path)
     task = task_at(config, directory)
     names, model = class_names(directory), find_teacher(config, task)
     splits = open_splits(config, task, names, cache, given)

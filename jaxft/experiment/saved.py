@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from jaxft.data.sources import Source
 from jaxft.data.targets import unlabelled
 from jaxft.experiment.build import read_params
+from jaxft.experiment.checkpoint_place import local_checkpoint
 from jaxft.experiment.data import Splits
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.prepared import Prepared, settle
@@ -21,7 +22,6 @@ from jaxft.experiment.session import Memory
 from jaxft.experiment.split import Split
 from jaxft.experiment.stages import Stages
 from jaxft.experiment.steps import make_stages
-from jaxft.models import hf
 from jaxft.training.mesh import make_parallel
 from jaxft.training.parallel import Parallel
 from jaxft.training.reader import CheckpointGone, CheckpointReader
@@ -56,7 +56,7 @@ def open_saved(directory: RunDirectory) -> SavedRun:
       ValueError: this is no run directory, or the source checkpoint has changed since it began.
     """
     config, record = directory.config(), directory.source()
-    path = hf.resolve(config.model.path)
+    path = local_checkpoint(config.model.path)
     prepared = settle(config, path, _without_rows(directory, record))
     directory.check_source(model_record(prepared))
     parallel = make_parallel("jit")

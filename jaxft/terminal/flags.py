@@ -21,7 +21,7 @@ from jaxft.terminal import config_file
 from jaxft.terminal.console import COMMANDS
 
 _READ = ("input", "data")  # which may be data of another machine
-_PATHS = (*_READ, "workdir", "run", "output")
+_PATHS = (*_READ, "workdir", "run", "output", "local_copy")
 # What other commands and other tools call a flag of ours.
 _CALLED = {
     "run": "workdir model checkpoint run_dir model_path output_dir dir",
@@ -36,12 +36,16 @@ _KINDS = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFIN
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """One flag of a command, of the type of its default. `required` ones have none."""
+    """One flag of a command, of the type of its default. `required` ones have none.
+
+    remote: a place that may be of another machine.
+    """
 
     name: str
     help: str
     default: str | bool | int | float = ""
     required: bool = False
+    remote: bool = False
 
 
 def parse(
@@ -81,7 +85,7 @@ def parse(
     for flag in defined:
         if flag.required and not values[flag.name].value:
             raise ValueError(f"--{flag.name} is missing: {flag.help}")
-        _check_text(flag.name, values[flag.name].value)
+        _check_text(flag.name, values[flag.name].value, remote=flag.remote)
     return values, config_file.load(values.config, overrides) if with_config else None
 
 
@@ -136,14 +140,14 @@ def _define(defined: Sequence[Flag]) -> flags.FlagValues:
     return values
 
 
-def _check_text(name: str, value: object) -> None:
+def _check_text(name: str, value: object, *, remote: bool) -> None:
     """Raise ValueError for text that is none, and for a path that is not of this machine."""
     if not isinstance(value, str):
         return
     reason = unusable(value)
     if not reason and name in _PATHS:
-        if name not in _READ and (remote := is_remote(value)):
-            reason = f"is a remote place ({remote}); only local files and directories are supported"
+        if name not in _READ and not remote and (scheme := is_remote(value)):
+            reason = f"is a remote place ({scheme}); only local files and directories are supported"
         elif any(ord(letter) < 32 for letter in value):
             reason = "holds a line break or another control character"
     if reason:

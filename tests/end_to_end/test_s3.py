@@ -1,0 +1,240 @@
+"""Data, checkpoints and runs in an S3 store: a real server on the loopback, behind a proxy that fails.
+
+Needs moto's server (`pip install moto flask flask-cors py-partiql-parser`), which is in no extra: its
+libraries ask for other versions than ours. Skipped without it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pyarrow.fs
+import pytest
+
+from jaxft.data.remote import downloaded
+from jaxft.data.store import StoreError, open_store
+from jaxft.experiment.checkpoint_place import local_checkpoint
+from jaxft.experiment.mirror import Mirror, records
+from jaxft.experiment.workdir import fetch
+from tests.experiment.test_mirror import again, begun, finished, went_on
+from tests.worlds import ROOT, arguments, assert_same_weights
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="moto is not installed"),
+]
+SLOW_DOWN = (
+    b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: 99\r\n"
+    b"Connection: close\r\n\r\n"
+    + b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>".ljust(
+        99
+    )
+)
+WAITS = (0.1, 0.2, 0.4, 0.8)
+
+
+class Proxy:
+    """Hands connections on to the server, each in its turn as `faults` say; then all of them.
+
+    Faults: '503', 'cut' (in the midst of the answer), 'lost' (the request, half of it), 'silent' (for ever).
+    """
+
+    def __init__(self, port: int):
+        self.to, self.faults, self.count = port, [], 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self.listener.accept()
+            self.count += 1
+            fault = self.faults.pop(0) if self.faults else ""
+            threading.Thread(target=self._serve, args=(client, fault), daemon=True).start()
+
+    def _serve(self, client: socket.socket, fault: str) -> None:
+        if fault == "silent":
+            time.sleep(120)
+        with client:
+            if fault == "silent":
+                return
+            if fault == "503":
+                client.recv(1 << 16)
+                client.sendall(SLOW_DOWN)
+                return
+            with socket.create_connection(("127.0.0.1", self.to)) as server:
+                up = threading.Thread(
+                    target=_pump, args=(client, server, 700 if fault == "lost" else None)
+                )
+                up.start()
+                _pump(server, client, 150 if fault == "cut" else None)
+
+
+def _pump(source: socket.socket, target: socket.socket, most: int | None) -> None:
+    """All bytes, or so many of them, and then the end."""
+    try:
+        while block := source.recv(1 << 16):
+            target.sendall(block if most is None else block[:most])
+            if most is not None and (most := most - len(block)) <= 0:
+                break
+        target.shutdown(socket.SHUT_RDWR if most is not None else socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The port of an S3 server with the bucket 'bucket'."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        while True:
+            assert process.poll() is None
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def proxy(server, monkeypatch, tmp_path):
+    """In front of it; what jaxft and pyarrow find in the environment."""
+    found = Proxy(server)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{found.port}",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    system, _ = pyarrow.fs.FileSystem.from_uri("s3://bucket?allow_bucket_creation=true")
+    system.create_dir("bucket")
+    return found
+
+
+def put(folder: Path, address: str) -> None:
+    store = open_store(address)
+    for path in (p for p in folder.rglob("*") if p.is_file()):
+        store.upload(path, path.relative_to(folder).as_posix())
+
+
+def started(command, most: int = 12):
+    """[What it gives], started again where it says so."""
+    for _ in range(most):
+        try:
+            return [command()]
+        except (ValueError, OSError) as error:
+            assert "\n" not in str(error)
+    raise AssertionError("never")
+
+
+def test_data_and_a_checkpoint_come_whole_through_faults(world, proxy, tmp_path):
+    store = open_store("s3://bucket/data")
+    store.upload(world / "train.csv", "train.csv")
+    put(world / "one_block", "s3://bucket/models/bert")
+    for number in range(8):  # each time one request later
+        proxy.faults = [""] * number + ["503", "cut", "lost"]
+        cache = str(tmp_path / str(number))
+        ((path, _),) = started(functools.partial(downloaded, "s3://bucket/data/train.csv", cache))
+        assert path.read_bytes() == (world / "train.csv").read_bytes()
+    proxy.faults = ["503", "lost", "cut", "503", "", "cut", "", "silent", "cut"] * 3
+    (folder,) = map(Path, started(functools.partial(local_checkpoint, "s3://bucket/models/bert")))
+    names = sorted(p.name for p in (world / "one_block").iterdir())
+    assert sorted(p.name for p in folder.iterdir()) == names
+    for name in names:
+        assert (folder / name).read_bytes() == (world / "one_block" / name).read_bytes()
+    before = proxy.count
+    assert Path(local_checkpoint("s3://bucket/models/bert")) == folder
+    assert proxy.count - before < 2 * len(names)  # listed, and nothing downloaded again
+    with pytest.raises(ValueError, match="s3://bucket/models/none: there is no such folder"):
+        local_checkpoint("s3://bucket/models/none")
+
+
+def test_a_copy_is_whole_through_faults_and_fetched_through_others(proxy, tmp_path):
+    run, store = tmp_path / "run", open_store("s3://bucket/runs/faults", WAITS)
+    mirror = Mirror(run, store)
+    for change in (begun, went_on, finished, again):
+        change(run)
+        proxy.faults = ["", "503", "", "cut", "", "lost", "", "503", "503", "503", "", "silent"]
+        mirror.sync()
+    proxy.faults = ["503", "cut", "", "lost", "", "503", "", "cut", "", "", "cut"]
+    fetch(tmp_path / "other", store)
+    for name in (
+        "metrics.jsonl",
+        "checkpoints/8/params/d",
+        "best/model.safetensors",
+        "summary.json",
+    ):
+        assert (tmp_path / "other" / name).read_bytes() == (run / name).read_bytes()
+    assert set(records(store)) == {"checkpoints/8", "best"}
+    assert {name for name in store.files("best/")} == {"best/config.json", "best/model.safetensors"}
+
+
+def test_a_store_that_is_gone_is_one_line_and_what_is_there_stays_whole(proxy, tmp_path):
+    run, store = tmp_path / "run", open_store("s3://bucket/runs/gone", WAITS[:2])
+    begun(run)
+    mirror = Mirror(run, store)
+    mirror.sync()
+    proxy.faults = [""] * 6 + ["503"] * 500
+    went_on(run)
+    with pytest.raises(
+        StoreError, match="s3://bucket/runs/gone: cannot .* after 3 attempts"
+    ) as caught:
+        mirror.sync()
+    assert "\n" not in str(caught.value)
+    proxy.faults = []
+    assert "checkpoints/4" in records(store)
+    with pytest.raises(StoreError, match="nobucket/x: cannot write a .*") as caught:
+        open_store("s3://nobucket/x", (0.1,) * 50).write("a", b"b")
+    assert "attempts" not in str(caught.value)  # no waiting makes a bucket
+
+
+def test_a_run_in_a_store_goes_on_on_another_machine(world, proxy, tmp_path):
+    """Killed once there is a checkpoint; the other has nothing of it but the address."""
+    store = open_store("s3://bucket/runs/mine")
+
+    def start(machine: str, workdir: str, *extra: str) -> subprocess.Popen:
+        argv = arguments(world, Path("x"), "--config.checkpoint.every_steps=1", *extra)[1:]
+        argv = [a for a in argv if not a.startswith("--workdir")]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / machine)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "jaxft.train", f"--workdir={workdir}", *argv], cwd=ROOT, text=True,
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    first = start("one", "s3://bucket/runs/mine", "--config.train.log_every=1")
+    while not any(name.startswith("checkpoints/") for name in records(store)):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert store.read("summary.json") is None
+    shutil.rmtree(tmp_path / "one")
+    proxy.faults = ["", "503", "", "cut", "", "lost", "503"]
+    said, _ = (second := start("two", "s3://bucket/runs/mine")).communicate(timeout=900)
+    assert second.returncode == 0, said
+    assert "continued from the checkpoint of step" in said
+    said, _ = (whole := start("three", str(tmp_path / "whole"))).communicate(timeout=900)
+    assert whole.returncode == 0, said
+    fetch(tmp_path / "fetched", store)
+    assert_same_weights(tmp_path / "fetched", tmp_path / "whole")
+    assert json.loads((tmp_path / "fetched/summary.json").read_text())["steps"] == 12
