@@ -283,6 +283,8 @@ FIELDS: tuple[Field, ...] = (
           1, MOST_STEPS, kind=int),
     Field("checkpoint.keep_every_hours", None, "kept for good: the first, and each that is so many hours "
           "later than the last of these", 0.001, MANY, kind=float),
+    Field("checkpoint.check_replicas", False,
+          "compare all copies of the state, over devices and processes, before each save"),
 
     Field("log.tensorboard", True, "event files in WORKDIR/tensorboard"),
 )

@@ -18,6 +18,7 @@ from jaxft.experiment.signals import saved_first
 from jaxft.experiment.streaming import StreamBatches
 from jaxft.experiment.weights import weights_of
 from jaxft.training.nonfinite import RollBack
+from jaxft.training.replicas import check_replicas
 from jaxft.training.step import TrainState
 from jaxft.training.waiting import Waiting
 from jaxft.training.window import Fed
@@ -151,6 +152,9 @@ def _save(session: Session, state: TrainState, memory: Memory, step: int) -> Mem
         for note in batches.news():
             session.logs.say(note)
     with session.clock.time("save"):
+        if (run := session.run).prepared.config.checkpoint.check_replicas:
+            held = {"params": state.params, "frozen": state.frozen, "slots": state.opt_state}
+            check_replicas(held, stacked=run.parallel.mode == "pmap")
         session.checkpoints.save(step, state, dataclasses.asdict(memory), memory.best_step)
     return memory
 

@@ -59,7 +59,8 @@ def arguments(world: Path, workdir: Path, mode: str, *extra: str) -> list[str]:
         f"--config.train.steps={STEPS}", "--config.train.batch_size=16",
         f"--config.eval.every={EVAL_EVERY} steps", f"--config.checkpoint.every_steps={SAVE_EVERY}",
         "--config.train.log_every=2", "--config.optim.lr=1e-4", "--config.train.compile_cache=",
-        "--config.log.tensorboard=false", "--config.data.max_shapes=2", *flags, *extra,
+        "--config.log.tensorboard=false", "--config.data.max_shapes=2",
+        "--config.checkpoint.check_replicas=true", *flags, *extra,
     ]  # fmt: skip
 
 

@@ -59,6 +59,32 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 
+# Of the other families with rules of their own.
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "modernbert": (
+        "sequence",
+        {**WIDTH, **DEEP, **TEXT, "attention_dropout": 0.1, "mlp_dropout": 0.1, "pad_token_id": 0},
+    ),
+    "deberta-v2": (
+        "sequence",
+        {
+            **WIDTH, **DEEP, **TEXT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"],
+            "position_biased_input": False, "share_att_key": True,
+        },
+    ),
+    "distilbert": (
+        "sequence",
+        {
+            "vocab_size": 64, "max_position_embeddings": 32, "dim": 32, "n_layers": 2, "n_heads": 8,
+            "hidden_dim": 64,
+        },
+    ),
+    "convnext": (
+        "image",
+        {"num_channels": 2, "num_stages": 2, "hidden_sizes": [16, 32], "depths": [1, 1], "patch_size": 2},
+    ),
+}  # fmt: skip
+
 
 class Result(NamedTuple):
     """Of some updates: their losses, and what they led to, on the host."""

@@ -70,6 +70,20 @@ def test_twenty_updates_are_those_of_one_device(expected, monkeypatch, model, be
         np.testing.assert_allclose(found.leaves[path], value, atol=1e-5, rtol=1e-5, err_msg=path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", meshes.OTHERS)
+def test_the_other_families_are_those_of_one_device_on_a_mixed_mesh(tmp_path, monkeypatch, model):
+    monkeypatch.setattr(cuts, "MIN_FSDP_SIZE", 64)
+    head, config = meshes.OTHERS[model]
+    architecture = meshes.architecture_of(tmp_path, {"model_type": model, **config}, head)
+    one = meshes.updated(architecture, make_parallel("jit"), 3)
+    mixed = make_parallel("shard", data=2, fsdp=2, tensor=2)
+    found = meshes.updated(architecture, mixed, 3)
+    np.testing.assert_allclose(found.losses, one.losses, atol=1e-5, rtol=1e-5)
+    for path, value in one.leaves.items():
+        np.testing.assert_allclose(found.leaves[path], value, atol=1e-5, err_msg=path)
+
+
 @pytest.fixture(scope="module")
 def half_frozen(tmp_path_factory):
     """(architecture, collectives) of a BERT with one of two blocks frozen, over data 2 x fsdp 4."""
