@@ -45,7 +45,7 @@ def test_kills_at_random_moments_lose_nothing(world, tmp_path):
     assert sum(died.values()) - died["runs"] == 8
 
 
-@pytest.mark.parametrize("phase", ["start", "compile", "evaluation", "save", "export", "report"])
+@pytest.mark.parametrize("phase", ["compile", "evaluation", "save", "export", "report"])
 def test_sigterm_in_every_phase_is_one_line_and_its_own_status(
     world, started, whole, tmp_path, phase
 ):
