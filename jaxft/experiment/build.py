@@ -20,6 +20,7 @@ from jaxft.experiment.keeping import Keeping, keep
 from jaxft.experiment.prefix_cache import PrefixCache
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.references import References
+from jaxft.experiment.stacking import Stacking, stacked
 from jaxft.experiment.stages import Stages
 from jaxft.experiment.steps import (
     check_batch_size,
@@ -34,6 +35,7 @@ from jaxft.experiment.unused import check_passes_differ
 from jaxft.experiment.writing import Writer, make_writer
 from jaxft.models import ReadReport, hf
 from jaxft.models.checkpoint.growth import read_grown
+from jaxft.models.stacking import NOTHING
 from jaxft.optim import path_map
 from jaxft.tasks.contract import Paired, Referring
 from jaxft.training.parallel import Parallel
@@ -72,6 +74,7 @@ class Run:
     eval_every: int
     kept: Keeping
     laid_out: int
+    stacking: Stacking
 
     @property
     def parallel(self) -> Parallel:
@@ -86,13 +89,22 @@ class Run:
         """Those of an evaluation after so many updates."""
         return self.kept.evaluated(self.shared.eval_batches, step)
 
+    def evaluated(self, whole: Any) -> Any:
+        """A tree of paths, or its shapes with places, as `shared.eval_step` takes it."""
+        return stacked(self.stacking.evaluation, whole, int(self.parallel.mode == "pmap"))
+
     def steps_done(self, state: TrainState) -> int:
         """Optimizer updates that led to `state`."""
         return int(self.parallel.unreplicate(state.step))
 
 
 def build(
-    prepared: Prepared, parallel: Parallel, *, cache: str | None, laid_out: int = 0
+    prepared: Prepared,
+    parallel: Parallel,
+    *,
+    cache: str | None,
+    laid_out: int = 0,
+    stack: bool = False,
 ) -> tuple[Run, TrainState]:
     """Read the parameters, make the optimizer, plan the batches, wrap the steps (not yet compiled).
 
@@ -100,18 +112,21 @@ def build(
 
     Args:
       laid_out: of a run that goes on, `Run.laid_out` of when it began; 0: it begins.
+      stack: as `model.stack` says; else nothing is.
 
     Raises:
       ValueError: nothing would train, an input cannot be read, two passes that are compared would be
         the same, or there are more devices along a batch than it has examples.
     """
     check_trains(prepared)
+    if stack:
+        prepared.stacking.over(parallel, prepared.config.model.stack)
     # First, so that the teacher's weights are gone when those of the run come.
     prepared = with_teacher(prepared, parallel, cache=cache)
     params, report = read_params(prepared, parallel)
     prepared = with_references(prepared, parallel, params, report, cache=cache)
     shared = share(prepared, parallel, report, cache=cache)
-    return begin(prepared, shared, params, laid_out=laid_out)
+    return begin(prepared, shared, params, laid_out=laid_out, stack=stack)
 
 
 def with_references(
@@ -195,7 +210,13 @@ def share(
 
 
 def begin(
-    prepared: Prepared, shared: Shared, params: Any, like: Run | None = None, laid_out: int = 0
+    prepared: Prepared,
+    shared: Shared,
+    params: Any,
+    like: Run | None = None,
+    laid_out: int = 0,
+    *,
+    stack: bool = False,
 ) -> tuple[Run, TrainState]:
     """A run and its first state.
 
@@ -204,6 +225,7 @@ def begin(
         several trials begin with give each one `own_copy`.
       like: another run over the same `shared`: its programs and batches are used where they serve.
       laid_out: see `build`.
+      stack: see `build`; not of trials, which share programs.
     """
     check_trains(prepared)
     assert prepared.teacher is None or is_taught(prepared), "with_teacher comes first"
@@ -226,7 +248,11 @@ def begin(
     programs = None
     if like is not None and structure(like.prepared) == structure(prepared):
         programs = like.stages.programs
-    stages = make_stages(prepared, parallel, shared.initialised, programs)
+    mode = config.model.stack if stack else "off"
+    stacking = Stacking(tuple(NOTHING for _ in prepared.decisions.starts))
+    if mode != "off":
+        stacking = prepared.stacking.over(parallel, mode)
+    stages = make_stages(prepared, parallel, shared.initialised, programs, stacking.layouts)
     if config.train.r_drop and programs is None:
         architecture = prepared.architecture
         frozen = min(frozen_blocks(architecture, one.frozen | one.held) for one in stages)
@@ -237,7 +263,8 @@ def begin(
     state = stages[0].begin(params, prepared.inputs(), parallel)
     every = max(1, prepared.length.of(config, "eval.every"))
     laid_out = laid_out or parallel.shards
-    return Run(prepared, shared, batches, Stages(stages, parallel), every, kept, laid_out), state
+    made = Stages(stages, parallel)
+    return Run(prepared, shared, batches, made, every, kept, laid_out, stacking), state
 
 
 def _sees_the_same(like: Run, prepared: Prepared, shared: Shared) -> bool:

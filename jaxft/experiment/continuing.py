@@ -19,7 +19,8 @@ from jaxft.experiment.length import Length, run_length
 # Which rows are tested, and how things are logged, kept and prepared. Beside these, `parallel.*`: a batch
 # has the same rows on any devices, and dropout the same masks.
 FREE = (
-    "data.test", "data.workers", "data.cache", "train.log_every", "train.compile_cache",
+    "data.test", "data.workers", "data.cache", "model.stack", "train.log_every",
+    "train.compile_cache",
     "checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minutes",
     "checkpoint.keep_every_steps", "checkpoint.keep_every_hours",
 )  # fmt: skip

@@ -150,7 +150,7 @@ def _test(session: Session, whole: Any, batches: Batches, memory: Memory) -> Eva
     assert split is not None and memory.best_step is not None
     started = time.perf_counter()
     result = evaluate(
-        task, run.shared.eval_step, whole, batches, run.parallel, split,
+        task, run.shared.eval_step, run.evaluated(whole), batches, run.parallel, split,
         writer=run.shared.writer, threads=run.prepared.config.data.workers,
     )  # fmt: skip
     if session.logs.enabled:

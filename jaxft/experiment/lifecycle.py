@@ -112,7 +112,8 @@ def _loaded(
     with processes.agreement("the checkpoint or the data") as facts:
         cache = config.data.cache or str(directory.path / "cache")
         prepared = prepare(config, cache, given)
-        run, state = build(prepared, devices(config), cache=cache, laid_out=laid_out)
+        parallel = devices(config)
+        run, state = build(prepared, parallel, cache=cache, laid_out=laid_out, stack=True)
         facts.append(source_record(run))
         notes: list[str] = []
         if changes is not None:
@@ -128,7 +129,9 @@ def _compile(session: Session, state: TrainState) -> None:
         run.stages.compile(run.steps_done(state), run.train_batches)
         # Of the weights only shapes and places matter.
         evaluated = run.eval_batches(run.steps_done(state) + 1)
-        shared.eval_step.compile((state.whole,), batch_shapes(evaluated, shared.parallel))
+        stage = run.stages.at(0)
+        whole = run.evaluated(stage.plain(stage.state, shared.parallel).whole)
+        shared.eval_step.compile((whole,), batch_shapes(evaluated, shared.parallel))
         if shared.fitting is not None:
             shared.fitting.compile(state)
     run.stages.compile_ahead(run.steps_done(state), run.train_batches)
@@ -168,6 +171,8 @@ def _introduce(run: Run, logs: Logs) -> None:
     for name, of_split in batches.items():
         for note in () if of_split is None else of_split.notes:
             logs.say(f"{name}: {note}")
+    if run.stacking.said:
+        logs.say(f"model.stack: {run.stacking.said}")
     for note in run.kept.notes:
         logs.say(f"data.cache_prefix: {note}")
     if said := shared.encoder.kind.says(prepared.directory):

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import signal
+from typing import Any
 
 from jaxft.config import ConfigDict
 from jaxft.data.loader import filled, iterate
 from jaxft.experiment.alarm import Alarm
-from jaxft.experiment.build import read_params
+from jaxft.experiment.build import Run, read_params
 from jaxft.experiment.evaluation import evaluate
 from jaxft.experiment.finish import write_predictions
 from jaxft.experiment.fitting import Fitting
 from jaxft.experiment.session import Memory, Session, judge
 from jaxft.experiment.signals import saved_first
 from jaxft.experiment.streaming import StreamBatches
-from jaxft.experiment.weights import weights_of
+from jaxft.experiment.weights import changes_weights, weights_of
 from jaxft.training.nonfinite import RollBack
 from jaxft.training.replicas import check_replicas
 from jaxft.training.step import TrainState
@@ -122,9 +124,11 @@ def _restored(session: Session, state: TrainState, why: str = "") -> tuple[Train
         return state, Memory()
     stage = run.stages.saved_at(latest)
     if stage.frozen != run.stages.at(0).frozen:
-        whole, hparams = run.parallel.unreplicate((state.whole, state.hparams))
+        plain = run.stages.plain(state)
+        whole, hparams = run.parallel.unreplicate((plain.whole, state.hparams))
         state = stage.begin(whole, hparams, run.parallel)
-    state, saved = session.checkpoints.restore(latest, state)
+    restore = functools.partial(session.checkpoints.restore, latest)
+    state, saved = run.stages.restored(state, latest, restore)
     if not why:
         session.logs.resume(latest)
     if damaged:  # not before the rows of later steps are gone
@@ -155,7 +159,8 @@ def _save(session: Session, state: TrainState, memory: Memory, step: int) -> Mem
         if (run := session.run).prepared.config.checkpoint.check_replicas:
             held = {"params": state.params, "frozen": state.frozen, "slots": state.opt_state}
             check_replicas(held, stacked=run.parallel.mode == "pmap")
-        session.checkpoints.save(step, state, dataclasses.asdict(memory), memory.best_step)
+        plain = session.run.stages.plain(state, frozen=False)
+        session.checkpoints.save(step, plain, dataclasses.asdict(memory), memory.best_step)
     return memory
 
 
@@ -178,13 +183,21 @@ def _fitted(session: Session, fitting: Fitting, state: TrainState) -> TrainState
         return fitting(session.run.prepared.task, state, weights_of(session.run, state))
 
 
+def _evaluated(run: Run, state: TrainState) -> Any:
+    """The weights that stand for the state, as the evaluation takes them: its own where they are so."""
+    stage = run.stages.at(max(run.steps_done(state) - 1, 0))
+    if stage.layout == run.stacking.evaluation and not changes_weights(run.prepared.config):
+        return state.whole
+    return run.evaluated(weights_of(run, state))
+
+
 def _evaluate(session: Session, state: TrainState, memory: Memory, step: int) -> Memory:
     """Evaluate the state and note whether it is the best so far."""
     run, logs, split = session.run, session.logs, session.run.prepared.splits.eval
     logs.flush()  # a loss that is not finite ends the run here, before it is evaluated
     with session.clock.time("eval"):
         result = evaluate(
-            run.prepared.task, run.shared.eval_step, weights_of(run, state),
+            run.prepared.task, run.shared.eval_step, _evaluated(run, state),
             run.eval_batches(step), run.parallel, split,
             writer=run.shared.writer, threads=run.prepared.config.data.workers,
         )  # fmt: skip

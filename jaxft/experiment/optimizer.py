@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -19,6 +20,7 @@ from jaxft.experiment import cores, schedule
 from jaxft.experiment.decisions import Decisions
 from jaxft.experiment.ideas import IDEAS, groups, pretrained_decay
 from jaxft.experiment.length import Length
+from jaxft.models.stacking import NOTHING, Layout
 
 _COUNTS = ("warmup", "num_steps", "average_from")
 
@@ -63,12 +65,16 @@ class OptimizerOf:
     Attributes:
       fresh: paths that are newly initialised.
       stage: the one stage of gradual unfreezing that the program is for; None: whichever it is.
+      layout: how the parameters that it is given are stacked.
+      norm: what `optim.clip` measures gradients by.
     """
 
     config: ConfigDict
     decisions: Decisions
     fresh: frozenset[str] = frozenset()
     stage: int | None = None
+    layout: Layout = NOTHING
+    norm: optim.Norm = optax.tree.norm
 
     def __call__(self, h: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
         c, tx = self.config.optim, self.base(h)
@@ -79,19 +85,25 @@ class OptimizerOf:
 
     def base(self, h: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
         """Clip, core, decay, scales and schedule; what `jaxft.optim.lint` looks at."""
-        c, rows = self.config.optim, self.decisions
+        c, rows, common = self.config.optim, self.decisions, self.layout.common
         scales = {row.path: h["scales"][i] for i, row in enumerate(rows)}
+        place = {row.path: i for i, row in enumerate(rows)}
+        for path, members in self.layout.members.items():  # one factor a block
+            scales[path] = jnp.asarray(h["scales"])[np.array([place[one] for one in members])]
         if c.groups:
             return optax.chain(groups.optimizer(h, c, rows), optim.scale_by_path(scales))
         return optim.fine_tuning_optimizer(
             schedule.schedule(h, c.schedule, h["lr"]),
             core=cores.core(c.optimizer, h, c),
-            frozen={row.path: not row.trains for row in rows},
+            frozen=common({row.path: not row.trains for row in rows}),
             scales=scales,
             weight_decay=h["weight_decay"],
-            decayed={row.path: row.decays for row in rows},
-            decay=pretrained_decay.decay(h, c, rows, self.fresh),
+            decayed=common({row.path: row.decays for row in rows}),
+            decay=pretrained_decay.decay(
+                h, c, common({row.path: row.path in self.fresh for row in rows})
+            ),
             clip=h.get("clip"),
+            norm=self.norm,
             plan=rows.plan or None,
             groups=rows.depths if rows.plan else None,
             stage=self.stage if rows.plan else None,

@@ -15,6 +15,7 @@ from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict
 from jaxft.data.inputs import KINDS
 from jaxft.data.tokenizer import load_tokenizer
+from jaxft.experiment import stacking
 from jaxft.experiment.checkpoint_place import local_checkpoint
 from jaxft.experiment.data import Splits, open_splits
 from jaxft.experiment.decide import decide
@@ -24,6 +25,7 @@ from jaxft.experiment.length import Length, run_length
 from jaxft.experiment.model import open_model
 from jaxft.experiment.opening import Given
 from jaxft.experiment.optimizer import OptimizerOf, learning_rates, numbers
+from jaxft.experiment.stacking import Stacking
 from jaxft.experiment.teacher import Teacher, find_teacher, fitting
 from jaxft.models import Architecture, class_names, has_batch_norms, hf
 from jaxft.models.checkpoint import sentence_transformers
@@ -68,6 +70,11 @@ class Prepared:
     def task(self) -> Task[Any]:
         """What is learned. Kept, since the checkpoint may be asked how it pools."""
         return task_at(self.config, self.directory)
+
+    @functools.cached_property
+    def stacking(self) -> Stacking:
+        """Which blocks a run of it keeps stacked."""
+        return stacking.settle(self.config, self.architecture, self.task, self.decisions)
 
     @property
     def epoch_examples(self) -> int:
@@ -228,10 +235,12 @@ def _settled(
     length = run_length(config, splits.entries)
     decisions = decide(config, architecture, length)
     h = numbers(config, decisions, length)
-    return Prepared(
+    prepared = Prepared(
         config, directory, architecture, splits, decisions, length, h,
         learning_rates(h, config, length),
     )  # fmt: skip
+    _ = prepared.stacking  # refused here, before anything is read
+    return prepared
 
 
 def findings(prepared: Prepared) -> list[Finding]:

@@ -70,7 +70,8 @@ def _rows_of(run: Run, step: int) -> list[int]:
 
 def _trained(run: Run, step: int) -> tuple[str, ...]:
     """Paths of the parameters that update `step` trains, in the order of their tree."""
-    return leaf_paths(run.stages.at(step - 1).state.params)
+    stage = run.stages.at(step - 1)
+    return leaf_paths(stage.plain(stage.state, run.parallel).params)
 
 
 def _keep(config: ConfigDict) -> Keep:

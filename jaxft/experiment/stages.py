@@ -16,7 +16,9 @@ import jax
 
 from jaxft import optim
 from jaxft.experiment.compilation import batch_shapes, release_free_memory
+from jaxft.experiment.stacking import stacked, unstacked
 from jaxft.experiment.streaming import TrainBatches
+from jaxft.models.stacking import NOTHING, STACKED, Layout
 from jaxft.training.parallel import Parallel
 from jaxft.training.programs import Programs
 from jaxft.training.step import Optimizer, TrainState
@@ -37,6 +39,7 @@ class Stage:
       state: shapes and placement of the state in this stage.
       step: the update of this stage, `(state, batch) -> (state, metrics)`.
       program: the same, compiled.
+      layout: how its state is stacked. `frozen`, `held` and `moving` are paths of what is not.
     """
 
     start: int
@@ -47,11 +50,38 @@ class Stage:
     state: TrainState
     step: Callable[..., Any]
     program: Programs
+    layout: Layout = NOTHING
 
     def begin(self, whole: Any, hparams: Any, parallel: Parallel) -> TrainState:
         """A state with the structure of this stage and fresh slots; `whole` and `hparams` come placed."""
-        params, frozen, stats = split_for(self.frozen, self.moving, whole)
+        params, frozen, stats = stacked(self.layout, split_for(self.frozen, self.moving, whole))
         return parallel.init(params, frozen, hparams, self.optimizer, stats)
+
+    def plain(self, state: TrainState, parallel: Parallel, *, frozen: bool = True) -> TrainState:
+        """The same state (or its shapes) with every leaf at its own path, as checkpoints have it.
+
+        Args:
+          frozen: False leaves what is frozen as it is, which checkpoints do not hold.
+        """
+        if not self.layout:
+            return state
+        given = (state.params, state.opt_state, state.stats, state.frozen if frozen else None)
+        params, slots, stats, still = unstacked(self.layout, given, _axis(parallel))
+        still = still if frozen else state.frozen
+        return dataclasses.replace(state, params=params, frozen=still, opt_state=slots, stats=stats)
+
+    def taken(self, state: TrainState, plain: TrainState, parallel: Parallel) -> TrainState:
+        """`state` with the step, parameters, slots and statistics of a plain one."""
+        given = (plain.params, plain.opt_state, plain.stats)
+        params, slots, stats = stacked(self.layout, given, _axis(parallel))
+        return dataclasses.replace(
+            state, step=plain.step, params=params, opt_state=slots, stats=stats
+        )
+
+
+def _axis(parallel: Parallel) -> int:
+    """Along which blocks are stacked in a state."""
+    return int(parallel.mode == "pmap")
 
 
 def split_for(frozen: frozenset[str], moving: frozenset[str], whole: Any) -> tuple[Any, Any, Any]:
@@ -105,7 +135,7 @@ class Stages:
     def describe(self, step: int) -> str:
         """What trains from update `step` on, for the log."""
         stage = self.at(step)
-        paths = optim.by_path(stage.state.params)
+        paths = optim.by_path(stage.plain(stage.state, self._parallel).params)
         sizes = [math.prod(x.shape) for path, x in paths.items() if path not in stage.held]
         number = self.index(step) + 1
         return (
@@ -142,11 +172,39 @@ class Stages:
 
     def advance(self, state: TrainState, step: int) -> TrainState:
         """The state for the stage that begins with update `step`: trained slots are kept as they are."""
-        stage = self.at(step)
-        whole, hparams = self._parallel.unreplicate((state.whole, state.hparams))
+        stage, before = self.at(step), self.plain(state)
+        whole, hparams = self._parallel.unreplicate((before.whole, state.hparams))
         fresh = stage.begin(whole, hparams, self._parallel)
-        slots = optim.grow(state.opt_state, fresh.opt_state)
-        return dataclasses.replace(fresh, step=state.step, opt_state=slots)
+        after = stage.plain(fresh, self._parallel, frozen=False)
+        slots = optim.grow(before.opt_state, after.opt_state)
+        return stage.taken(
+            fresh, dataclasses.replace(after, step=state.step, opt_state=slots), self._parallel
+        )
+
+    def plain(self, state: TrainState, *, frozen: bool = True) -> TrainState:
+        """A state of any stage with every leaf at its own path, see `Stage.plain`."""
+        if STACKED not in state.params:
+            return state
+        names = state.params[STACKED].keys()
+        stage = next(
+            one for one in self._stages if names == {group.name for group in one.layout.groups}
+        )
+        return stage.plain(state, self._parallel, frozen=frozen)
+
+    def restored(
+        self, state: TrainState, step: int, restore: Callable[[TrainState], tuple[TrainState, Any]]
+    ) -> tuple[TrainState, Any]:
+        """The state of a checkpoint of `step` updates, and what comes with it.
+
+        Args:
+          state: of that stage.
+          restore: fills a plain state, of which only shapes and places matter.
+        """
+        stage = self.saved_at(step)
+        if not stage.layout:
+            return restore(state)
+        plain, rest = restore(stage.plain(stage.state, self._parallel))
+        return stage.taken(state, plain, self._parallel), rest
 
     def _end(self, index: int, last: int) -> int:
         """The first update of the next stage; of the last stage `last`."""

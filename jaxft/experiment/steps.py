@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict
@@ -16,9 +17,13 @@ from jaxft.experiment.decide import frozen_blocks, moving_statistics
 from jaxft.experiment.encoder import Slicing
 from jaxft.experiment.optimizer import OptimizerOf
 from jaxft.experiment.prepared import Prepared
+from jaxft.experiment.stacking import broken_blocks, stacked
 from jaxft.experiment.stages import Stage, abstract_params, split_for
 from jaxft.models import Architecture, Pass, move_statistics, prefix
-from jaxft.optim import path_map
+from jaxft.models.architecture import Architecture as NativeArchitecture
+from jaxft.models.scanned import norm_of
+from jaxft.models.stacking import NOTHING, Layout
+from jaxft.optim import Norm, path_map
 from jaxft.tasks.contract import Contrastive, Distils, Shaped, Task
 from jaxft.tasks.distillation import DistillationLoss
 from jaxft.tasks.mixed import mixed_loss
@@ -45,12 +50,14 @@ def make_stages(
     parallel: Parallel,
     fresh: Collection[str],
     programs: Sequence[Programs] | None = None,
+    layouts: Sequence[Layout] = (),
 ) -> list[Stage]:
     """One stage for each of the plan, or a single one.
 
     Args:
       fresh: paths that are newly initialised.
       programs: of another run, one a stage, where `structure` says that they serve this one too.
+      layouts: how the state of each stage is stacked; () is not at all.
     """
     architecture = prepared.architecture
     shapes = abstract_params(architecture.whole, prepared.shardings(parallel))
@@ -61,12 +68,23 @@ def make_stages(
         held = decisions.held_in(index)
         moving = moving_statistics(prepared.config, architecture, decisions, index)
         frozen = decisions.frozen_in(index) | (architecture.statistics.keys() - moving)
-        optimizer = OptimizerOf(prepared.config, decisions, frozenset(fresh), index)
-        params, fixed, stats = split_for(frozen, moving, shapes)
+        layout = layouts[index] if layouts else NOTHING
+        optimizer = OptimizerOf(
+            prepared.config, decisions, frozenset(fresh), index, layout, _norm(prepared, parallel)
+        )
+        params, fixed, stats = stacked(layout, split_for(frozen, moving, shapes))
         state = parallel.abstract(params, fixed, hparams, optimizer, stats)
-        step = _step(prepared, parallel, optimizer, still=frozen | held, held=held, state=state)
+        step = _step(
+            prepared,
+            parallel,
+            optimizer,
+            still=frozen | held,
+            held=held,
+            state=state,
+            layout=layout,
+        )
         program = parallel.compile_train(step, state) if programs is None else programs[index]
-        stages.append(Stage(start, frozen, held, moving, optimizer, state, step, program))
+        stages.append(Stage(start, frozen, held, moving, optimizer, state, step, program, layout))
     return stages
 
 
@@ -78,6 +96,7 @@ def _step(
     still: Collection[str],
     held: Collection[str],
     state: TrainState,
+    layout: Layout,
 ) -> Callable[..., Any]:
     """The training step of one stage, waiting for `(state, batch)`."""
     config, architecture = prepared.config, prepared.architecture
@@ -91,6 +110,7 @@ def _step(
             dtype=jnp.dtype(config.model.dtype),
             batch_stats=norms,
             axis_name=parallel.axis_name,
+            isolated=_isolated(parallel),
         ),
     )
     loss = _loss(prepared)
@@ -105,7 +125,24 @@ def _step(
         moved=move_statistics if norms else None,
         tallies=_tallies(prepared, loss, parallel.axis_name),
         nonfinite=config.train.on_nonfinite,
+        norm=_norm(prepared, parallel),
+        broken=functools.partial(broken_blocks, layout) if layout else None,
     )
+
+
+def _isolated(parallel: Parallel) -> bool:
+    """Whether equal blocks are compiled each by itself, so that stacked or not they have the same bits.
+
+    Over a mesh the branch would cost a message a block, and other parts round by the mesh anyway.
+    """
+    return parallel.mode in ("jit", "pmap") and jax.default_backend() == "cpu"
+
+
+def _norm(prepared: Prepared, parallel: Parallel) -> Norm:
+    architecture = prepared.architecture
+    if not _isolated(parallel) or not isinstance(architecture, NativeArchitecture):
+        return optax.tree.norm
+    return norm_of(architecture.repeats, architecture.whole)
 
 
 def _loss(prepared: Prepared) -> Loss:
@@ -165,7 +202,11 @@ def evaluation(
     """The same before it is compiled."""
     return functools.partial(
         eval_step,
-        forward=functools.partial(prefix.forward, architecture, how=Pass(dtype=jnp.dtype(dtype))),
+        forward=functools.partial(
+            prefix.forward,
+            architecture,
+            how=Pass(dtype=jnp.dtype(dtype), isolated=_isolated(parallel)),
+        ),
         predictions=predictions,
         axis_name=parallel.axis_name,
     )

@@ -57,12 +57,18 @@ def weights_of(run: Origin, state: TrainState, source: Any = None) -> Any:
     Args:
       source: what `read_params` gives, where the caller has it; None reads it if it is needed.
     """
-    c, weighed = run.prepared.config.optim, _Weighed(run, state, source)
-    whole = state.whole
+    c = run.prepared.config.optim
+    state = run.stages.plain(state)
+    weighed, whole = _Weighed(run, state, source), state.whole
     for idea in IDEAS:
         if idea.weights is not None and idea.asked(c):
             whole = idea.weights(c, weighed, whole)
     return whole
+
+
+def changes_weights(config: ConfigDict) -> bool:
+    """Whether others than those of the state count."""
+    return any(idea.weights is not None and idea.asked(config.optim) for idea in IDEAS)
 
 
 def what_counts(config: ConfigDict) -> str:
@@ -89,7 +95,7 @@ def best_weights(run: Origin, checkpoints: CheckpointReader, step: int, source: 
     config = run.prepared.config.optim
     if any(idea.slots for idea in IDEAS if idea.asked(config)):
         empty = stage.begin(source, run.prepared.inputs(), parallel)
-        state, _ = checkpoints.restore(step, empty)
+        state, _ = checkpoints.restore(step, stage.plain(empty, parallel))
     else:  # without the slots, which weigh twice as much as the parameters
         params, frozen, stats = parallel.replicate(split_for(stage.frozen, stage.moving, source))
         params = checkpoints.restore_params(step, params)

@@ -32,6 +32,8 @@ from jaxft.models.family import (
 from jaxft.models.layers import mesh, ops
 from jaxft.models.layers.batch_norm import sample_of
 from jaxft.models.rates import Rates, left_out, with_dropout
+from jaxft.models.scanned import alone, scanned, steps_through
+from jaxft.models.stacking import STACKED, Group, repeated
 from jaxft.models.tree import Params, by_path
 
 
@@ -110,7 +112,8 @@ class Architecture:
         head reads, its keys and values for all: the same logits for 2/12 of that block's products.
 
         Args:
-            params: in the structure of `whole`.
+            params: in the structure of `whole`, or of a `Layout` of `repeats`: then the blocks of a group
+                are one scan, which compiles in the time of one of them.
             key: drives dropout and stochastic depth, with seeds of their own for each depth; None
                 turns both off.
         """
@@ -174,6 +177,18 @@ class Architecture:
         kept = {"moments": carry["moments"]} if "moments" in carry else {}
         return {**outputs, **kept, **({"hidden": hidden} if how.all_positions else {})}
 
+    @functools.cached_property
+    def repeats(self) -> tuple[Group, ...]:
+        """Equal blocks that follow each other, which may be stacked; the last one is never among them.
+
+        It alone is computed for the tokens that are read. Not equal are blocks with batch statistics, nor
+        such as leave out branches, each as often as its depth says.
+        """
+        if any(self.left_out) or not self.family.stacks:
+            return ()
+        backbone, _ = self.modules(self.whole)
+        return repeated(backbone.blocks, self.depths, self.whole, self.num_blocks - 1)
+
     def _through(
         self, params: Params, carry: Carry, depths: range, key: jax.Array | None, how: Pass
     ) -> Carry:
@@ -187,7 +202,15 @@ class Architecture:
             return backbone.blocks[depth - 1](carry, context)
 
         carry = {name: value for name, value in carry.items() if name != "moments"}
-        for depth in depths:
+        alike = {depth for group in self.repeats for depth in group.depths}
+        for depth, stack in steps_through(depths, params.get(STACKED, {})):
+            if stack is not None:
+                carry = scanned(whole.blocks[depth - 1], carry, depth, stack, key, how)
+                continue
+            if depth in alike and how.isolated:
+                hidden = alone(whole.blocks[depth - 1], carry, depth, depth, key, how)
+                carry = {**carry, "hidden": hidden}
+                continue
             block: Callable[..., Any] = functools.partial(run, depth)
             if how.remat and depth > how.frozen_blocks:
                 block = jax.checkpoint(block)
@@ -209,7 +232,7 @@ class Architecture:
         """The modules with these parameters and statistics in them."""
         top = {name: params[name] for name in self.head_names}
         base = self.family.base_of(self.head)
-        rest = {name: tree for name, tree in params.items() if name not in top}
+        rest = {name: tree for name, tree in params.items() if name not in (*top, STACKED)}
         backbone = nnx.merge(self.backbone_graph, rest[base] if base else rest)
         return backbone, nnx.merge(self.head_graph, top)
 

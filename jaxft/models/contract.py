@@ -44,6 +44,8 @@ class Pass:
             'weight' [B], if it has one, is not 0.
         axis_name: the mapped axis under pmap, over which those are taken too; dropout is that of the
             rows of all devices together, as under jit.
+        isolated: blocks that have equals beside them are compiled each by itself, so that on a CPU they
+            have the same bits whether they are stacked or not.
     """
 
     frozen_blocks: int = -1
@@ -52,6 +54,7 @@ class Pass:
     dtype: jax.typing.DTypeLike = jnp.float32
     batch_stats: bool = False
     axis_name: str | None = None
+    isolated: bool = False
 
     def seed(self, key: jax.Array | None, depth: int) -> ops.Seed:
         """Of the dropout at one depth; frozen depths have none."""

@@ -14,3 +14,15 @@ def by_path(tree: Params) -> dict[str, Any]:
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def nested(leaves: dict[str, Any]) -> Params:
+    """{'a/0/kernel': x} -> {'a': {0: {'kernel': x}}}, the inverse of `by_path`."""
+    tree: Params = {}
+    for path, leaf in leaves.items():
+        *above, name = (int(key) if key.isdecimal() else key for key in path.split("/"))
+        inner = tree
+        for key in above:
+            inner = inner.setdefault(key, {})
+        inner[name] = leaf
+    return tree

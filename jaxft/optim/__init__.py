@@ -6,7 +6,7 @@ and Equinox loops.
 """
 
 from jaxft.optim.averaging import averaged, swa, weight_ema, wise_ft
-from jaxft.optim.clip import clip_by_norm
+from jaxft.optim.clip import Norm, clip_by_norm
 from jaxft.optim.fine_tuning import fine_tuning_optimizer
 from jaxft.optim.freeze import freeze
 from jaxft.optim.groups import Group, parameter_groups, spread
@@ -56,6 +56,7 @@ __all__ = [
     "FROZEN",
     "Finding",
     "Group",
+    "Norm",
     "Plan",
     "Stage",
     "TRAIN",

@@ -8,6 +8,8 @@ times as long with this one. The pass over the gradients that the norm itself ne
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,8 +17,11 @@ import optax
 from jaxft.optim.checks import Scalar, known
 from jaxft.optim.paths import Tree
 
+# Gradients (perhaps with holes) -> their global L2 norm, a scalar.
+Norm = Callable[[Tree], jax.Array]
 
-def clip_by_norm(max_norm: Scalar) -> optax.GradientTransformation:
+
+def clip_by_norm(max_norm: Scalar, norm: Norm = optax.tree.norm) -> optax.GradientTransformation:
     """Scale all gradients by `min(1, max_norm / global norm)`.
 
     Pascanu et al., "On the difficulty of training recurrent neural networks", 2013
@@ -26,6 +31,10 @@ def clip_by_norm(max_norm: Scalar) -> optax.GradientTransformation:
     >>> clip_by_norm(1.0).update([jnp.array(3.0), jnp.array(4.0)], optax.EmptyState())[0]
     [Array(0.6, dtype=float32), Array(0.8, dtype=float32)]
 
+    Args:
+      max_norm: above 0.
+      norm: another order of the sum, such as that of blocks which are stacked.
+
     Raises:
       ValueError: `max_norm` is not above 0.
     """
@@ -34,8 +43,8 @@ def clip_by_norm(max_norm: Scalar) -> optax.GradientTransformation:
 
     def update(updates: Tree, params: Tree | None) -> Tree:
         del params
-        norm = optax.tree.norm(updates)
-        factor = jnp.where(norm <= max_norm, 1.0, max_norm / norm)
+        found = norm(updates)
+        factor = jnp.where(found <= max_norm, 1.0, max_norm / found)
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
 
     return optax.stateless(update)

@@ -17,7 +17,7 @@ from typing import Any
 import optax
 
 from jaxft.optim.checks import Scalar
-from jaxft.optim.clip import clip_by_norm
+from jaxft.optim.clip import Norm, clip_by_norm
 from jaxft.optim.freeze import freeze
 from jaxft.optim.layerwise import scale_by_path
 from jaxft.optim.lookup import TreeOrFunction, deferred, is_function, lookup, of
@@ -37,6 +37,7 @@ def fine_tuning_optimizer(
     decayed: TreeOrFunction | None = None,
     decay: optax.GradientTransformation | None = None,
     clip: Scalar | None = None,
+    norm: Norm = optax.tree.norm,
     plan: Plan | None = None,
     groups: TreeOrFunction | None = None,
     stage: int | None = None,
@@ -75,6 +76,7 @@ def fine_tuning_optimizer(
       decay: another decay in place of weight decay, such as `l2sp`; then the two above are not
         used.
       clip: largest global norm of the trainable gradients; None does not clip.
+      norm: what `clip` measures gradients by.
       plan: stages of gradual unfreezing (see `unfreeze`); a held group neither moves nor counts for
         `clip`.
       groups: the group of every parameter, such as its depth (see `unfreeze`).
@@ -93,9 +95,9 @@ def fine_tuning_optimizer(
             optax.add_decayed_weights(weight_decay, decayed) if decay is None else decay,
         )
         if plan is not None:
-            direction = unfreeze(direction, plan, groups, clip=clip, stage=stage)
+            direction = unfreeze(direction, plan, groups, clip=clip, stage=stage, norm=norm)
         elif clip is not None:
-            direction = optax.chain(clip_by_norm(clip), direction)
+            direction = optax.chain(clip_by_norm(clip, norm), direction)
         rates = optax.identity() if scales is None else scale_by_path(scales)
         tx = optax.chain(direction, rates, optax.scale_by_learning_rate(learning_rate))
         return optax.with_extra_args_support(tx) if frozen is None else freeze(tx, frozen)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxft.optim.checks import Scalar, known
-from jaxft.optim.clip import clip_by_norm
+from jaxft.optim.clip import Norm, clip_by_norm
 from jaxft.optim.lookup import TreeOrFunction, deferred, is_function
 from jaxft.optim.paths import Tree, align, by_path, path_map
 from jaxft.optim.stages import Plan, check_order, check_plan, windows
@@ -52,6 +52,7 @@ def unfreeze(
     *,
     clip: Scalar | None = None,
     stage: int | None = None,
+    norm: Norm = optax.tree.norm,
 ) -> optax.GradientTransformationExtraArgs:
     """`tx` for each group on its own, from the update at which the plan unfreezes it.
 
@@ -77,6 +78,7 @@ def unfreeze(
       clip: largest global norm of the gradients of all groups that train at that step.
       stage: index of the only stage that this program runs: the gates are constants and cost
         nothing. None: any step of the plan.
+      norm: what `clip` measures gradients by.
 
     Raises:
       ValueError: the plan is not in order or names a group without parameters; (at init) a
@@ -84,9 +86,9 @@ def unfreeze(
     """
     if is_function(groups):
         check_order(plan)
-        return deferred(lambda tree: _by_group(tx, plan, by_path(groups(tree)), clip, stage))
+        return deferred(lambda tree: _by_group(tx, plan, by_path(groups(tree)), clip, stage, norm))
     check_plan(plan, groups)
-    return _by_group(tx, plan, by_path(groups), clip, stage)
+    return _by_group(tx, plan, by_path(groups), clip, stage, norm)
 
 
 def _by_group(
@@ -95,6 +97,7 @@ def _by_group(
     group_at: Mapping[str, Hashable],
     clip: Scalar | None,
     stage: int | None,
+    norm: Norm,
 ) -> optax.GradientTransformationExtraArgs:
     named = dict.fromkeys(group_at.values())
     gates = _gates(plan, set(named), stage)
@@ -106,7 +109,7 @@ def _by_group(
     if clip is None:
         return by_group
     gradients = gate({path: gates[group] for path, group in group_at.items()})
-    return optax.chain(gradients, clip_by_norm(clip), by_group)
+    return optax.chain(gradients, clip_by_norm(clip, norm), by_group)
 
 
 def gate(gates: Mapping[str, Gate]) -> optax.GradientTransformation:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxft.optim import merge
+from jaxft.optim import Norm, merge
 from jaxft.training.gradient import Arrays, GradientFn, MeanGradient, Objective
 
 # (whole tree, batch, dropout key or None) -> outputs
@@ -92,6 +92,8 @@ def train_step(
     tallies: Mapping[str, Tally] = MappingProxyType({}),
     disagreement: Disagreement | None = None,
     nonfinite: str = "stop",
+    norm: Norm = optax.tree.norm,
+    broken: Callable[[Any], jax.Array] | None = None,
 ) -> tuple[TrainState, Arrays]:
     """One optimizer update.
 
@@ -111,6 +113,8 @@ def train_step(
       nonfinite: 'stop': such an update is made like any other, for the caller to notice by 'loss' and
         'grad_norm'; 'rollback': so it is, and the metrics say it; 'skip': and the next state is this one,
         bit for bit, but for the step number. No value is looked at outside the program.
+      norm: of 'grad_norm'.
+      broken: gives the metric 'leaves' of the gradients; None: `broken_leaves`.
 
     Returns:
       The next state, and metrics: 'loss' (weighted mean), 'weight' (examples), 'grad_norm' (global
@@ -148,8 +152,8 @@ def train_step(
         grad_fn=lambda params: gradient(objective, params, batch, key).grads,
     )  # fmt: skip
     params = optax.apply_updates(state.params, updates)
-    norm = optax.tree.norm(found.grads)
-    metrics = {"loss": found.loss, "weight": found.weight, "grad_norm": norm}
+    length = norm(found.grads)
+    metrics = {"loss": found.loss, "weight": found.weight, "grad_norm": length}
     metrics |= found.kept.get("tallies", {})  # none of a gradient that is taken by embeddings
     stats = state.stats if moved is None else moved(state.stats, found.kept["moments"])
     after = dataclasses.replace(
@@ -157,12 +161,17 @@ def train_step(
     )
     if nonfinite != "stop":
         # The update too: a transform may take a second gradient elsewhere (SAM).
-        leaves = [~_is_finite(g) for g in jax.tree.leaves(found.grads)]
-        finite = _is_finite((found.loss, norm, updates, stats))
-        metrics |= {"nonfinite": 1.0 - finite.astype(jnp.float32), "leaves": jnp.stack(leaves)}
+        marks = broken_leaves(found.grads) if broken is None else broken(found.grads)
+        finite = _is_finite((found.loss, length, updates, stats))
+        metrics |= {"nonfinite": 1.0 - finite.astype(jnp.float32), "leaves": marks}
         if nonfinite == "skip":
             after = _where(finite, after, state)
     return after, metrics
+
+
+def broken_leaves(grads: Any) -> jax.Array:
+    """Of each leaf, in the order of the tree, whether it is not finite: [P] bool."""
+    return jnp.stack([~_is_finite(leaf) for leaf in jax.tree.leaves(grads)])
 
 
 def _is_finite(tree: Any) -> jax.Array:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import optax
 
 from jaxft import optim
 from jaxft.config import ConfigDict
-from jaxft.experiment.decisions import Decisions
 from jaxft.experiment.ideas.idea import Numbers
 
 
 def decay(
-    h: Numbers, c: ConfigDict, decisions: Decisions, fresh: Collection[str]
+    h: Numbers, c: ConfigDict, fresh: Mapping[str, bool]
 ) -> optax.GradientTransformation | None:
     """What takes the place of weight decay; None where it does not.
 
     Args:
-      fresh: paths that are newly initialised: they decay towards zero.
+      fresh: by path, whether it is newly initialised: it then decays towards zero.
     """
     if c.decay_towards != "pretrained":
         return None
-    new = {row.path: row.path in fresh for row in decisions}
-    return optim.l2sp(h["weight_decay"], fresh=new, fresh_strength=h["weight_decay"])
+    return optim.l2sp(h["weight_decay"], fresh=fresh, fresh_strength=h["weight_decay"])
