@@ -67,7 +67,7 @@ def _here(prepared: Prepared) -> str:
     stage, batch = run.stages.at(0), run.parallel.put(run.train_batches[0])
     begin = os.times()
     stage.program.compile((stage.state,), [batch])
-    compiled, memory = _since(begin), stage.program.memory(batch)
+    compiled, size = _since(begin), stage.program.bytes(batch) or 0
     times = []
     for _ in range(8):
         begin, clock = os.times(), time.perf_counter()
@@ -75,8 +75,8 @@ def _here(prepared: Prepared) -> str:
         jax.block_until_ready(metrics)
         times.append((_since(begin), time.perf_counter() - clock))
     cpu, wall = (1e3 * min(x) for x in zip(*times, strict=True))
-    kept = memory.temp_size_in_bytes / 2**20
-    return f"{compiled:.1f} s to compile, step {cpu:.0f} ms of CPU ({wall:.0f} ms), {kept:.1f} MiB temporary"
+    kept = size / 2**20
+    return f"{compiled:.1f} s to compile, step {cpu:.0f} ms of CPU ({wall:.0f} ms), {kept:.1f} MiB in all"
 
 
 def _ahead(prepared: Prepared, topology: str) -> str:
@@ -96,7 +96,7 @@ def _ahead(prepared: Prepared, topology: str) -> str:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         lowered = jax.jit(stage.step, donate_argnums=0).lower(stage.state, shape)
         traced = _since(begin)
-        memory = lowered.compile().memory_analysis()
+        memory: Any = lowered.compile().memory_analysis()
     sizes = (memory.argument_size_in_bytes / 2**20, memory.temp_size_in_bytes / 2**20)
     return (
         f"{_since(begin):.1f} s to compile, of them {traced:.1f} to trace; a device "

@@ -13,7 +13,7 @@ from jax import lax
 Seed = jax.Array | None  # of `seed_of`; None: deterministic, no dropout
 
 
-def seed_of(key: jax.Array, depth: int, axis_name: str | None = None) -> jax.Array:
+def seed_of(key: jax.Array, depth: int | jax.Array, axis_name: str | None = None) -> jax.Array:
     """The seed of one depth: uint32 [2], under pmap [3] with the number of this device.
 
     By fold_in and not as a slice of one array of seeds: XLA would compile the slice into each kernel
