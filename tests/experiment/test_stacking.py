@@ -90,16 +90,12 @@ def test_auto_leaves_few_blocks_as_they_are(deep):
         (("--config.optim.frozen=(r'.*/layer/[024]/.*',)",), "no two blocks beside each other"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_stacked_is_refused_in_one_line(deep, tmp_path, capsys, extra, why):
+def test_what_cannot_be_stacked_is_refused_in_one_line(deep, tmp_path, extra, why):
     if not extra:
-        tiny.bert(tmp_path / "two", blocks=2)
-        extra = (f"--config.model.path={tmp_path / 'two'}",)
-    with pytest.raises(SystemExit) as stopped:
-        train.main(arguments(deep, tmp_path / "run", "on", *extra))
-    assert stopped.value.code == 2
-    said = capsys.readouterr().err.strip()
-    assert why in said and "config.model.stack='on' is not possible" in said
-    assert len(said.splitlines()) == 1
+        extra = (f"--config.model.path={tiny.bert(tmp_path / 'two', blocks=2)}",)
+    with pytest.raises(ValueError, match="config.model.stack='on' is not possible") as refused:
+        check_stacking.prepared(deep, "on", *extra)
+    assert why in str(refused.value) and "\n" not in str(refused.value)
 
 
 @pytest.mark.slow
