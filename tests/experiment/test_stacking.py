@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from jaxft import optim, train
+from jaxft.experiment.build import build
 from jaxft.models import load_architecture
 from jaxft.models.stacking import Layout
+from jaxft.training.mesh import make_parallel
 from tests import tiny, worlds
 from tests.experiment import check_stacking
-from tests.worlds import assert_same_weights, killed_at, timeless, weights
+from tests.worlds import assert_same_weights, killed_at, timeless
 
 
 @pytest.fixture(scope="module")
@@ -107,16 +109,12 @@ def test_updates_are_the_same_bits_as_users_compile_them(deep, case):
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["shard", "pmap"])
-def test_several_devices_end_where_they_do_without(deep, tmp_path, mode):
-    extra = ("--config.optim.layer_decay=0.8", "--config.optim.freeze_below=1")
-    for stack in ("on", "off"):
-        train.main(arguments(deep, tmp_path / stack, stack, *extra, mode=mode))
-    ours, theirs = weights(tmp_path / "on"), weights(tmp_path / "off")
-    assert ours.keys() == theirs.keys()
-    for name in theirs:  # over a mesh blocks are not compiled each by itself: equal to rounding
-        np.testing.assert_allclose(ours[name], theirs[name], atol=2e-4, err_msg=name)
+def test_over_a_mesh_nothing_is_stacked(deep):
+    ready = check_stacking.prepared(deep, "on")
+    mesh = make_parallel("shard")
+    assert not any(ready.stacking.over(mesh, "auto").layouts)
+    with pytest.raises(ValueError, match="over a mesh each block gathers its own parameters"):
+        build(ready, mesh, cache=None, stack=True)
 
 
 @pytest.mark.slow
