@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import re
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,7 +33,7 @@ from jaxft.models.layers.batch_norm import sample_of
 from jaxft.models.rates import Rates, left_out, with_dropout
 from jaxft.models.scanned import alone, scanned, steps_through
 from jaxft.models.stacking import STACKED, Group, repeated
-from jaxft.models.tree import Params, by_path
+from jaxft.models.tree import Params, by_path, depth_at
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -312,7 +311,7 @@ def _load(
     leaves, parameters = by_path(whole), by_path(abstract)
     fitted = (f"{heads.SENTENCE}/.*", len(backbone.blocks) + 1)  # of whichever family
     rules = (*family.depth_rules(config), fitted)
-    depths = {path: _depth(path, rules) for path in leaves}
+    depths = {path: depth_at(path, rules) for path in leaves}
     others = {one.architecture for one in family.heads.values()} - {family.heads[kind].architecture}
     return Architecture(
         family=family,
@@ -327,12 +326,12 @@ def _load(
         head_names=tuple(nnx.to_pure_dict(head_state)),
         abstract=abstract,
         whole=whole,
-        stored=_stored(family, kind, config, leaves),
+        stored=heads.stored(family, kind, config, leaves),
         depths={path: depths[path] for path in parameters},
         statistics={path: depth for path, depth in depths.items() if path not in parameters},
         tensor_rules=family.tensor_rules(config),
         left_out=left_out(family, config, blocks, rates.stochastic_depth),
-        new_head=new_head or not others.isdisjoint(_texts(raw.get("architectures"))),
+        new_head=new_head or not others.isdisjoint(config_json.texts(raw.get("architectures"))),
     )
 
 
@@ -348,26 +347,3 @@ def _tree(base: str, backbone: Any, head: Any) -> Params:
     """The tree of the checkpoint: the backbone, under its name if it has one, and beside it the head."""
     body = nnx.to_pure_dict(backbone)
     return {**({base: body} if base else body), **nnx.to_pure_dict(head)}
-
-
-def _stored(
-    family: Family[Any], kind: str, config: Any, leaves: dict[str, Any]
-) -> dict[str, Stored]:
-    ties = family.heads[kind].ties(config)
-    return {
-        path: dataclasses.replace(
-            family.stored(path, leaf.ndim, config), ties=tuple(ties.get(path, ()))
-        )
-        for path, leaf in leaves.items()
-    }
-
-
-def _texts(value: Any) -> list[str]:
-    return [x for x in value if isinstance(x, str)] if isinstance(value, list) else []
-
-
-def _depth(path: str, rules: tuple[tuple[str, int], ...]) -> int:
-    for pattern, depth in rules:
-        if re.fullmatch(pattern, path):
-            return depth
-    raise AssertionError(f"no depth rule covers {path}")

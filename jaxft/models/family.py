@@ -227,8 +227,7 @@ def depth_rules(
 ) -> tuple[tuple[str, int], ...]:
     """The rules of a family, of a path pattern for the stem, one for each block, and one for the head.
 
-    `last` matches what comes after the blocks and has the depth of the last of them, as the norm
-    there has in timm's parameter groups.
+    `last` matches what comes after the blocks and has the depth of the last of them, as in timm's groups.
     """
     patterns = list(blocks)
     after = [] if last is None else [(last, len(patterns))]
@@ -280,8 +279,8 @@ class Family(Generic[C]):
         completed: `(config, config.json) ->` the config.json of which an export's is made, with the defaults
             of `config` where the fields belong.
         dropouts: the fields of `config` that are dropout rates.
-        left_out: `(config, blocks) ->` how often each block's residual branches are left out of an
-            example while training, where nothing else is asked for; None: there are no such branches.
+        left_out: `(config, blocks) ->` how often each block's residual branches are left out of an example
+            where nothing else is asked for; None: there are none.
         limits: which inputs a model can take.
         base: name of the backbone in HF's models with a head, which files of the base model leave out;
             '': its modules stand beside the head's.
@@ -293,8 +292,7 @@ class Family(Generic[C]):
         tensor_rules: how the tensor axis cuts parameters, see cuts.py.
         stored: `(path, number of axes, config) ->` how a parameter or statistic lies in a checkpoint.
         causal: a token sees itself and those before it, none after it.
-        stacks: equal blocks may be stacked; not where they share what has a gradient, since its parts would
-            be added in another order.
+        stacks: equal blocks may be stacked: they share nothing with a gradient.
         settled: `(config, directory) ->` the config with what only the tensors there say; there may be
             none.
         other_heads: patterns of tensors of heads that are not here, and of buffers.
@@ -350,4 +348,4 @@ def matching(
     names: Collection[str], among: Collection[str], patterns: tuple[str, ...]
 ) -> list[str]:
     """Those of `names` that a pattern matches, whatever else there is."""
-    return [name for name in names if any(re.fullmatch(pattern, name) for pattern in patterns)]
+    return [name for name in names if any(re.fullmatch(one, name) for one in patterns)]

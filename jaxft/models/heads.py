@@ -1,5 +1,6 @@
 """What the heads of several families share: which tokens they read, and the plain classifier."""
 
+import dataclasses
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxft.base.nearest import nearest
-from jaxft.models.family import Batch, Head, Outputs
+from jaxft.models.family import Batch, Family, Head, Outputs, Stored
 from jaxft.models.layers import ops
 from jaxft.models.layers.modules import Linear
 
@@ -229,3 +230,16 @@ def choose(kinds: Collection[str], kind: str | None, model_type: str) -> str:
         what = f"a head of kind {kind!r} is not implemented for model_type {model_type!r}"
         raise NoHeadError(what, kind, kinds)
     return kind
+
+
+def stored(
+    family: Family[Any], kind: str, config: Any, leaves: dict[str, Any]
+) -> dict[str, Stored]:
+    """How each leaf lies in a checkpoint of the model with this head."""
+    ties = family.heads[kind].ties(config)
+    return {
+        path: dataclasses.replace(
+            family.stored(path, leaf.ndim, config), ties=tuple(ties.get(path, ()))
+        )
+        for path, leaf in leaves.items()
+    }

@@ -1,5 +1,6 @@
 """Trees of parameters: nested dicts of arrays; str keys, int keys for list entries."""
 
+import re
 from typing import Any
 
 import jax
@@ -26,3 +27,11 @@ def nested(leaves: dict[str, Any]) -> Params:
             inner = inner.setdefault(key, {})
         inner[name] = leaf
     return tree
+
+
+def depth_at(path: str, rules: tuple[tuple[str, int], ...]) -> int:
+    """That of the first (pattern, depth) which matches the whole path."""
+    for pattern, depth in rules:
+        if re.fullmatch(pattern, path):
+            return depth
+    raise AssertionError(f"no depth rule covers {path}")

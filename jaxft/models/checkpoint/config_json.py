@@ -283,3 +283,8 @@ def _odd_labels(id2label: Any) -> str:
         twice = next(name for name, count in Counter(names).items() if count > 1)
         return f"names two classes {brief(twice)}"
     return ""
+
+
+def texts(value: Any) -> list[str]:
+    """Those of a list; [] of anything else."""
+    return [x for x in value if isinstance(x, str)] if isinstance(value, list) else []
