@@ -279,8 +279,7 @@ class Family(Generic[C]):
         completed: `(config, config.json) ->` the config.json of which an export's is made, with the defaults
             of `config` where the fields belong.
         dropouts: the fields of `config` that are dropout rates.
-        left_out: `(config, blocks) ->` how often each block's residual branches are left out of an example
-            where nothing else is asked for; None: there are none.
+        left_out: `(config, blocks) ->` how often each block's branches are left out, by default; None: never.
         limits: which inputs a model can take.
         base: name of the backbone in HF's models with a head, which files of the base model leave out;
             '': its modules stand beside the head's.
