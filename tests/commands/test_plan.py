@@ -37,6 +37,7 @@ def test_mistakes_are_one_line(world, tmp_path, capsys, monkeypatch):
     assert "pip install 'jaxft[plan]'" in refused(argv(world, out, to="v5e:2x2"), capsys)
 
 
+@pytest.mark.slow
 def test_a_plan_of_real_data_in_a_process_of_its_own(world, tmp_path, capsys):
     """Here the data are read; and what is not a plan's own is left as it is."""
     out = tmp_path / "out"
