@@ -119,8 +119,6 @@ def build(
         the same, or there are more devices along a batch than it has examples.
     """
     check_trains(prepared)
-    if stack:
-        prepared.stacking.over(parallel, prepared.config.model.stack)
     # First, so that the teacher's weights are gone when those of the run come.
     prepared = with_teacher(prepared, parallel, cache=cache)
     params, report = read_params(prepared, parallel)
@@ -248,10 +246,9 @@ def begin(
     programs = None
     if like is not None and structure(like.prepared) == structure(prepared):
         programs = like.stages.programs
-    mode = config.model.stack if stack else "off"
-    stacking = Stacking(tuple(NOTHING for _ in prepared.decisions.starts))
-    if mode != "off":
-        stacking = prepared.stacking.over(parallel, mode)
+    stacking = prepared.stacking
+    if not stack:
+        stacking = Stacking(tuple(NOTHING for _ in prepared.decisions.starts))
     stages = make_stages(prepared, parallel, shared.initialised, programs, stacking.layouts)
     if config.train.r_drop and programs is None:
         architecture = prepared.architecture

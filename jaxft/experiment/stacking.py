@@ -22,7 +22,6 @@ from jaxft.models.architecture import Architecture as NativeArchitecture
 from jaxft.models.stacking import NOTHING, STACKED, Group, Layout
 from jaxft.optim import path_map
 from jaxft.tasks.contract import HeadFitting, Task
-from jaxft.training.parallel import Parallel
 
 # Blocks from which on `auto` stacks. See BUILD_NOTES.md for what was measured.
 LEAST = 24
@@ -41,19 +40,6 @@ class Stacking:
     layouts: tuple[Layout, ...]
     evaluation: Layout = NOTHING
     said: str = ""
-
-    def over(self, parallel: Parallel, mode: str) -> Stacking:
-        """The same where it can be done: over a mesh parameters are gathered one by one.
-
-        Raises:
-          ValueError: it cannot, and `mode` is 'on'.
-        """
-        if parallel.mode != "shard" or not any(self.layouts):
-            return self
-        why = "over a mesh each block gathers its own parameters (config.parallel.mode='shard')"
-        if mode == "on":
-            raise ValueError(f"config.model.stack='on' is not possible: {why}; use 'jit' or 'pmap'")
-        return Stacking(tuple(NOTHING for _ in self.layouts), said=f"not stacked: {why}")
 
 
 def settle(

@@ -204,7 +204,7 @@ class Architecture:
         alike = {depth for group in self.repeats for depth in group.depths}
         for depth, stack in steps_through(depths, params.get(STACKED, {})):
             if stack is not None:
-                carry = scanned(whole.blocks[depth - 1], carry, depth, stack, key, how)
+                carry = scanned(whole.blocks[depth - 1], carry, depth, stack, key, how, self)
                 continue
             if depth in alike and how.isolated:
                 hidden = alone(whole.blocks[depth - 1], carry, depth, depth, key, how)

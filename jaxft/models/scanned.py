@@ -1,7 +1,7 @@
 """Equal blocks in order: scanned where they are stacked, and each by itself where bits must agree."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from flax import nnx
 
 from jaxft.models.contract import Pass
 from jaxft.models.family import Carry, Context
-from jaxft.models.layers import ops, seeds
+from jaxft.models.layers import mesh, ops, seeds
 from jaxft.models.stacking import STACKED, Group
 from jaxft.models.tree import Params, by_path, nested
 
@@ -37,8 +37,21 @@ def steps_through(depths: range, stacks: Params) -> Iterator[tuple[int, Params |
         depth = end
 
 
+class Repeated(mesh.Placed, Protocol):
+    """Of an architecture, its equal blocks, and where its parameters are."""
+
+    @property
+    def repeats(self) -> tuple[Group, ...]: ...
+
+
 def scanned(
-    block: Any, carry: Carry, first: int, leaves: Params, key: jax.Array | None, how: Pass
+    block: Any,
+    carry: Carry,
+    first: int,
+    leaves: Params,
+    key: jax.Array | None,
+    how: Pass,
+    of: Repeated,
 ) -> Carry:
     """After equal blocks.
 
@@ -46,13 +59,20 @@ def scanned(
         block: one of them, whatever its parameters.
         first: depth of the first; they are all frozen or none is.
         leaves: of all of them, [L, ...] by path in a block.
+        of: whose blocks they are.
     """
     graph = nnx.graphdef(block)
+    (group,) = (group for group in of.repeats if first in group.depths)
+    paths = {within: "/".join(map(str, keys[0])) for within, keys in group.members.items()}
+
+    def merged(own: Params) -> Any:
+        used = {w: mesh.used_one(paths[w], x, of, how.dtype) for w, x in own.items()}
+        return nnx.merge(graph, nested(used))
 
     def body(hidden: jax.Array, of_one: tuple[jax.Array, Params]) -> tuple[jax.Array, None]:
         depth, own = of_one
-        one = nnx.merge(graph, nested(own))
-        return alone(one, {**carry, "hidden": hidden}, first, depth, key, how), None
+        after = _after(merged, own, {**carry, "hidden": hidden}, first, depth, key, how)
+        return mesh.rows(after), None
 
     count = len(next(iter(leaves.values())))
     depths = jnp.arange(first, first + count, dtype=jnp.uint32)
@@ -69,12 +89,21 @@ def alone(
         at: a depth that is frozen if this one is.
         depth: its own, which may be traced.
     """
+    graph, state = nnx.split(block)
+    return _after(lambda own: nnx.merge(graph, own), state, carry, at, depth, key, how)
+
+
+def _after(
+    merged: Callable[[Any], Any], state: Any, carry: Carry, at: int, depth: int | jax.Array,
+    key: jax.Array | None, how: Pass,
+) -> jax.Array:  # fmt: skip
+    """The same, of the block that `merged` makes of its parameters."""
     random = key is not None and at > how.frozen_blocks
     seed = seeds.seed_of(key, depth, how.axis_name) if random and key is not None else None
-    graph, state = nnx.split(block)
 
     def run(hidden: jax.Array, own: Any, seed: ops.Seed) -> jax.Array:
-        after, kept = nnx.merge(graph, own)({**carry, "hidden": hidden}, Context(seed))
+        # Over a mesh they are gathered in here, so that a block that is rerun lets them go.
+        after, kept = merged(own)({**carry, "hidden": hidden}, Context(seed))
         assert after.keys() == carry.keys() and not kept, "a block leaves more than its output"
         return after["hidden"]
 

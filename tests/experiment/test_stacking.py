@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ import pytest
 
 from jaxft import optim, train
 from jaxft.experiment.build import build
-from jaxft.models import load_architecture
+from jaxft.experiment.steps import devices
+from jaxft.models import cuts, load_architecture
 from jaxft.models.stacking import Layout
-from jaxft.training.mesh import make_parallel
-from tests import tiny, worlds
+from tests import hlo, tiny, worlds
 from tests.experiment import check_stacking
 from tests.worlds import assert_same_weights, killed_at, timeless
 
@@ -109,12 +110,40 @@ def test_updates_are_the_same_bits_as_users_compile_them(deep, case):
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
-def test_over_a_mesh_nothing_is_stacked(deep):
-    ready = check_stacking.prepared(deep, "on")
-    mesh = make_parallel("shard")
-    assert not any(ready.stacking.over(mesh, "auto").layouts)
-    with pytest.raises(ValueError, match="over a mesh each block gathers its own parameters"):
-        build(ready, mesh, cache=None, stack=True)
+MESH = "--config.parallel.mode=shard"
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        ("fsdp=4", "tensor=2"),
+        *(pytest.param(a, marks=pytest.mark.slow) for a in ((), ("fsdp=8",), ("tensor=2",))),
+    ],
+)
+def test_over_a_mesh_updates_are_those_of_blocks_that_are_not_stacked(deep, monkeypatch, axes):
+    monkeypatch.setattr(cuts, "MIN_FSDP_SIZE", 64)  # the tiny model's matrices, too
+    extra = ("--config.optim.freeze_below=2", "--config.optim.layer_decay=0.7")
+    mesh = (MESH, "--config.model.remat=true", *(f"--config.parallel.{axis}" for axis in axes))
+    found, norms = check_stacking.after(deep, "on", *extra, *mesh)
+    expected, others = check_stacking.after(deep, "off", *extra, *mesh)
+    np.testing.assert_allclose(norms, others, rtol=1e-4)
+    for path, leaf in expected.items():
+        if path.startswith("whole"):
+            np.testing.assert_allclose(found[path], leaf, atol=1e-5, err_msg=path)
+
+
+def test_over_a_mesh_each_block_is_gathered_in_the_scan(deep, monkeypatch):
+    monkeypatch.setattr(cuts, "MIN_FSDP_SIZE", 64)
+    ready = check_stacking.prepared(deep, "on", MESH, "--config.parallel.fsdp=8")
+    run, state = build(ready, devices(ready.config), cache=None, stack=True)
+    batch = run.parallel.put(run.train_batches[0])
+    traced = run.stages.at(0).program.traced_for((state,), batch)
+    found = hlo.collectives(traced.lower().compile().as_text())
+    gathered = Counter(shape for one in found if one.kind == "all-gather" for shape in one.shapes)
+    # Of five stacked blocks the one that runs, and beside them the last, which is not stacked; no stack whole.
+    for kernel in ("32,64", "64,32"):
+        assert gathered[f"f32[1,{kernel}]"] == gathered[f"f32[{kernel}]"] == 1, gathered
+    assert not any(shape.startswith("f32[5,") for shape in gathered), gathered
 
 
 @pytest.mark.slow

@@ -100,19 +100,22 @@ def used(params: Params, of: Placed, depth: int, dtype: Any = None) -> Params:
     fp32 where it is bf16. But of tables: the rows that are looked up are sent, which are fewer. The gradient
     is as it comes, so that it may be summed to where the parameter lives.
     """
-    found = sizes()
-    if FSDP not in found:
+    if FSDP not in sizes():
         return params
-
-    def one(path: str, x: jax.Array) -> jax.Array:
-        leaf = path.rpartition("/")[2]
-        if of.depths.get(path) != depth or x.size < cuts.MIN_FSDP_SIZE or leaf == "embedding":
-            return x
-        spec = cuts.spec_of(path, x.shape, of.tensor_rules, fsdp=1, tensor=found.get(TENSOR, 1))
-        return _gathered(x, spec, x.dtype if dtype is None or leaf != "kernel" else dtype)
-
-    leaves = [one(path, x) for path, x in by_path(params).items()]
+    leaves = [
+        used_one(path, x, of, dtype) if of.depths.get(path) == depth else x
+        for path, x in by_path(params).items()
+    ]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+def used_one(path: str, x: jax.Array, of: Placed, dtype: Any = None) -> jax.Array:
+    """The same of one parameter."""
+    found, leaf = sizes(), path.rpartition("/")[2]
+    if FSDP not in found or x.size < cuts.MIN_FSDP_SIZE or leaf == "embedding":
+        return x
+    spec = cuts.spec_of(path, x.shape, of.tensor_rules, fsdp=1, tensor=found.get(TENSOR, 1))
+    return _gathered(x, spec, x.dtype if dtype is None or leaf != "kernel" else dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
