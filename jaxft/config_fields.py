@@ -40,7 +40,7 @@ FIELDS: tuple[Field, ...] = (
           "recompute each block in the backward pass: less memory, about 30 % slower", compiled=True),
     Field("model.stack", "auto",
           "keep equal blocks stacked and scan them: a deep model compiles in the time of a few blocks, and "
-          "paths, checkpoints and, on a CPU, bits stay; auto: from 24 such blocks on; on: or it is an error",
+          "paths, checkpoints and, on a CPU, bits stay; auto: from 16 such blocks on; on: or it is an error",
           choices=("auto", "on", "off"), compiled=True),
     Field("model.pooling", "auto",
           "of embeddings: the mean of a text's tokens, or its first; auto: as the checkpoint says, else mean",

@@ -45,9 +45,12 @@ def plan_run(
     parallel = devices(config, open_devices(topology))
     prepared = prepared_for(config, length, examples)
     stages = make_stages(prepared, parallel, ())
-    stage = max(stages, key=lambda one: bytes_of(one.state.params))
+    number = max(range(len(stages)), key=lambda one: bytes_of(stages[one].state.params))
     shapes = _batch(prepared, parallel, length)
-    traced = stage.program.traced_for((stage.state,), shapes)
+    stage = run = stages[number]
+    if any(layouts := prepared.stacking.layouts):  # what is told is told by path, of a tree that is not
+        run = make_stages(prepared, parallel, (), layouts=layouts)[number]
+    traced = run.program.traced_for((run.state,), shapes)
     trips = chunks(prepared, parallel, shapes)
     flops = products(traced.jaxpr, unknown_trips=trips)
     spent, began = time.perf_counter() - began, time.perf_counter()

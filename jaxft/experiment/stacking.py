@@ -24,7 +24,7 @@ from jaxft.optim import path_map
 from jaxft.tasks.contract import HeadFitting, Task
 
 # Blocks from which on `auto` stacks. See BUILD_NOTES.md for what was measured.
-LEAST = 24
+LEAST = 16
 
 
 @dataclasses.dataclass(frozen=True)

@@ -135,7 +135,7 @@ def _isolated(parallel: Parallel) -> bool:
 
     Over a mesh the branch would cost a message a block, and other parts round by the mesh anyway.
     """
-    return parallel.mode in ("jit", "pmap") and jax.default_backend() == "cpu"
+    return parallel.mode in ("jit", "pmap") and parallel.platform == "cpu"
 
 
 def _norm(prepared: Prepared, parallel: Parallel) -> Norm:

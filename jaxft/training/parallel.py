@@ -46,6 +46,11 @@ class Parallel:
         return PMAP_AXIS if self.mode == "pmap" else None
 
     @property
+    def platform(self) -> str:
+        """Of its devices: 'cpu', 'gpu' or 'tpu'."""
+        return (self._one if self.mesh is None else self.mesh.devices.flat[0]).platform
+
+    @property
     def summary(self) -> str:
         """One line for the terminal."""
         kind = self._one.device_kind

@@ -140,7 +140,7 @@ def test_over_a_mesh_each_block_is_gathered_in_the_scan(deep, monkeypatch):
     traced = run.stages.at(0).program.traced_for((state,), batch)
     found = hlo.collectives(traced.lower().compile().as_text())
     gathered = Counter(shape for one in found if one.kind == "all-gather" for shape in one.shapes)
-    # Of five stacked blocks the one that runs, and beside them the last, which is not stacked; no stack whole.
+    # Of five stacked blocks the one that runs, and the last, which is not stacked; no stack whole.
     for kernel in ("32,64", "64,32"):
         assert gathered[f"f32[1,{kernel}]"] == gathered[f"f32[{kernel}]"] == 1, gathered
     assert not any(shape.startswith("f32[5,") for shape in gathered), gathered
