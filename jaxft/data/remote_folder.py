@@ -25,7 +25,7 @@ def downloaded_folder(address: str, cache: str | None = None) -> tuple[Path, tup
     cache: folder in which it is kept; None: in the user's own cache.
 
     Raises:
-      ValueError: it is not there; no room on the disk; no such kind of storage.
+      ValueError: it is not there, or does not come whole; no room on the disk; no such kind of storage.
       StoreError: the store cannot be reached, after all attempts.
     """
     store = open_store(address)
@@ -49,17 +49,20 @@ def downloaded_folder(address: str, cache: str | None = None) -> tuple[Path, tup
 
 
 def _download(store: Store, name: str, size: int, path: Path) -> None:
-    shown = f"{store.shown}/{name}"
     read = functools.partial(_read, store, name, size)
     blocks = remote.verified(read(), store.checksum(name, size), read)
+    shown = f"{store.shown}/{name}"
+    keep(path, _said(blocks, shown), f"downloading {shown}")
+
+
+def _said(blocks: Iterator[bytes], shown: str) -> Iterator[bytes]:
+    """The blocks; what goes wrong with them is no failure of this machine, as `keep` would take it."""
     try:
-        keep(path, blocks, f"downloading {shown}")
-    except StoreError:
-        raise
+        yield from blocks
+    except StoreError as error:
+        raise ValueError(str(error)) from None
     except OSError as error:
-        if error.errno is not None:  # of this machine
-            raise
-        raise StoreError(f"{shown}: {files.first_line(error)}; start again") from None
+        raise ValueError(f"{shown}: {files.first_line(error)}; start again") from None
 
 
 def _read(store: Store, name: str, size: int) -> Iterator[bytes]:
