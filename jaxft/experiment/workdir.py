@@ -99,6 +99,7 @@ class Hold:
         self._token, self._beats = secrets.token_hex(8), 0
         self._run, self._lost = "", ""
         self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="hold", daemon=True)
 
     def take(self) -> None:
         """Hold it from now on, with all of the run here. Errors: see `claimed`."""
@@ -123,7 +124,7 @@ class Hold:
         self._own.write_text(json.dumps({"run": self._run}))
         if there:
             fetch(self._local, self._store)
-        threading.Thread(target=self._beat, name="hold", daemon=True).start()
+        self._thread.start()
 
     def check(self) -> None:
         """Raises StoreError where another process has taken over."""
@@ -135,6 +136,7 @@ class Hold:
     def release(self, *, quietly: bool = False) -> None:
         """Hold it no longer."""
         self._ended.set()
+        self._thread.join()  # or its last sign of life could come after the word that there is none
         if self._lost:
             return
         try:

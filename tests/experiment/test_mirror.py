@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -44,7 +45,7 @@ class Faulty:
         if mode != "wb":
             return self.system.open(path, mode)
         self._changed()
-        return _Cut(self, self.system.open(path, mode))
+        return _Cut(self, path)
 
     def rm_file(self, path):
         self._changed()
@@ -53,8 +54,10 @@ class Faulty:
 
 
 class _Cut:
-    def __init__(self, owner, file):
-        self.owner, self.file = owner, file
+    """A file that appears when it is whole, as an object of a store does; or half, where it is cut."""
+
+    def __init__(self, owner, path):
+        self.owner, self.path, self.file = owner, path, open(f"{path}.part", "wb")
 
     def __enter__(self):
         return self
@@ -62,12 +65,12 @@ class _Cut:
     def write(self, block):
         if self.owner.changes == self.owner.dies and self.owner.within:
             self.file.write(block[: len(block) // 2])
-            self.file.close()
             raise Cut
         self.file.write(block)
 
     def __exit__(self, *_):
         self.file.close()
+        os.replace(self.file.name, self.path)
         self.owner.watch()
 
 
@@ -223,6 +226,7 @@ def test_one_holds_a_place_and_whoever_is_silent_loses_it(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match="in use by another process"):
         Hold(tmp_path / "two", store, 0.3, 0.05).take()
     first._ended.set()  # dies
+    first._thread.join()
     second = Hold(tmp_path / "two", store, silence=0.3, every=0.05)
     second.take()
     first._ended.clear()
