@@ -48,7 +48,9 @@ def plan_run(
     number = max(range(len(stages)), key=lambda one: bytes_of(stages[one].state.params))
     shapes = _batch(prepared, parallel, length)
     stage = run = stages[number]
-    if any(layouts := prepared.stacking.layouts):  # what is told is told by path, of a tree that is not
+    if any(
+        layouts := prepared.stacking.layouts
+    ):  # what is told is told by path, of a tree that is not
         run = make_stages(prepared, parallel, (), layouts=layouts)[number]
     traced = run.program.traced_for((run.state,), shapes)
     trips = chunks(prepared, parallel, shapes)

@@ -21,7 +21,7 @@ from jaxft.optim.paths import Tree
 Norm = Callable[[Tree], jax.Array]
 
 
-def clip_by_norm(max_norm: Scalar, norm: Norm = optax.tree.norm) -> optax.GradientTransformation:
+def clip_by_norm(max_norm: Scalar, norm: Norm | None = None) -> optax.GradientTransformation:
     """Scale all gradients by `min(1, max_norm / global norm)`.
 
     Pascanu et al., "On the difficulty of training recurrent neural networks", 2013
@@ -33,7 +33,7 @@ def clip_by_norm(max_norm: Scalar, norm: Norm = optax.tree.norm) -> optax.Gradie
 
     Args:
       max_norm: above 0.
-      norm: another order of the sum, such as that of blocks which are stacked.
+      norm: another order of the sum, such as that of blocks which are stacked; None: optax.tree.norm.
 
     Raises:
       ValueError: `max_norm` is not above 0.
@@ -43,7 +43,7 @@ def clip_by_norm(max_norm: Scalar, norm: Norm = optax.tree.norm) -> optax.Gradie
 
     def update(updates: Tree, params: Tree | None) -> Tree:
         del params
-        found = norm(updates)
+        found = (norm or optax.tree.norm)(updates)
         factor = jnp.where(found <= max_norm, 1.0, max_norm / found)
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
 

@@ -37,7 +37,7 @@ def fine_tuning_optimizer(
     decayed: TreeOrFunction | None = None,
     decay: optax.GradientTransformation | None = None,
     clip: Scalar | None = None,
-    norm: Norm = optax.tree.norm,
+    norm: Norm | None = None,
     plan: Plan | None = None,
     groups: TreeOrFunction | None = None,
     stage: int | None = None,
@@ -76,7 +76,7 @@ def fine_tuning_optimizer(
       decay: another decay in place of weight decay, such as `l2sp`; then the two above are not
         used.
       clip: largest global norm of the trainable gradients; None does not clip.
-      norm: what `clip` measures gradients by.
+      norm: what `clip` measures gradients by; None: their global L2 norm.
       plan: stages of gradual unfreezing (see `unfreeze`); a held group neither moves nor counts for
         `clip`.
       groups: the group of every parameter, such as its depth (see `unfreeze`).

@@ -52,7 +52,7 @@ def unfreeze(
     *,
     clip: Scalar | None = None,
     stage: int | None = None,
-    norm: Norm = optax.tree.norm,
+    norm: Norm | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`tx` for each group on its own, from the update at which the plan unfreezes it.
 
@@ -78,7 +78,7 @@ def unfreeze(
       clip: largest global norm of the gradients of all groups that train at that step.
       stage: index of the only stage that this program runs: the gates are constants and cost
         nothing. None: any step of the plan.
-      norm: what `clip` measures gradients by.
+      norm: what `clip` measures gradients by; None: their global L2 norm.
 
     Raises:
       ValueError: the plan is not in order or names a group without parameters; (at init) a
@@ -97,7 +97,7 @@ def _by_group(
     group_at: Mapping[str, Hashable],
     clip: Scalar | None,
     stage: int | None,
-    norm: Norm,
+    norm: Norm | None,
 ) -> optax.GradientTransformationExtraArgs:
     named = dict.fromkeys(group_at.values())
     gates = _gates(plan, set(named), stage)

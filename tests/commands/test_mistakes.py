@@ -269,8 +269,13 @@ def test_ctrl_c_saves_and_the_same_command_continues(world, stopped, tmp_path, c
     assert "continued from the checkpoint of step 5" in out and not err
 
 
-@pytest.mark.parametrize("damage", ["emptied", "cut", "parts missing"])
-def test_a_damaged_checkpoint_says_how_to_go_on(world, stopped, tmp_path, capsys, damage):
+@pytest.mark.parametrize(
+    "damage",
+    ["emptied", *(pytest.param(d, marks=pytest.mark.slow) for d in ("cut", "parts missing"))],
+)
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(
+    world, stopped, tmp_path, capsys, damage
+):
     workdir = shutil.copytree(stopped, tmp_path / "run")
     newest = workdir / "checkpoints" / "5"
     if damage == "parts missing":
@@ -278,13 +283,11 @@ def test_a_damaged_checkpoint_says_how_to_go_on(world, stopped, tmp_path, capsys
     for path in newest.rglob("*"):
         if path.is_file() and (damage == "emptied" or path.parent.name == "memory"):
             os.truncate(path, 0)
-    line = refused(train.main, arguments(world, workdir), capsys)
-    assert f"{newest} is damaged" in line and line.count("\n") == 0
-    assert "To train on from step 4, give --resume_from=4 to the same command" in line
-    if damage == "emptied":
-        shutil.rmtree(newest)
-        assert run_command(train.main, arguments(world, workdir)) == 0
-        assert "continued from the checkpoint of step 4" in capsys.readouterr().out
+    assert run_command(train.main, arguments(world, workdir)) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "warning: the checkpoint of step 5 is damaged" in said
+    assert "continued from the checkpoint of step 4" in said
+    assert newest.with_name("damaged-5").is_dir()
 
 
 def test_another_config_names_what_differs(world, stopped, capsys):
@@ -373,6 +376,7 @@ def process(argv: list[str], **environment: str) -> subprocess.CompletedProcess[
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_hub_that_never_answers(world, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hub = f"http://127.0.0.1:{silent.getsockname()[1]}"

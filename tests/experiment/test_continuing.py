@@ -340,7 +340,7 @@ def test_training_goes_on_from_the_checkpoint_before_a_damaged_one_or_from_a_cho
     assert (aside / largest.relative_to(aside.with_name("6"))).read_bytes() == damaged
     events = [r["name"] for r in rows(tmp_path / "run") if r["kind"] == "event"]
     assert events == ["resume", "damaged"]
-    evaluated = [r["step"] for r in rows(tmp_path / "run") if r["kind"] == "eval"]
+    evaluated = [r["step"] for r in rows(tmp_path / "run") if r.get("split") == "eval"]
     assert evaluated == [3, 6]  # the rows of step 3 stay, those of step 6 are written again
     for name, value in last_weights(tmp_path / "run").items():
         np.testing.assert_array_equal(value, expected[name])

@@ -130,7 +130,8 @@ def test_stages_equal_the_gated_single_program(world):
         np.testing.assert_allclose(value, expected[path], atol=5e-5, err_msg=path)
 
 
-@pytest.mark.parametrize("plan", ["top_down", pytest.param("chain_thaw", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("plan", ["top_down", "chain_thaw"])
 def test_a_kill_inside_and_at_the_edge_of_a_stage_changes_nothing(world, tmp_path, plan):
     extra = (*PLANS[plan], "--config.checkpoint.every_steps=1")
     assert train.main(arguments(world, tmp_path / "whole", *extra)) == 0

@@ -69,7 +69,7 @@ def test_every_transform_has_a_what_a_when_a_paper_and_four_examples():
 def test_the_page_names_everything_that_is_public():
     page = PAGE.read_text()
     helpers = {"Finding", "Plan", "Stage", "align", "bottom_up", "check_patterns", "check_plan",
-               "depths_from_rules", "gate", "gated", "merge_stack", "path_map", "stage_index",
+               "Norm", "depths_from_rules", "gate", "gated", "merge_stack", "path_map", "stage_index",
                "windows"}  # fmt: skip
     missing = {name for name in jaxft.optim.__all__ if not re.search(rf"\b{name}\b", page)}
     assert missing <= helpers
