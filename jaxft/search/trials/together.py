@@ -15,10 +15,9 @@ import numpy as np
 from jaxft.data.loader import iterate
 from jaxft.experiment.build import Run
 from jaxft.experiment.evaluation import Collected, Evaluation, evaluate, outputs, scores
-from jaxft.experiment.ideas import IDEAS
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.steps import evaluation
-from jaxft.experiment.weights import weights_of
+from jaxft.experiment.weights import changes_weights, weights_of
 from jaxft.optim import by_path, merge, path_map
 from jaxft.search.trials.batches import TrialBatches, stackable
 from jaxft.search.trials.groups import Members, apart, begun
@@ -278,9 +277,8 @@ class Together:
 
     def _weights(self, due: Sequence[int]) -> Any:
         """Leaves [K, ...] that differ of the models that count, see `weights_of`."""
-        c = self._group.first.prepared.config.optim
         whole = self._trials.whole
-        if not any(idea.weights is not None and idea.asked(c) for idea in IDEAS):
+        if not changes_weights(self._group.first.prepared.config):
             return whole
         counted = [whole] * self._trials.count
         for place, number in enumerate(self._places):
