@@ -62,6 +62,7 @@ def make_stages(
     architecture = prepared.architecture
     shapes = abstract_params(architecture.whole, prepared.shardings(parallel))
     hparams = prepared.inputs()
+    norm = _norm(prepared, parallel)
     stages = []
     decisions = prepared.decisions
     for index, start in enumerate(decisions.starts):
@@ -69,9 +70,7 @@ def make_stages(
         moving = moving_statistics(prepared.config, architecture, decisions, index)
         frozen = decisions.frozen_in(index) | (architecture.statistics.keys() - moving)
         layout = layouts[index] if layouts else NOTHING
-        optimizer = OptimizerOf(
-            prepared.config, decisions, frozenset(fresh), index, layout, _norm(prepared, parallel)
-        )
+        optimizer = OptimizerOf(prepared.config, decisions, frozenset(fresh), index, layout, norm)
         params, fixed, stats = stacked(layout, split_for(frozen, moving, shapes))
         state = parallel.abstract(params, fixed, hparams, optimizer, stats)
         step = _step(
@@ -82,6 +81,7 @@ def make_stages(
             held=held,
             state=state,
             layout=layout,
+            norm=norm,
         )
         program = parallel.compile_train(step, state) if programs is None else programs[index]
         stages.append(Stage(start, frozen, held, moving, optimizer, state, step, program, layout))
@@ -97,6 +97,7 @@ def _step(
     held: Collection[str],
     state: TrainState,
     layout: Layout,
+    norm: Norm,
 ) -> Callable[..., Any]:
     """The training step of one stage, waiting for `(state, batch)`."""
     config, architecture = prepared.config, prepared.architecture
@@ -125,7 +126,7 @@ def _step(
         moved=move_statistics if norms else None,
         tallies=_tallies(prepared, loss, parallel.axis_name),
         nonfinite=config.train.on_nonfinite,
-        norm=_norm(prepared, parallel),
+        norm=norm,
         broken=functools.partial(broken_blocks, layout) if layout else None,
     )
 
