@@ -35,6 +35,8 @@ _MAKES_WHOLE = {"best": "config.json"}
 _PARTS = ("checkpoints", "best", "cache")
 
 Listing = dict[str, tuple[int, str]]
+Version = tuple[int, int, int]  # of a file: what changes when it does
+Versions = dict[str, Version]
 
 
 class Mirror:
@@ -48,7 +50,8 @@ class Mirror:
 
     def __init__(self, local: Path, store: Store, check: Callable[[], None] = lambda: None):
         self._local, self._store, self._check = local, store, check
-        self._sent: dict[str, tuple[int, int, int]] = {}  # of small files: what was copied of them
+        self._sent: dict[str, Version] = {}  # of small files: what was copied of them
+        self._copied: dict[str, Versions] = {}  # of what belongs together, likewise
         self._there: dict[str, Listing] | None = None  # records in the store
 
     def sync(self) -> None:
@@ -87,7 +90,7 @@ class Mirror:
             self._there = records(self._store)
         return self._there
 
-    def _small(self) -> dict[str, tuple[int, int, int]]:
+    def _small(self) -> Versions:
         """Files that stand for themselves, by name, with what changes when they do."""
         found = {}
         for folder, below, names in os.walk(self._local):
@@ -101,7 +104,7 @@ class Mirror:
                     found[(here / name).as_posix()] = _version(status)
         return found
 
-    def _send(self, name: str, version: tuple[int, int, int]) -> None:
+    def _send(self, name: str, version: Version) -> None:
         if self._sent.get(name) == version:
             return
         try:
@@ -116,10 +119,16 @@ class Mirror:
         there, folder = self._records(), self._local / name
         if (fixed and name in there) or not folder.is_dir():
             return
+        versions = _versions(folder)  # before it is read: what changes meanwhile is looked at again
+        if name in there and self._copied.get(name) == versions:
+            return  # else a best model would be read whole at every look
         copy = self._local / OWN / "copy"
         listing = _linked(folder, copy)
         try:
-            if not listing or there.get(name) == listing:
+            if not listing:
+                return
+            if there.get(name) == listing:
+                self._copied[name] = versions
                 return
             last = _MAKES_WHOLE.get(name)
             if last is not None:  # a finished run has all of its best model
@@ -137,7 +146,7 @@ class Mirror:
             self._check()  # just before it counts
             content = {"files": {file: list(entry) for file, entry in listing.items()}}
             self._store.write(record_of(name), json.dumps(content, indent=1).encode())
-            there[name] = listing
+            there[name], self._copied[name] = listing, versions
         finally:
             shutil.rmtree(copy, ignore_errors=True)
 
@@ -225,8 +234,17 @@ def digest(path: Path) -> tuple[int, str]:
         return os.fstat(file.fileno()).st_size, found
 
 
-def _version(status: os.stat_result) -> tuple[int, int, int]:
+def _version(status: os.stat_result) -> Version:
     return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _versions(folder: Path) -> Versions:
+    """Of all files of a folder; {} if it is just replaced."""
+    try:
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): _version(path.stat()) for path in files}
+    except FileNotFoundError:
+        return {}
 
 
 def _linked(folder: Path, copy: Path) -> Listing:

@@ -12,7 +12,7 @@ import pytest
 
 from jaxft import train
 from jaxft.data.store import Store, StoreError, open_store
-from jaxft.experiment import workdir
+from jaxft.experiment import mirror, workdir
 from jaxft.experiment.mirror import Copying, Mirror, digest, record_of, records
 from jaxft.experiment.workdir import Hold, fetch, located
 from jaxft.terminal.flags import parse
@@ -186,6 +186,24 @@ def test_what_passes_is_tried_again_and_what_does_not_is_one_line(tmp_path):
     refusing.system._changed = lambda: (_ for _ in ()).throw(OSError("AWS Error ACCESS_DENIED"))
     with pytest.raises(StoreError, match="cannot remove summary.json .*ACCESS_DENIED"):
         Mirror(run, refusing).sync()
+
+
+def test_a_model_that_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(mirror, "digest", lambda path: read.append(path.name) or digest(path))
+    run, store = tmp_path / "run", store_at(tmp_path / "store")
+    begun(run)
+    finished(run)
+    copy = Mirror(run, store)
+    copy.sync()
+    assert "config.json" in read
+    read.clear()
+    copy.sync()
+    assert not read
+    again(run)  # another one
+    copy.sync()
+    assert "config.json" in read
+    assert_whole(tmp_path / "store")
 
 
 def test_a_run_is_told_when_its_copy_fails_for_good(tmp_path):
