@@ -100,6 +100,11 @@ def _lives_here(holder: dict[str, Any]) -> bool:
     pid = holder.get("pid")
     if holder.get("host") != socket.gethostname() or type(pid) is not int or pid < 1:
         return False
+    return is_alive(pid)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether another process of this machine has this number."""
     # Left by an earlier process that had our number: in a container most have number 1.
     if pid == os.getpid():
         return False

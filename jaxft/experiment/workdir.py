@@ -26,6 +26,7 @@ from jaxft.data.kept_files import kept_folder
 from jaxft.data.remote import is_remote
 from jaxft.data.store import Store, StoreError, open_store
 from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.lock import is_alive
 from jaxft.experiment.mirror import OWN, RECORDS, Copying, Listing, Mirror, digest, records
 from jaxft.training.reader import saved_steps
 
@@ -148,7 +149,7 @@ class Hold:
     def _wait_for_silence(self, holder: dict[str, Any]) -> None:
         who = f"{holder['host']}, process {holder['process']}"
         here = holder["host"] == socket.gethostname()
-        if here and not _is_alive(holder["process"]):
+        if here and not is_alive(holder["process"]):
             return
         if not here:
             print(f"{self._store.shown} is held by {who}; waiting for signs of life", flush=True)
@@ -242,13 +243,3 @@ def _json(content: bytes | None) -> dict[str, Any]:
 
 def _bytes(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
