@@ -52,32 +52,12 @@ class Store:
 
     def files(self, below: str = "") -> dict[str, int]:
         """Size of each file by its name, whose first letters are those of a folder `below`."""
-        folder = f"{self.root}/{below}".rstrip("/")
-
-        def listed() -> dict[str, int]:
-            self.system.invalidate_cache()
-            cut = len(self.root.lstrip("/")) + 1
-            return {
-                path.lstrip("/")[cut:]: int(info["size"] or 0)
-                for path, info in self._found(folder).items()
-                if info["type"] == "file"
-            }
-
-        return self._sure(listed, f"list {below or 'its files'}")
+        return self._listed(below, lambda info: int(info["size"] or 0))
 
     def versions(self) -> dict[str, list[str]]:
         """Of each file its size, and what else changes when it does."""
-
-        def listed() -> dict[str, list[str]]:
-            self.system.invalidate_cache()
-            cut, keys = len(self.root.lstrip("/")) + 1, ("size", "etag", "ETag", "mtime", "updated")
-            return {
-                path.lstrip("/")[cut:]: [str(info.get(key) or "") for key in keys]
-                for path, info in self._found(self.root).items()
-                if info["type"] == "file"
-            }
-
-        return self._sure(listed, "list its files")
+        keys = ("size", "etag", "ETag", "mtime", "updated")
+        return self._listed("", lambda info: [str(info.get(key) or "") for key in keys])
 
     def checksum(self, name: str, size: int) -> str | None:
         """See `remote.checksum`."""
@@ -163,13 +143,22 @@ class Store:
                 return found
         raise StoreError(f"{self.shown}: cannot {what} (no two answers were the same)")
 
-    def _found(self, folder: str) -> dict[str, Any]:
-        """What is said of each file; {} where there is no such folder."""
-        try:
-            # Left to itself it takes a folder that cannot be listed for an empty one.
-            return self.system.find(folder, detail=True, on_error="raise")
-        except FileNotFoundError:
-            return {}
+    def _listed(self, below: str, told: Callable[[dict[str, Any]], T]) -> dict[str, T]:
+        """What `told` makes of what is said of each file by its name; {} where there is no such folder."""
+        folder = f"{self.root}/{below}".rstrip("/")
+        cut = len(self.root.lstrip("/")) + 1
+
+        def listed() -> dict[str, T]:
+            self.system.invalidate_cache()
+            try:
+                # Left to itself it takes a folder that cannot be listed for an empty one.
+                found = self.system.find(folder, detail=True, on_error="raise")
+            except FileNotFoundError:
+                return {}
+            files = {path: info for path, info in found.items() if info["type"] == "file"}
+            return {path.lstrip("/")[cut:]: told(info) for path, info in files.items()}
+
+        return self._sure(listed, f"list {below or 'its files'}")
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"
