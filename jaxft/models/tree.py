@@ -1,6 +1,7 @@
 """Trees of parameters: nested dicts of arrays; str keys, int keys for list entries."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,16 +18,27 @@ def by_path(tree: Params) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def nested(leaves: dict[str, Any]) -> Params:
-    """{'a/0/kernel': x} -> {'a': {0: {'kernel': x}}}, the inverse of `by_path`."""
+def nested(leaves: Mapping[str, Any]) -> Params:
+    """{'a/0/kernel': x} -> {'a': {0: {'kernel': x}}}, the inverse of `by_path`.
+
+    Keys are numbers where all beside them are, so that 10 follows 9.
+    """
     tree: Params = {}
     for path, leaf in leaves.items():
-        *above, name = (int(key) if key.isdecimal() else key for key in path.split("/"))
+        *above, name = path.split("/")
         inner = tree
         for key in above:
             inner = inner.setdefault(key, {})
         inner[name] = leaf
-    return tree
+    return _numbered(tree)
+
+
+def _numbered(tree: Params) -> Params:
+    numbers = all(key.isdecimal() for key in tree)
+    return {
+        int(key) if numbers else key: _numbered(value) if isinstance(value, dict) else value
+        for key, value in tree.items()
+    }
 
 
 def depth_at(path: str, rules: tuple[tuple[str, int], ...]) -> int:

@@ -14,7 +14,7 @@ from jaxft.models.contract import Architecture
 from jaxft.models.families import TIMM, family_of
 from jaxft.models.family import Stored, TextLimits
 from jaxft.models.rates import KEPT, Rates
-from jaxft.models.tree import Params, by_path
+from jaxft.models.tree import by_path, nested
 
 EXTRA = "pip install 'jaxft[bridge]'"
 
@@ -59,7 +59,7 @@ def load_bridged(
         for name, x in {**built.parameters, **built.statistics}.items()
     }
     parameters = {path_of(name) for name in built.parameters}
-    whole = _nested(leaves)
+    whole = nested(leaves)
     order = list(by_path(whole))
     others = [name for name in raw.get("architectures") or () if isinstance(name, str)]
     return BridgedArchitecture(
@@ -70,7 +70,7 @@ def load_bridged(
         head=built.head,
         num_labels=num_labels,
         num_blocks=num_blocks,
-        abstract=_nested({path: leaf for path, leaf in leaves.items() if path in parameters}),
+        abstract=nested({path: leaf for path, leaf in leaves.items() if path in parameters}),
         whole=whole,
         stored={path: _stored(path, len(leaves[path].shape), built.ties) for path in order},
         depths={path: depth_of[path] for path in order if path in parameters},
@@ -175,23 +175,3 @@ def _stored(path: str, axes: int, ties: Mapping[str, tuple[str, ...]]) -> Stored
 def _dtype(x: Any) -> Any:
     """Floats are trained in fp32; whole numbers are counted in 32 bits."""
     return jnp.float32 if x.is_floating_point() else np.int32
-
-
-def _nested(leaves: Mapping[str, Any]) -> Params:
-    tree: Params = {}
-    for path, leaf in leaves.items():
-        *parents, last = path.split("/")
-        place = tree
-        for name in parents:
-            place = place.setdefault(name, {})
-        place[last] = leaf
-    return _numbered(tree)
-
-
-def _numbered(tree: Params) -> Params:
-    """Keys of lists as numbers, so that 10 follows 9."""
-    numbers = all(key.isdecimal() for key in tree)
-    return {
-        int(key) if numbers else key: _numbered(value) if isinstance(value, dict) else value
-        for key, value in tree.items()
-    }
