@@ -16,6 +16,7 @@ from jaxft.optim import by_path
 from jaxft.planning.estimate import estimate
 from jaxft.planning.hardware import Chip
 from jaxft.planning.hlo import Collective
+from jaxft.planning.holding import width_of
 from jaxft.planning.least import Leaf, least
 from jaxft.planning.plan import Plan
 from jaxft.planning.survey import Candidate, batches, meshes
@@ -68,7 +69,7 @@ def _of_type(prepared: Prepared, counted: Plan, topology: Topology, chip: Chip) 
             tokens = (counted.batch["tokens"] or counted.batch["examples"]) * larger
             sent = least(
                 held.leaves, mesh, lowest=counted.parameters["frozen_blocks"], tokens=tokens, width=4,
-                compute=2 if config.model.dtype == "bfloat16" else 4, accumulate=parts,
+                compute=width_of(config.model.dtype), accumulate=parts,
             )  # fmt: skip
             kept = (counted.memory["activations"] + counted.memory["block"]) * share / parts
             needed = held.bytes + kept * (1 + held.shared / tensor - held.shared) + _ROOM
@@ -113,6 +114,6 @@ def _held(
         whole = row.size / (mesh["tensor"] if "tensor" in spec else 1)
         blocks[row.depth] = blocks.get(row.depth, 0.0) + whole
     slots = trained * counted.memory["slots"] / max(1.0, counted.memory["trainable"])
-    width = 2 if prepared.config.model.dtype == "bfloat16" else 4
+    width = width_of(prepared.config.model.dtype)
     gathered = 2 * max(blocks.values()) * width if mesh["fsdp"] > 1 else 0.0
     return _Held(leaves, own + slots, own + slots + trained + gathered)

@@ -17,7 +17,7 @@ from jaxft.optim import by_path, merge
 from jaxft.planning.estimate import estimate
 from jaxft.planning.hardware import Chip
 from jaxft.planning.hlo import Collective, collectives
-from jaxft.planning.holding import bytes_of, kept_bytes, leaf_bytes
+from jaxft.planning.holding import bytes_of, kept_bytes, leaf_bytes, width_of
 from jaxft.planning.least import Leaf, least
 from jaxft.planning.plan import Plan
 from jaxft.planning.topology import Topology
@@ -125,7 +125,7 @@ class World:
         return least(
             leaves, self.mesh, lowest=self.frozen_blocks + 1,
             tokens=batch["tokens"] or batch["examples"], width=_GRADIENT,
-            compute=_width(config.model.dtype), accumulate=config.train.accumulate,
+            compute=width_of(config.model.dtype), accumulate=config.train.accumulate,
         )  # fmt: skip
 
     def activations(self, *, remat: bool) -> float:
@@ -198,7 +198,7 @@ class World:
             blocks[row.depth] = blocks.get(row.depth, 0.0) + own
         chunk = 8 * BUDGET if getattr(self.prepared.architecture.limits, "vocabulary", 0) else 0
         whole = max(blocks.values()) if self.mesh.get("fsdp", 1) > 1 else 0.0
-        return 2 * whole * _width(config.model.dtype) + chunk
+        return 2 * whole * width_of(config.model.dtype) + chunk
 
     def _held(self) -> list[list[float]]:
         """[depth, bytes of trainable parameters, of frozen ones, of slots] a device."""
@@ -252,7 +252,3 @@ def _compiler(compiled: Any) -> dict[str, float]:
 
 def _collective(one: Collective) -> dict[str, Any]:
     return {**dataclasses.asdict(one), "axes": list(one.axes)}
-
-
-def _width(dtype: str) -> int:
-    return 2 if dtype == "bfloat16" else 4

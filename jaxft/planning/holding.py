@@ -9,6 +9,11 @@ from typing import Any
 import jax
 
 
+def width_of(dtype: str) -> int:
+    """Bytes of a number of a compute type, as `config.model.dtype` names it."""
+    return 2 if dtype == "bfloat16" else 4
+
+
 def bytes_of(tree: Any) -> int:
     """On one device, of arrays or their shapes; whole where there is no sharding."""
     return sum(leaf_bytes(leaf) for leaf in jax.tree.leaves(tree))
