@@ -9,11 +9,6 @@ from tests.launch import runs
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return runs.make_world(tmp_path_factory.mktemp("world"))
-
-
 @pytest.mark.parametrize("count", [2, 4])
 def test_kill_9_of_any_process_at_any_moment(world, tmp_path, count, request):
     """As many as --kills, in every phase: the others end, the same command continues, nothing differs."""

@@ -22,17 +22,6 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return runs.make_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Of each number of ranks, where its runs are: the undisturbed one is made once."""
-    return {count: tmp_path_factory.mktemp(f"ranks{count}") for count in (2, 4)}
-
-
 @pytest.fixture
 def launch(world):
     def start(count, run):

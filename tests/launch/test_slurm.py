@@ -20,17 +20,6 @@ def cluster(tmp_path_factory):
         yield made
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return runs.make_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Of each number of tasks, where its runs are: the undisturbed one is made once."""
-    return {count: tmp_path_factory.mktemp(f"tasks{count}") for count in (2, 4)}
-
-
 @pytest.fixture
 def launch(cluster, world):
     """Submit the shipped file as it is, with the flags of a machine without GPUs, and wait for the job."""
