@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from jaxft import train
+from jaxft.experiment.build import Run
+from jaxft.experiment.prepared import Prepared, prepare
+from jaxft.terminal import config_file
 from jaxft.training.logs import Logs
+from jaxft.training.step import TrainState
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -58,6 +63,25 @@ def fields(folder: Path, data: str, batch: int, **more: object) -> dict[str, obj
         "data.max_shapes": 1, "train.compile_cache": "", "train.batch_size": batch,
         "parallel.mode": "jit", "log.tensorboard": False, **more,
     }  # fmt: skip
+
+
+def prepared(argv: list[str]) -> Prepared:
+    """What a command line of `arguments` asks for, before a weight is read."""
+    given = [a.removeprefix("--config.").split("=", 1) for a in argv if a.startswith("--config.")]
+    (file,) = (a.removeprefix("--config=") for a in argv if a.startswith("--config="))
+    return prepare(config_file.load(file, [(name, value) for name, value in given]))
+
+
+def updated(run: Run, state: TrainState, stop: int, start: int = 0) -> tuple[TrainState, list[Any]]:
+    """The state after updates start..stop - 1, by the loop's own parts, and the metrics of each."""
+    stage, found = run.stages.index(start), []
+    for step in range(start, stop):
+        if run.stages.index(step) > stage:
+            stage, state = run.stages.index(step), run.stages.advance(state, step)
+        batch = run.parallel.put(run.train_batches[step])
+        state, metrics = run.stages.at(step).program(state, batch)
+        found.append(run.parallel.unreplicate(metrics))
+    return state, found
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:

@@ -15,9 +15,8 @@ import numpy as np
 
 from jaxft import optim
 from jaxft.experiment.build import build
-from jaxft.experiment.prepared import Prepared, prepare
+from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.steps import devices
-from jaxft.terminal import config_file
 from tests import tiny, worlds
 
 BLOCKS = 6
@@ -52,12 +51,8 @@ def make(folder: Path) -> Path:
 
 def prepared(folder: Path, stack: str, *extra: str) -> Prepared:
     """A short run of it."""
-    argv = worlds.arguments(folder, folder / "unused", *extra, model="deep")
-    given = [one for one in argv if one.startswith("--config.")]
-    given += [f"--config.model.stack={stack}", f"--config.train.steps={STEPS}"]
-    pairs = [one.removeprefix("--config.").split("=", 1) for one in given]
-    file = next(one for one in argv if one.startswith("--config=")).removeprefix("--config=")
-    return prepare(config_file.load(file, [(name, value) for name, value in pairs]))
+    own = (f"--config.model.stack={stack}", f"--config.train.steps={STEPS}")
+    return worlds.prepared(worlds.arguments(folder, folder / "unused", *extra, *own, model="deep"))
 
 
 def after(folder: Path, stack: str, *extra: str) -> tuple[dict[str, np.ndarray], list[float]]:
@@ -65,14 +60,8 @@ def after(folder: Path, stack: str, *extra: str) -> tuple[dict[str, np.ndarray],
     ready = prepared(folder, stack, *extra)
     run, state = build(ready, devices(ready.config), cache=None, stack=True)
     assert any(run.stacking.layouts) == (stack == "on"), run.stacking.said
-    norms, stage = [], 0
-    for step in range(STEPS):
-        if run.stages.index(step) > stage:
-            stage, state = run.stages.index(step), run.stages.advance(state, step)
-        state, metrics = run.stages.at(step).program(
-            state, run.parallel.put(run.train_batches[step])
-        )
-        norms.append(float(run.parallel.unreplicate(metrics)["grad_norm"]))
+    state, metrics = worlds.updated(run, state, STEPS)
+    norms = [float(one["grad_norm"]) for one in metrics]
     plain = run.parallel.unreplicate(run.stages.plain(state))
     tree = {"whole": plain.whole, "slots": plain.opt_state}
     return {path: np.asarray(leaf) for path, leaf in optim.by_path(tree).items()}, norms

@@ -13,9 +13,8 @@ from jaxft import train
 from jaxft.data import kept as kept_files
 from jaxft.experiment import prefix_cache, prefix_cost
 from jaxft.experiment.build import build
-from jaxft.experiment.prepared import prepare
 from jaxft.experiment.steps import devices
-from jaxft.terminal import config_file
+from tests import worlds
 from tests.experiment.test_stages import host
 from tests.worlds import arguments, assert_same_weights, killed_at, timeless
 
@@ -23,23 +22,14 @@ from tests.worlds import arguments, assert_same_weights, killed_at, timeless
 def built(world: Path, model: str, cache: Path | None, *extra: str, mode: str = "jit"):
     plain = ("--config.data.augment=none",) * (model in ("vit", "resnet"))
     argv = arguments(world, world / "unused", *plain, *extra, mode=mode, model=model)
-    overrides = [a.removeprefix("--config.").split("=", 1) for a in argv if "--config." in a]
-    file = next(a for a in argv if a.startswith("--config=")).removeprefix("--config=")
-    prepared = prepare(config_file.load(file, [(k, v) for k, v in overrides]))
+    prepared = worlds.prepared(argv)
     return build(prepared, devices(prepared.config), cache=cache and str(cache))
 
 
 def trained(run, state, steps: int):
     """(losses, parameters) of the first updates."""
-    losses, stage = [], 0
-    for step in range(steps):
-        if run.stages.index(step) > stage:
-            stage, state = run.stages.index(step), run.stages.advance(state, step)
-        state, metrics = run.stages.at(step).program(
-            state, run.parallel.put(run.train_batches[step])
-        )
-        losses.append(float(run.parallel.unreplicate(metrics["loss"])))
-    return losses, host(run.parallel.unreplicate(state.params))
+    state, metrics = worlds.updated(run, state, steps)
+    return [float(one["loss"]) for one in metrics], host(run.parallel.unreplicate(state.params))
 
 
 HEAD, HALF = "--config.optim.freeze_below=all", "--config.optim.freeze_below=1"

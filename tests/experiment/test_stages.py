@@ -14,11 +14,9 @@ from safetensors.numpy import load_file
 from jaxft import export, optim, train
 from jaxft.experiment.build import build
 from jaxft.experiment.optimizer import OptimizerOf
-from jaxft.experiment.prepared import prepare
 from jaxft.experiment.stages import split_for
 from jaxft.experiment.steps import devices
 from jaxft.tasks import classification
-from jaxft.terminal import config_file
 from jaxft.training.step import train_step
 from tests import worlds
 from tests.worlds import assert_same_weights, killed_at, rows, weights
@@ -38,25 +36,13 @@ arguments = functools.partial(worlds.arguments, model="bert")
 
 
 def built(world: Path, *extra: str, mode: str = "jit"):
-    argv = arguments(world, world / "unused", *extra, mode=mode)
-    overrides = [
-        a.removeprefix("--config.").split("=", 1) for a in argv if a.startswith("--config.")
-    ]
-    file = next(a for a in argv if a.startswith("--config=")).removeprefix("--config=")
-    config = config_file.load(file, [(k, v) for k, v in overrides])
-    prepared = prepare(config)
-    return build(prepared, devices(config), cache=None)
+    prepared = worlds.prepared(arguments(world, world / "unused", *extra, mode=mode))
+    return build(prepared, devices(prepared.config), cache=None)
 
 
 def stepped(run, state, stop: int, start: int = 0):
-    """The state after updates start..stop - 1, by the loop's own parts."""
-    stage = run.stages.index(start)
-    for step in range(start, stop):
-        if run.stages.index(step) > stage:
-            stage, state = run.stages.index(step), run.stages.advance(state, step)
-        batch = run.parallel.put(run.train_batches[step])
-        state, _ = run.stages.at(step).program(state, batch)
-    return state
+    """The state after updates start..stop - 1."""
+    return worlds.updated(run, state, stop, start)[0]
 
 
 def host(tree) -> dict[str, np.ndarray]:
