@@ -6,13 +6,13 @@ import dataclasses
 from typing import Any
 
 from jaxft.data.kept import Kept, Schedule
-from jaxft.data.loader import ImageBatches, TextBatches
 from jaxft.experiment.encoder import Batches
 from jaxft.experiment.prefix_cache import NoRoomError, PrefixCache, units_of
 from jaxft.experiment.prefix_cost import (
     Cost,
     cannot_pay,
     cost_of,
+    full_batches,
     obstacle,
     passes,
     stage_depths,
@@ -76,7 +76,7 @@ def keep(
             found.append((None, None))
             continue
         times = passes(prepared, stage) * cache.readers
-        batch, batches = _full(train)
+        batch, batches = full_batches(train)
         why = ""
         if mode == "auto":
             why = cannot_pay(prepared.architecture, batch, depth, batches, times)
@@ -114,7 +114,7 @@ def _cost(
     prepared: Prepared, cache: PrefixCache, train: Batches, evaluation: Batches, depth: int
 ) -> Cost:
     """The same for every trial over the same data in the same shapes, so counted once."""
-    batch, batches = _full(train)
+    batch, batches = full_batches(train)
 
     def units(prefix: Prefix) -> int:
         return sum(int(units_of(one, prefix.space).sum()) for one in (train, evaluation))
@@ -125,12 +125,3 @@ def _cost(
             prepared.architecture, batch, depth, prepared.config, units, batches
         )
     return cache.costs[known]
-
-
-def _full(train: Batches) -> tuple[dict[str, Any], float]:
-    """(a batch of padding, how many full ones like it the training rows are)."""
-    batch = train.blank()[0]
-    if isinstance(train, ImageBatches):
-        return batch, len(train.targets) / len(batch["index"])
-    assert isinstance(train, TextBatches)
-    return batch, int(train.tokens.offsets[-1]) / batch["input_ids"].size

@@ -15,6 +15,7 @@ from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict
 from jaxft.data.inputs import KINDS
 from jaxft.data.kept import unit_bytes
+from jaxft.data.loader import ImageBatches, TextBatches
 from jaxft.experiment.changes import change_of
 from jaxft.experiment.decide import frozen_blocks
 from jaxft.experiment.prepared import Prepared
@@ -155,6 +156,14 @@ def _most_flops(architecture: Architecture, batch: Mapping[str, Any], depth: int
         shapes.append((images, height * width))
     looks = 4 * math.sqrt(count) * (depth + 1)
     return sum(rows * length * (2 * count + looks * length) for rows, length in shapes)
+
+
+def full_batches(batches: TextBatches | ImageBatches) -> tuple[dict[str, Any], float]:
+    """(a batch of padding, how many full ones like it the rows are)."""
+    batch = batches.blank()[0]
+    if isinstance(batches, ImageBatches):
+        return batch, len(batches.targets) / len(batch["index"])
+    return batch, int(batches.tokens.offsets[-1]) / batch["input_ids"].size
 
 
 def cost_of(

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxft.data.loader import TextBatches
 from jaxft.experiment.encoder import Batches, Slicing, make_encoder
 from jaxft.experiment.prefix_cache import units_of
-from jaxft.experiment.prefix_cost import Cost, cost_of, obstacle, passes, stage_depths
+from jaxft.experiment.prefix_cost import Cost, cost_of, full_batches, obstacle, passes, stage_depths
 from jaxft.experiment.prepared import Prepared
 from jaxft.models.prefix import Prefix
 
@@ -54,14 +53,10 @@ def _sample(prepared: Prepared) -> tuple[Batches, float]:
 
 
 def _cost(prepared: Prepared, batches: Batches, share: float, depth: int) -> Cost:
-    batch, splits = batches.blank()[0], prepared.splits
+    (batch, full), splits = full_batches(batches), prepared.splits
     both = 1 + len(splits.eval.targets) / len(splits.train.targets)
 
     def units(prefix: Prefix) -> int:
         return round(units_of(batches, prefix.space).sum() / share * both)
 
-    if isinstance(batches, TextBatches):
-        full = int(batches.tokens.offsets[-1]) / batch["input_ids"].size
-    else:
-        full = len(batches.targets) / len(batch["index"])
     return cost_of(prepared.architecture, batch, depth, prepared.config, units, full / share)
