@@ -9,7 +9,7 @@ from __future__ import annotations
 if __name__ == "__main__":  # before jax is imported, which Ctrl-C may interrupt
     from jaxft.terminal.start import begin
 
-    begin()
+    begin(huge_pages=True)
 
 import sys
 from collections.abc import Sequence

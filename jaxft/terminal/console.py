@@ -25,6 +25,8 @@ COMMANDS = {
     "sweep": "search over configs: many trials, of which the best is a config file",
     "soup": "average the best trials of a search into one model",
 }
+# Those that train, and start with `huge_pages`.
+TRAINING = frozenset({"train", "cross_validate", "find_lr", "sweep", "soup"})
 _USER_ERROR = 2
 
 
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return _USER_ERROR
-    begin(huge_pages=name == "train")
+    begin(huge_pages=name in TRAINING)
     command = importlib.import_module(f"jaxft.{name}")
     from jaxft.terminal.errors import run_command
 

@@ -395,6 +395,12 @@ def test_every_command_is_in_the_console():
     assert commands == set(console.COMMANDS)
 
 
+def test_commands_that_train_have_huge_pages_whichever_way_they_are_called():
+    files = (ROOT / f"jaxft/{name}.py" for name in console.COMMANDS)
+    own = {file.stem for file in files if "begin(huge_pages=True)" in file.read_text()}
+    assert own == console.TRAINING
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
