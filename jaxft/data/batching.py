@@ -259,16 +259,16 @@ class EvalPlan:
         raise IndexError(f"the plan has {len(self)} steps")
 
     def over(self, entries: np.ndarray, lengths: np.ndarray) -> EvalPlan:
-        """In the same shapes some of the entries [m] alone, of all of these lengths [n]."""
+        """In those of the same shapes that are needed some of the entries [m], of these lengths [n]."""
         by_length = entries[np.argsort(lengths[entries], kind="stable")]
         groups = dict(_groups(lengths[by_length], [shape.length for shape in self.shapes]))
-        slots = []
-        for shape, old in zip(self.shapes, self.slots, strict=True):
-            own, (_, height, count) = by_length[groups.get(shape.length, slice(0))][::-1], old.shape
+        old, slots = dict(zip(self.shapes, self.slots, strict=True)), []
+        for shape in (used := [shape for shape in self.shapes if shape.length in groups]):
+            own, (_, height, count) = by_length[groups[shape.length]][::-1], old[shape].shape
             rows = packing.pack_dataset(lengths[own], shape.length, count)
-            full = _round_up(int(rows.max(initial=-1)) + 1, height)
+            full = _round_up(int(rows.max()) + 1, height)
             slots.append(packing.place(own, rows, full, count).reshape(-1, height, count))
-        return dataclasses.replace(self, slots=tuple(slots))
+        return dataclasses.replace(self, shapes=tuple(used), slots=tuple(slots))
 
     def blank(self, steps: Iterable[int] | None = None) -> list[Layout]:
         """An empty layout of each shape, all of which are used: `steps` changes nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +53,8 @@ class Encoder:
       max_length: longest text in tokens.
       cache: directory of tokenised text; None: not kept.
       settings: the config fields that tokenising depends on (`Kind.settings`).
+      pool: rows of all folds, by which the shapes of batches are chosen where a run has one of them held
+        out: so folds, which are of about the same texts, are trained and evaluated by the same programs.
     """
 
     inputs: str
@@ -61,6 +64,7 @@ class Encoder:
     max_length: int
     cache: str | None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    pool: Split | None = None
 
     @property
     def kind(self) -> Kind:
@@ -141,6 +145,9 @@ class Encoder:
         if isinstance(like, TextBatches) and isinstance(like.plan, TrainPlan):
             tokens = tokens.shaped_like(like.tokens)
             plan = like.plan.over(tokens.room, c.seed)
+        elif (pool := self._pool_of(split)) is not None:
+            tokens = tokens.shaped_like(pool)
+            plan = self._planned(pool.room, None, config, steps, cut).over(tokens.room, c.seed)
         else:
             plan = self._plan(tokens, split, config, steps, cut)
         return TextBatches(
@@ -158,6 +165,16 @@ class Encoder:
             tokens, split.targets, plan, process_index=cut.process_index,
             process_count=cut.process_count,
         )  # fmt: skip
+
+    def _pool_of(self, split: Split) -> Tokens | None:
+        """Token ids of all folds, where these are rows of them."""
+        same = self.pool is not None and self.pool.source is split.source
+        return self._pool_tokens if same else None
+
+    @functools.cached_property
+    def _pool_tokens(self) -> Tokens:
+        assert self.pool is not None
+        return self.tokens(self.pool)
 
     def _plan(
         self, tokens: Tokens, split: Split, config: ConfigDict, steps: int, cut: Slicing
@@ -197,10 +214,13 @@ class Encoder:
                 shards=cut.shards,
                 **here,
             )
-        tokens = self.tokens(split)
+        tokens, pool = self.tokens(split), self._pool_of(split)
+        tokens = tokens if pool is None else tokens.shaped_like(pool)
         plan = plan_evaluation(
-            tokens.room, batch_size=size, shards=cut.shards, pack=self.packs(config)
+            (pool or tokens).room, batch_size=size, shards=cut.shards, pack=self.packs(config)
         )
+        if pool is not None:
+            plan = plan.over(np.arange(len(tokens)), tokens.room)
         return TextBatches(tokens, split.targets, plan, corrupt=self.corruption(0), **here)
 
     def unanswered(self, split: Split, config: ConfigDict, cut: Slicing) -> TextBatches:
@@ -249,7 +269,17 @@ def make_encoder(
                 f"give one text column in config.data.text, not {', '.join(splits.columns)}"
             )
     settings = settings_of(config, inputs)
-    return Encoder(inputs, directory, limits, splits.columns, length, cache, settings)
+    pool = _pool(config, splits)
+    return Encoder(inputs, directory, limits, splits.columns, length, cache, settings, pool)
+
+
+def _pool(config: ConfigDict, splits: Splits) -> Split | None:
+    """The rows of all folds, in the order of the source; None where a run is none of several folds."""
+    train, held_out = splits.train, splits.eval
+    if config.data.folds is None or train.source.mixture is not None:
+        return None
+    rows = np.sort(np.concatenate([train.targets.rows, held_out.targets.rows]))
+    return Split(train.source, Unlabelled(rows, np.arange(len(rows) + 1)), train.answers)
 
 
 def settings_of(config: ConfigDict, inputs: str) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import pytest
 
 from jaxft.config import override
 from jaxft.experiment.data import open_splits, open_whole
+from jaxft.experiment.encoder import Slicing, make_encoder
+from jaxft.experiment.prepared import prepare
 from jaxft.search.trials.worlds import Worlds
 from jaxft.search.validation.folds import Plan, check_config, make_plan, notes, planned
 from jaxft.search.validation.validating import opened
@@ -86,6 +88,23 @@ def test_a_frozen_prefix_is_kept_for_all_folds_at_once(world, tmp_path, monkeypa
         alone = Worlds(tmp_path / "alone")
         run, _ = alone.begin(alone.prepared(one.trials[0].trial.config))
         assert run.kept.depths == (None,)
+
+
+def test_folds_are_batches_of_the_same_shapes(world):
+    trials = planned(config(world, **{"data.max_shapes": 3}), Plan(folds=5, repeats=2))
+    shapes, rows = set(), list[int]()
+    for one in trials:
+        given, found = one.trial.config, splits(one.trial.config)
+        prepared = prepare(given)
+        encoder = make_encoder(
+            given, "text", prepared.directory, prepared.architecture.limits, found, None
+        )
+        train = encoder.training(found.train, given, 3, Slicing())
+        held = encoder.evaluation(found.eval, given, Slicing())
+        shapes.add((train.plan.shapes, held.plan.shapes, *(x.shape[1:] for x in held.plan.slots)))
+        rows += [row for batch in held for row in batch["index"].ravel().tolist() if row >= 0]
+    assert len(shapes) == 1
+    assert sorted(rows) == sorted([*range(96)] * 2)
 
 
 def test_what_is_not_used_and_what_is_rare_is_said(world, tmp_path):
