@@ -10,11 +10,10 @@ from __future__ import annotations
 if __name__ == "__main__":  # before jax is imported, which Ctrl-C may interrupt
     from jaxft.terminal.start import begin
 
-    begin()
+    begin(huge_pages=True)
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from jaxft.search.validation import against
 from jaxft.search.validation.folds import FOLDS, make_plan
@@ -28,6 +27,7 @@ FLAGS = (
     Flag("seeds", "in place of folds: so many seeds on the same rows", default=0),
     Flag("checkpoint", "what is measured: last, or best on the held-out rows (optimistic)", default="last"),
     Flag("against", "a second config file, FILE[:arg], to be held against the first on the same rows"),
+    Flag("workers", "trials that run side by side, on a CPU that one of them does not fill", default=1),
     Flag("output", "folder of what is found and of the trials; default: runs/cross_validate-TASK"),
 )  # fmt: skip
 
@@ -42,14 +42,11 @@ def main(argv: Sequence[str]) -> int:
     if values.against:  # what the command line changes is changed in both
         other = parse([*argv, f"--config={values.against}"], FLAGS, with_config=True)[1]
     if other is None:
-        against.show_validation(cross_validate(config, plan, output), output)
+        found = cross_validate(config, plan, output, workers=values.workers)
+        against.show_validation(found, output)
     else:
-        first, second = against.cross_validate_pair(config, other, plan, output)
-        against.show_validation(first, output)
-        against.show_validation(second, f"{output}/against")
-        against.show_pair(first, second, ["--config", "--against"])
-        against.write_pair(Path(output), first, second)
-        print(f"page: {output}/comparison.html")
+        both = against.cross_validate_pair(config, other, plan, output, workers=values.workers)
+        against.show_pair_of(both, output)
     return 0
 
 

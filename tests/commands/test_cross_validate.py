@@ -157,19 +157,8 @@ def test_compare_refuses_what_is_no_pair(validated, tmp_path, capsys):
     assert "B - A of the same fold" in (tmp_path / "page.html").read_text()
 
 
-@pytest.mark.slow
-def test_a_fold_is_the_run_of_train_and_a_kill_costs_the_trial_that_was_running(
-    validated, world, tmp_path, monkeypatch
-):
-    own = ("--config.data.folds=2", "--config.data.fold=1", "--config.train.seed=1", "--config.train.steps=4",
-           "--config.eval.every=100%")  # fmt: skip
-    train.main(arguments(world, tmp_path / "run", *own))
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    trial = found(validated)["trials"][1]
-    assert (trial["fold"], trial["seed"]) == (1, 1)
-    for name, value in trial["metrics"].items():
-        assert summary["eval"][name] == value
-
+def killed_and_continued(monkeypatch, command: list[str]) -> list[int]:
+    """The command, killed when the second trial is measured, and again. Returns trials that were measured."""
     real, calls = validating._said, []
 
     def crashing(trials, metric):
@@ -183,13 +172,41 @@ def test_a_fold_is_the_run_of_train_and_a_kill_costs_the_trial_that_was_running(
 
         return told
 
-    output = tmp_path / "killed"
+    output = next(word.removeprefix("--output=") for word in command if "--output=" in word)
     with monkeypatch.context() as patch:
         patch.setattr(validating, "_said", crashing)
         with pytest.raises(Crash):
-            cross_validate.main(argv(world, output))
-        assert not (output / "cross_validate.json").exists()
-        assert cross_validate.main(argv(world, output)) == 0
+            cross_validate.main(command)
+        assert not (Path(output) / "cross_validate.json").exists()
+        assert cross_validate.main(command) == 0
+    return calls
+
+
+@pytest.mark.slow
+def test_workers_find_what_one_finds_also_after_a_kill(validated, world, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    calls = killed_and_continued(monkeypatch, argv(world, output, "--workers=2"))
+    assert calls in ([0, 1, 1], [1, 0, 0])
+    assert timeless(output) == timeless(validated)
+    rows = [(path / "predictions.jsonl").read_bytes() for path in (output, validated)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+def test_a_fold_is_the_run_of_train_and_a_kill_costs_the_trial_that_was_running(
+    validated, world, tmp_path, monkeypatch
+):
+    own = ("--config.data.folds=2", "--config.data.fold=1", "--config.train.seed=1", "--config.train.steps=4",
+           "--config.eval.every=100%")  # fmt: skip
+    train.main(arguments(world, tmp_path / "run", *own))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    trial = found(validated)["trials"][1]
+    assert (trial["fold"], trial["seed"]) == (1, 1)
+    for name, value in trial["metrics"].items():
+        assert summary["eval"][name] == value
+
+    output = tmp_path / "killed"
+    calls = killed_and_continued(monkeypatch, argv(world, output))
     assert calls == [0, 1, 1]
     assert timeless(output) == timeless(validated)
     # More repeats go on from those that are there, whose trials stay what they are.

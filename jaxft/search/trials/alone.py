@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections import deque
 from typing import Any
 
@@ -22,9 +23,14 @@ from jaxft.training.step import TrainState
 _AHEAD = 8
 
 
+class HaltedError(Exception):
+    """A trial was told to end though nothing is to be kept of it: another one has failed."""
+
+
 def run_alone(
-    run: Run, state: TrainState, source: Any, told: Told | None, *, weights: bool, predictions: bool
-) -> Ended:
+    run: Run, state: TrainState, source: Any, told: Told | None, *, weights: bool, predictions: bool,
+    halt: threading.Event | None = None,
+) -> Ended:  # fmt: skip
     """Train from the first update to the last, and evaluate as a run of `train` does, with the same bits.
 
     Args:
@@ -32,6 +38,10 @@ def run_alone(
       source: the tree that the run began with, placed.
       told: hears of each evaluation.
       weights, predictions: whether those of the best evaluation are kept.
+      halt: once it is set, no further update is begun.
+
+    Raises:
+      HaltedError: `halt` was set.
     """
     prepared, parallel = run.prepared, run.parallel
     config, steps = prepared.config, prepared.length.steps
@@ -50,6 +60,8 @@ def run_alone(
     batches = iterate(run.train_batches, 0, steps, threads=config.data.workers, put=parallel.put)
     try:
         for step in range(1, steps + 1):
+            if halt is not None and halt.is_set():
+                raise HaltedError
             if run.stages.begins(step - 1):
                 state = run.stages.advance(state, step - 1)
                 run.stages.compile(step - 1, run.train_batches)

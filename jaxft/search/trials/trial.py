@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from jaxft.search.trials.groups import MODES, grouped
 from jaxft.search.trials.progress import OUT_OF_MEMORY, PRUNED, Ended, Told
 from jaxft.search.trials.record import Record
 from jaxft.search.trials.together import run_group
+from jaxft.search.trials.workers import Workers
 from jaxft.search.trials.worlds import Worlds
 from jaxft.tasks.contract import Predicted
 from jaxft.terminal.errors import is_out_of_memory
@@ -90,6 +92,7 @@ def run_trials(
     vmapped: str = "auto",
     memory: int | None = None,
     spare: bool = False,
+    workers: int = 1,
 ) -> list[Outcome]:
     """Run each, or read what came of it when it ran before. Returns what came of them, in their order.
 
@@ -109,6 +112,8 @@ def run_trials(
         what is free.
       spare: a trial that runs by itself and for which a device has not the memory is an outcome, which is
         not written; else that is an error.
+      workers: trials that do not run as one program run so many at a time, see `Workers`; `report` is then
+        called by several threads, one after the other.
 
     Raises:
       ValueError: two trials have the same name, or a name is no part of a file's; a config cannot work
@@ -144,27 +149,23 @@ def run_trials(
             record.write(trial.name, trial.config, what, seconds)
             found[number] = _outcome(trial, what, seconds)
 
+    def lost(number: int, seconds: float) -> None:
+        found[number] = _outcome(trials[number], Ended((), {}, OUT_OF_MEMORY), seconds)
+
     keep = {"weights": keep_weights, "predictions": keep_predictions}
-    # Groups are made of all trials, and one that was killed runs whole again: of fewer trials, products
-    # would be rounded otherwise, and what a search makes of them might be another one.
-    for members in grouped(prepared, worlds, vmapped):
-        start = time.perf_counter()
-        if all(number in kept for number in members.numbers):
-            continue
-        if len(members.numbers) > 1:
-            run_group(members, prepared, worlds, told, ended, memory=memory, **keep)
-            continue
-        [number] = members.numbers
-        try:
-            run, state = worlds.begin(prepared[number])
-            left = run_alone(run, state, worlds.source(run), told(number), **keep)
-        except (RuntimeError, MemoryError) as error:
-            if not (spare and is_out_of_memory(error)):
-                raise
-            lost = Ended((), {}, OUT_OF_MEMORY)
-            found[number] = _outcome(trials[number], lost, time.perf_counter() - start)
-            continue
-        ended(number, left, time.perf_counter() - start)
+    lone = _Alone(worlds, prepared, told, ended, keep)
+    with Workers(workers) as several:
+        # Groups are made of all trials, and one that was killed runs whole again: of fewer trials, products
+        # would be rounded otherwise, and what a search makes of them might be another one.
+        for members in grouped(prepared, worlds, vmapped):
+            if all(number in kept for number in members.numbers):
+                continue
+            if len(members.numbers) > 1:
+                several.wait()
+                run_group(members, prepared, worlds, told, ended, memory=memory, **keep)
+                continue
+            [number] = members.numbers
+            several.do(functools.partial(lone.run, number, several.halt, lost if spare else None))
     return [found[number] for number in range(len(trials))]
 
 
@@ -172,6 +173,47 @@ def _again(outcome: Outcome) -> Told:
     """Ends a trial that has been run before where it ended then."""
     last = outcome.history[-1]["step"] if outcome.history else 0
     return lambda row: outcome.stopped == PRUNED and row["step"] == last
+
+
+@dataclasses.dataclass(frozen=True)
+class _Alone:
+    """Trials that run by themselves, in one thread or several: only what computes runs side by side.
+
+    Attributes:
+      told: gives what hears of the evaluations of a trial.
+      ended: (number, what is left, seconds), called when a trial has ended.
+      keep: see `run_alone`.
+    """
+
+    worlds: Worlds
+    prepared: Mapping[int, Prepared]
+    told: Callable[[int], Told | None]
+    ended: Callable[[int, Ended, float], None]
+    keep: Mapping[str, bool]
+    turn: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    def run(
+        self, number: int, halt: threading.Event, lost: Callable[[int, float], None] | None
+    ) -> None:
+        """From the first update to the last. lost: called where there is no memory for it; None: an error."""
+        start, told = time.perf_counter(), self.told(number)
+        try:
+            with self.turn:
+                run, state = self.worlds.begin(self.prepared[number])
+                source = self.worlds.source(run)
+            hears = None if told is None else functools.partial(self._hears, told)
+            left = run_alone(run, state, source, hears, halt=halt, **self.keep)
+        except (RuntimeError, MemoryError) as error:
+            if lost is None or not is_out_of_memory(error):
+                raise
+            lost(number, time.perf_counter() - start)
+            return
+        with self.turn:
+            self.ended(number, left, time.perf_counter() - start)
+
+    def _hears(self, told: Told, row: Mapping[str, Any]) -> bool:
+        with self.turn:
+            return told(row)
 
 
 def _prepared(worlds: Worlds, trial: Trial) -> Prepared:

@@ -11,6 +11,7 @@ from jaxft.analysis.validation import Validation
 from jaxft.base.json_file import read_object
 from jaxft.config import ConfigDict
 from jaxft.experiment.output import Output, check_output
+from jaxft.search.trials.workers import check_workers
 from jaxft.search.validation.folds import Plan
 from jaxft.search.validation.validating import opened
 from jaxft.terminal.tables import show_comparison
@@ -81,10 +82,23 @@ def show_pair(first: Validation, second: Validation, names: Sequence[str]) -> No
     print(paired.verdict(first, second))
 
 
+def show_pair_of(both: tuple[Validation, Validation], output: str) -> None:
+    """Show and write what `cross_validate_pair` found."""
+    first, second = both
+    show_validation(first, output)
+    show_validation(second, f"{output}/against")
+    show_pair(first, second, ["--config", "--against"])
+    write_pair(Path(output), first, second)
+    print(f"page: {output}/{PAGE}")
+
+
 def cross_validate_pair(
-    first: ConfigDict, second: ConfigDict, plan: Plan, output: str
+    first: ConfigDict, second: ConfigDict, plan: Plan, output: str, *, workers: int = 1
 ) -> tuple[Validation, Validation]:
     """Both, the second in `output/against`; what makes them no pair is found before the first trial.
+
+    Args:
+      workers: see `cross_validate`.
 
     Raises:
       ValueError, OSError: as of `cross_validate`; or the two hold out other rows.
@@ -94,13 +108,15 @@ def cross_validate_pair(
         raise ValueError(
             f"--config is of task {tasks[0]!r}, --against of {tasks[1]!r}: nothing to compare"
         )
+    for config in (first, second):
+        check_workers(workers, config)
     with opened(first, plan, output) as a, opened(second, plan, f"{output}/against") as b:
         if a.fingerprint != b.fingerprint:
             raise ValueError(
                 "--config and --against hold out other rows, so that their trials would be no pairs; give "
                 "both the same data, data.group and data.split_seed"
             )
-        return a.run(), b.run()
+        return a.run(workers), b.run(workers)
 
 
 def write_pair(folder: Path, first: Validation, second: Validation) -> None:

@@ -22,6 +22,7 @@ from jaxft.experiment.output import Output, check_output
 from jaxft.experiment.prepared import Prepared
 from jaxft.models import class_names
 from jaxft.search.trials.trial import Outcome, run_trials
+from jaxft.search.trials.workers import check_workers
 from jaxft.search.trials.worlds import Worlds
 from jaxft.search.validation.folder import Folder
 from jaxft.search.validation.folds import Plan, Planned, check_config, notes, planned
@@ -67,8 +68,11 @@ class Opened:
             return fingerprint(held[:1], columns, held[0])
         return fingerprint(held, columns, whole.split)
 
-    def run(self) -> Validation:
+    def run(self, workers: int = 1) -> Validation:
         """Run the trials that have not ended, and write what all of them say.
+
+        Args:
+          workers: so many run side by side.
 
         Raises:
           ValueError: a trial ended without being measured; one line.
@@ -76,6 +80,7 @@ class Opened:
         outcomes = run_trials(
             [one.trial for one in self.trials], directory=self.folder, worlds=self.worlds,
             report=_said(self.trials, self.config.eval.metric), keep_predictions=True,
+            workers=workers,
         )  # fmt: skip
         ran = [Ran(*each) for each in zip(self.trials, self.prepared, outcomes, strict=True)]
         _check_measured(ran)
@@ -104,7 +109,7 @@ def opened(
 
 
 def cross_validate(
-    config: ConfigDict, plan: Plan, output: str, *, given: Given | None = None
+    config: ConfigDict, plan: Plan, output: str, *, given: Given | None = None, workers: int = 1
 ) -> Validation:
     """Run what is planned, and write cross_validate.json, cross_validate.html and predictions.jsonl.
 
@@ -114,14 +119,16 @@ def cross_validate(
     Args:
       output: folder of its own, made where it is not there; the trials are kept in it.
       given: sources in memory, see `open_named`.
+      workers: trials that run side by side, on a CPU; each has the bits that it has alone.
 
     Raises:
-      ValueError: the config, the data or the folder is not usable, or a trial ended without being measured;
-        one line.
+      ValueError: the config, the data, the folder or the number of workers is not usable, or a trial ended
+        without being measured; one line.
       OSError: the folder cannot be written, or another process holds it.
     """
+    check_workers(workers, config)
     with opened(config, plan, output, given) as one:
-        return one.run()
+        return one.run(workers)
 
 
 def _said(trials: Sequence[Planned], metric: str) -> Any:
