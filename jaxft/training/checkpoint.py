@@ -33,7 +33,7 @@ from jax.experimental import multihost_utils
 
 from jaxft.training import digests
 from jaxft.training.parallel import Parallel
-from jaxft.training.reader import CheckpointReader, saved_steps
+from jaxft.training.reader import CheckpointReader, identity, saved_steps
 from jaxft.training.step import TrainState
 
 _DELETED, _DAMAGED = "deleted-", "damaged-"
@@ -172,14 +172,20 @@ class Checkpoints(CheckpointReader):
 
         Where the newest is damaged it is that before it, of those that are whole; later ones are set
         aside. Where none before it is whole nothing happens: to restore the newest says what is wrong, and
-        only the user can decide to begin again.
+        only the user can decide to begin again. A step that is whole is restored without being held against
+        its checksums once more.
         """
         latest = self.latest_step()
-        if latest is None or not (wrong := self.damage(latest)):
+        if latest is None:
+            return None, ""
+        self._whole = (latest, identity(self._path(latest)))
+        if not (wrong := self.damage(latest)):
             return latest, ""
+        self._whole = None
         before = self.newest_whole_before(latest)
         if before is None:
             return latest, ""
+        self._whole = (before, identity(self._path(before)))
         aside = ", ".join(map(str, self.set_aside_after(before)))
         return before, (
             f"warning: the checkpoint of step {latest} is damaged: {wrong}; the run goes on from the one "

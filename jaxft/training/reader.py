@@ -49,6 +49,8 @@ class CheckpointReader:
     def __init__(self, directory: Path, parallel: Parallel):
         self._directory = directory
         self._parallel = parallel
+        # The step that was just found whole, and its directory: to restore it need not read it twice.
+        self._whole: tuple[int, tuple[int, int] | None] | None = None
 
     def steps(self) -> list[int]:
         """Steps of all complete checkpoints that are there now, oldest first."""
@@ -130,8 +132,12 @@ class CheckpointReader:
     def _read(self, step: int, **items: Any) -> Any:
         """Some items of a step: verified, restored, and still there when the last byte was read."""
         path = self._path(step)
-        before = _identity(path)
-        wrong = self.damage(step, tuple(items)) if before else ""
+        before = identity(path)
+        known, self._whole = self._whole, None
+        if known is not None and known[0] == step:  # in all processes, or in none
+            before, wrong = known[1], ""
+        else:
+            wrong = self.damage(step, tuple(items)) if before else ""
         saved, failure = None, None
         if before and not wrong:
             try:
@@ -142,7 +148,7 @@ class CheckpointReader:
             except Exception as error:  # of many kinds, where a file without checksum is damaged
                 failure = error
         # Whatever happened: a step that is gone by now may have been half deleted when it was read.
-        if not before or _identity(path) != before:
+        if not before or identity(path) != before:
             raise CheckpointGone(f"there is no checkpoint of step {step} in {self._directory} now")
         if failure is not None:
             said = " ".join(str(failure).split()).split(". See full ")[0]
@@ -184,7 +190,7 @@ def saved_steps(directory: Path) -> list[int]:
     return sorted(int(name) for name in names if name == str(int(name)))
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def identity(path: Path) -> tuple[int, int] | None:
     """Of a directory: another one under the same name differs. None without one."""
     try:
         found = path.stat()

@@ -222,6 +222,29 @@ def test_a_damaged_newest_is_set_aside_and_the_one_before_it_used(saved, tmp_pat
     assert CheckpointReader(directory, PARALLEL).steps() == [1, 2]
 
 
+def test_a_checkpoint_to_go_on_from_is_held_against_its_checksums_once(
+    saved, tmp_path, monkeypatch
+):
+    directory, read = shutil.copytree(saved, tmp_path / "checkpoints"), []
+    original = digests.check
+    monkeypatch.setattr(
+        digests, "check", lambda f, *a, **k: (read.append(f.name), original(f, *a, **k))[1]
+    )
+    _flip(directory / "3")
+    with Checkpoints(directory, PARALLEL, keep=Keep(3)) as checkpoints:
+        assert checkpoints.newest_usable()[0] == 2
+        assert_holds(checkpoints, 2)
+        assert read == ["3", "2"]
+        _flip(directory / "2")  # once it has been restored, what was found counts no more
+        with pytest.raises(CheckpointDamaged, match="has changed since it was saved"):
+            checkpoints.restore(2, state(0))
+        assert checkpoints.newest_usable()[0] == 1
+        shutil.move(directory / "1", directory / "old")
+        shutil.copytree(directory / "old", directory / "1")  # another one under its name
+        with pytest.raises(CheckpointGone):
+            checkpoints.restore(1, state(0))
+
+
 def test_of_several_damaged_ones_all_are_set_aside_and_of_none_before_them_nothing(saved, tmp_path):
     directory = shutil.copytree(saved, tmp_path / "checkpoints")
     _flip(directory / "3"), _flip(directory / "2")
