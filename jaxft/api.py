@@ -36,6 +36,7 @@ from jaxft.experiment.lifecycle import carry_out
 from jaxft.experiment.measure import measure
 from jaxft.experiment.opening import MEMORY
 from jaxft.experiment.split import Split
+from jaxft.experiment.stored_run import place_given
 from jaxft.experiment.timing import Stopwatch
 from jaxft.generation.sampling import Sampling
 from jaxft.tasks.classification import Prediction as Prediction  # what `predict` gives of classes
@@ -146,12 +147,13 @@ class Model:
 def load(run_or_checkpoint: str | Path, *, calibrated: bool = False) -> Model:
     """The best model of a finished run, or a checkpoint in Hugging Face format with a classifier.
 
+    run_or_checkpoint: a directory, or the address of one in a store.
     calibrated: probabilities are at the temperature that was fitted on evaluation data.
 
     Raises:
       ValueError: neither of the two, a run that has not finished, or files that are damaged.
     """
-    inference = load_inference(Path(run_or_checkpoint).expanduser())
+    inference = load_inference(place_given(run_or_checkpoint))
     return Model(inference.calibrated() if calibrated else inference)
 
 
@@ -237,7 +239,7 @@ def evaluate(
     """Metrics of a finished run, or of a checkpoint, on labelled data.
 
     Args:
-      run: run directory, or a checkpoint with a classifier.
+      run: run directory, or a checkpoint with a classifier; or the address of one in a store.
       data: as `--data`, or data in memory as of `train`; None: the run's own test data, else its
         evaluation data.
       text: input columns; empty: the run's own, else found by their usual names.
@@ -249,7 +251,7 @@ def evaluate(
     Raises:
       ValueError: what the command would say in one line.
     """
-    model = load_inference(Path(run).expanduser())
+    model = load_inference(place_given(run))
     columns = (text,) if isinstance(text, str) else tuple(text)
     named = data is None or isinstance(data, str | Path)
     spec = str(data or "") if named else from_memory("data", data)

@@ -17,12 +17,13 @@ from contextlib import nullcontext
 from jaxft import api
 from jaxft.experiment.inference import column_names, load_inference
 from jaxft.experiment.measure import measure, metrics_file
+from jaxft.experiment.stored_run import shown
 from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 from jaxft.terminal.tables import show_metrics
 
 FLAGS = (
-    Flag("run", "directory of a finished run, or a checkpoint with a classifier", required=True),
+    Flag("run", "directory or s3://… of a finished run, or of a checkpoint", required=True, remote=True),
     Flag("data", "labelled data; default: the run's own test data, else its evaluation data"),
     Flag("text", "input column, or two for pairs: a,b; default: the run's own, else by usual names"),
     Flag("label", "label column; default: the run's own, else by usual names"),
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         measured = measure(model, values.data, column_names(values.text), values.label)
         if file is not None:
             measured.write(file)
-    of = values.run if model.directory is None else f"{values.run}/best"
+    of = shown(values.run) + ("" if model.directory is None else "/best")
     print(f"{measured.name}: {measured.rows} rows, model {of}")
     for note in measured.notes:
         print(note)

@@ -20,8 +20,13 @@ from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 
 FLAGS = (
-    Flag("run", "directory of a run"),
-    Flag("output", "directory to write; must not exist, or be an earlier export", required=True),
+    Flag("run", "directory or s3://… of a run", remote=True),
+    Flag(
+        "output",
+        "directory or s3://… to write; must not exist, or be an earlier export",
+        required=True,
+        remote=True,
+    ),
     Flag("step", "optimizer updates of the checkpoint to take; default: the best one", default=-1),
     Flag(
         "dtype", f"of every tensor: {', '.join(DTYPES)}; default: float32, the source's if frozen"

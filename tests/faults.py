@@ -50,7 +50,7 @@ for line in sys.stdin:
 STEPS = 12  # of a run
 # Phase -> (module, object or '', function that is called when it begins).
 PHASES = {
-    "start": ("jaxft.train", "", "RunDirectory"),
+    "start": ("jaxft.experiment.workdir", "", "RunDirectory"),
     "tokens": ("jaxft.data.token_cache", "", "writing"),
     "compile": ("jaxft.training.programs", "Programs", "compile"),
     "log": ("jaxft.training.rows", "RowFile", "write"),

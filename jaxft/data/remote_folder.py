@@ -42,6 +42,8 @@ def downloaded_folder(address: str, cache: str | None = None) -> tuple[Path, tup
         _download(store, file, int(listing[file][0]), folder / file)
     if not lacking:
         return folder, ()
+    if {name: info for name, info in store.versions().items() if name in listing} != listing:
+        raise ValueError(f"{store.shown} was written to while it was downloaded; start again")
     size = sum(int(listing[file][0] or 0) for file in lacking)
     return folder, (
         f"{store.shown}: downloaded, {size / 1e6:,.1f} MB, and kept in {str(folder)!r}",

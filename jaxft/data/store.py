@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pyarrow.fs import FileSelector, FileSystem, FileType
+
 from jaxft.data import files, remote
 
 T = TypeVar("T")
@@ -151,8 +153,7 @@ class Store:
         def listed() -> dict[str, T]:
             self.system.invalidate_cache()
             try:
-                # Left to itself it takes a folder that cannot be listed for an empty one.
-                found = self.system.find(folder, detail=True, on_error="raise")
+                found = _below(self.system, folder)
             except FileNotFoundError:
                 return {}
             files = {path: info for path, info in found.items() if info["type"] == "file"}
@@ -207,6 +208,18 @@ def open_store(address: str, waits: tuple[float, ...] = WAITS) -> Store:
     except OSError as error:
         raise StoreError(f"{shown}: cannot be reached ({files.first_line(error)})") from None
     return Store(shown, system, root.rstrip("/"), waits)
+
+
+def _below(system: Any, folder: str) -> dict[str, dict[str, Any]]:
+    """What is said of each file in a folder and its folders, by path."""
+    if isinstance(
+        getattr(system, "fs", None), FileSystem
+    ):  # pyarrow's, which lists all in one request
+        found = system.fs.get_file_info(FileSelector(folder, recursive=True))
+        files = [info for info in found if info.type == FileType.File]
+        return {f.path: {"type": "file", "size": f.size, "mtime": f.mtime} for f in files}
+    # Left to itself it takes a folder that cannot be listed for an empty one.
+    return system.find(folder, detail=True, on_error="raise")
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

@@ -8,8 +8,10 @@ from typing import Any
 
 from jaxft.config import ConfigDict, default_config
 from jaxft.data.inputs import KINDS
+from jaxft.data.remote import is_remote
 from jaxft.experiment.checkpoint_place import local_checkpoint
 from jaxft.experiment.directory import RunDirectory
+from jaxft.experiment.stored_run import with_best
 from jaxft.models import Architecture, load_architecture
 from jaxft.models.checkpoint import timm_config
 from jaxft.tasks.table import TASKS
@@ -44,12 +46,13 @@ class Existing:
 
 
 def open_existing(path: str | Path) -> Existing:
-    """DIR of a run, for its DIR/best, or a checkpoint with a classifier.
+    """DIR of a run, for its DIR/best, or a checkpoint with a classifier; or the address of one in a store.
 
     Raises:
       ValueError: neither of the two, a run that has not finished, or files that are damaged.
+      StoreError: the store cannot be reached.
     """
-    directory = RunDirectory(path)
+    directory = RunDirectory(with_best(path))
     raw = directory.read_json("config.json")
     if "model_type" in raw or timm_config.is_timm(raw):
         return _checkpoint(directory.path, raw)
@@ -57,12 +60,12 @@ def open_existing(path: str | Path) -> Existing:
 
 
 def find_existing(place: str) -> Existing:
-    """The same of a directory or a hub id.
+    """The same of a directory, an address or a hub id.
 
     Raises:
       ValueError: as `open_existing`, or that there is no such directory or id.
     """
-    return open_existing(local_checkpoint(place))
+    return open_existing(place if is_remote(place) else local_checkpoint(place))
 
 
 def open_run(directory: RunDirectory, model: Path | None = None) -> Existing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from jaxft.base.nearest import nearest
 from jaxft.experiment import certificate, finish
@@ -13,8 +14,11 @@ from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.output import check_export
 from jaxft.experiment.saved import open_saved, read_step
 from jaxft.experiment.session import Memory
+from jaxft.experiment.stored_export import export_place
+from jaxft.experiment.stored_run import shown, with_checkpoint
 from jaxft.experiment.weights import best_weights
 from jaxft.models.checkpoint import pickled
+from jaxft.training.mesh import make_parallel
 from jaxft.training.reader import CheckpointReader
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -28,12 +32,14 @@ def export_run(
     """Export the best weights of a run so far, or those of a step; yields lines on what was done.
 
     Args:
+      run, output: directories, or addresses of a store.
       dtype: one of DTYPES, of every tensor; '': fp32, and what never trained as it was.
       shard: the size of a file, as '5GB'.
       verify: so many rows are compared; see `certificate`.
 
     Raises:
       ValueError: no run, no such step, an output that must stay, or a value that is not possible.
+      OSError: a store that cannot be read or written; see `export_place`.
     """
     if dtype and dtype not in DTYPES:
         raise ValueError(
@@ -41,15 +47,28 @@ def export_run(
         )
     if verify < 0:
         raise ValueError(f"--verify={verify} is below 0; it is a number of rows")
-    size, directory = _bytes(shard), RunDirectory(run)
-    source = local_checkpoint(directory.config().model.path)
-    target = str(check_export(output, directory.path, source))
+    size, wanted = _bytes(shard), step if step >= 0 else None
+    directory = RunDirectory(with_checkpoint(run, wanted, _best_of))
+    began = directory.config().model.path
+    with export_place(output, run, began) as place:
+        source = local_checkpoint(began)
+        target = str(check_export(place, directory.path, source))
+        taken, unchanged, whole = _write(directory, target, wanted, dtype, size)
+        said = [f"step {taken} of {shown(run)} -> {shown(output)}"]
+        if verify:
+            found = certificate.certify(directory, target, whole, unchanged, rows=verify)
+            said += certificate.lines(found)
+    yield from said  # once it is where it is to be
+
+
+def _write(
+    directory: RunDirectory, target: str, step: int | None, dtype: str, size: int
+) -> tuple[int, frozenset[str], Any]:
+    """Write the export. Returns the step, the paths that never trained, and the weights."""
     saved = open_saved(directory)
     checkpoints = CheckpointReader(directory.checkpoints, saved.parallel)
     taken, whole = read_step(
-        checkpoints,
-        step if step >= 0 else None,
-        lambda step: best_weights(saved, checkpoints, step, saved.source),
+        checkpoints, step, lambda step: best_weights(saved, checkpoints, step, saved.source)
     )
     memory = Memory.from_json(checkpoints.memory(taken))
     unchanged = saved.stages.saved_at(taken).frozen - saved.prepared.architecture.grown.keys()
@@ -58,16 +77,21 @@ def export_run(
         metrics=memory.best_metrics if memory.best_step == taken else None,
         dtype=DTYPES[dtype] if dtype else "", max_shard_bytes=size,
     )  # fmt: skip
-    yield f"step {taken} of {directory.path} -> {output}"
-    if verify:
-        found = certificate.certify(directory, target, whole, unchanged, rows=verify)
-        yield from certificate.lines(found)
+    return taken, unchanged, whole
+
+
+def _best_of(run: Path, newest: int) -> int | None:
+    """The best step of a run as its newest checkpoint knows it."""
+    reader = CheckpointReader(run / "checkpoints", make_parallel("jit"))
+    return Memory.from_json(reader.memory(newest)).best_step
 
 
 def convert(directory: str, output: str) -> Iterator[str]:
     """Make a checkpoint of safetensors of one of pickled weights; see `pickled.convert`."""
-    found = pickled.convert(local_checkpoint(directory), output)
-    yield f"{found.tensors} tensors of {', '.join(found.files)} -> {Path(output) / found.written}"
+    with export_place(output, directory) as target:
+        found = pickled.convert(local_checkpoint(directory), target)
+    place = f"{shown(output).rstrip('/')}/{found.written}"
+    yield f"{found.tensors} tensors of {', '.join(found.files)} -> {place}"
     if found.tied:
         yield f"tied, and written once: {', '.join(found.tied)}"
 

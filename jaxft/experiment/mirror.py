@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -213,18 +213,32 @@ def record_of(name: str) -> str:
 def records(store: Store) -> dict[str, Listing]:
     """The items that are whole in a store, and their files."""
     found = {}
-    for path in store.files(f"{RECORDS}/"):
-        name = path.removeprefix(f"{RECORDS}/").removesuffix(".json")
-        step = name.removeprefix("checkpoints-")
-        if name != "best" and not step.isdecimal():
-            continue
-        item = name if name == "best" else f"checkpoints/{step}"
-        try:
-            content: Any = json.loads(store.read(path) or b"{}")
-            found[item] = {file: (int(n), str(d)) for file, (n, d) in content["files"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue  # half of one, or none of ours: what it is of is copied again
+    for item in recorded(store.files(f"{RECORDS}/")):
+        if (listing := record(store, item)) is not None:
+            found[item] = listing
     return found
+
+
+def recorded(names: Iterable[str]) -> list[str]:
+    """The items of which there are records, of the names of a store's files."""
+    stems = [n.removeprefix(f"{RECORDS}/").removesuffix(".json") for n in names if is_record(n)]
+    steps = [stem.removeprefix("checkpoints-") for stem in stems]
+    whole = [f"checkpoints/{step}" for step in steps if step.isdecimal()]
+    return [*whole, "best"] if "best" in stems else whole
+
+
+def is_record(name: str) -> bool:
+    """Whether a file of a store is one that the copying of a run writes there."""
+    return name.startswith(f"{RECORDS}/")
+
+
+def record(store: Store, item: str) -> Listing | None:
+    """The files of an item; None where it is not whole."""
+    try:
+        content: Any = json.loads(store.read(record_of(item)) or b"{}")
+        return {file: (int(n), str(d)) for file, (n, d) in content["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # half of one, or none of ours: what it is of is copied again
 
 
 def digest(path: Path) -> tuple[int, str]:

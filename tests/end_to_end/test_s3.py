@@ -22,11 +22,14 @@ from pathlib import Path
 import pyarrow.fs
 import pytest
 
+from jaxft import compare, evaluate, export, load, predict, train
 from jaxft.data.remote import downloaded
 from jaxft.data.store import StoreError, open_store
+from jaxft.experiment import stored_export, stored_run
 from jaxft.experiment.checkpoint_place import local_checkpoint
 from jaxft.experiment.mirror import Mirror, records
 from jaxft.experiment.workdir import fetch
+from jaxft.terminal.errors import run_command
 from tests.experiment.test_mirror import again, begun, finished, went_on
 from tests.worlds import ROOT, arguments, assert_same_weights
 
@@ -238,3 +241,100 @@ def test_a_run_in_a_store_goes_on_on_another_machine(world, proxy, tmp_path):
     fetch(tmp_path / "fetched", store)
     assert_same_weights(tmp_path / "fetched", tmp_path / "whole")
     assert json.loads((tmp_path / "fetched/summary.json").read_text())["steps"] == 12
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Commands try again once: the SDK has tried each request some thirty times by then, for 6 seconds."""
+    monkeypatch.setattr(stored_run, "_WAITS", WAITS[:1])
+    monkeypatch.setattr(stored_export, "open_store", lambda address: open_store(address, WAITS[:1]))
+
+
+def test_a_run_in_a_store_is_read_by_all_commands_through_faults(
+    world, proxy, tmp_path, impatient, capsys
+):
+    """They say and write what they do of the same run in a local directory."""
+    address = "s3://bucket/runs/read"
+    argv = [a for a in arguments(world, Path("x")) if not a.startswith("--workdir")]
+    assert train.main([*argv, f"--workdir={address}", f"--local_copy={tmp_path / 'read'}"]) == 0
+    test, said = world / "test.csv", {}
+    for name, run in (("local", str(tmp_path / "read")), ("store", address)):
+        out = tmp_path / name
+        out.mkdir()
+        capsys.readouterr()
+        for main, *flags in (
+            (evaluate.main, f"--run={run}", f"--data={test}", f"--output={out}/metrics.json"),
+            (predict.main, f"--run={run}", f"--input={test}", f"--output={out}/rows.csv"),
+            (export.main, f"--run={run}", f"--output={out}/model", "--verify=8"),
+            (export.main, f"--run={run}", f"--output={out}/step", "--step=12"),
+            (compare.main, run, f"--output={out}/compare.html"),
+        ):
+            proxy.faults = ["", "503", "", "", "cut", "", "lost", "", "", "503", "503"] * 3
+            assert run_command(main, ["command", *flags]) == 0, capsys.readouterr().err
+        printed = capsys.readouterr().out.replace(run, "RUN").replace(str(out), "OUT")
+        said[name] = printed.replace("─", "").split()  # tables are as wide as names
+    assert said["store"] == said["local"]
+    for name in ("metrics.json", "rows.csv", "model/model.safetensors", "step/model.safetensors"):
+        assert (tmp_path / "store" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+    proxy.faults = []
+    predicted = load(address).predict(["a text"])[0]
+    assert predicted.label == load(tmp_path / "read").predict(["a text"])[0].label
+    before = proxy.count
+    assert evaluate.main(["evaluate", f"--run={address}", f"--data={test}"]) == 0
+    listed = proxy.count - before
+    assert listed < 40  # what is there is looked at, and nothing downloaded again
+    with capsys.disabled():
+        print(f"connections of a second evaluate: {listed}")
+    for run, words in (
+        ("s3://bucket/runs/none", "there is no such folder, or nothing in it"),
+        ("s3://bucket/runs", "holds no run and no checkpoint: it has no config.json"),
+        ("s3://nobucket/run", "cannot list its files"),
+    ):
+        for main, *flags in (
+            (evaluate.main, f"--run={run}", f"--data={test}"),
+            (export.main, f"--run={run}", f"--output={tmp_path}/none"),
+            (compare.main, run),
+        ):
+            assert run_command(main, ["command", *flags]) != 0
+            err = capsys.readouterr().err
+            assert err.count("\n") == 1 and words in err, err
+    proxy.faults = ["503"] * 300
+    assert run_command(evaluate.main, ["evaluate", f"--run={address}", f"--data={test}"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "after 2 attempts" in err
+
+
+def test_an_export_goes_to_a_store_through_faults_and_is_never_half_there(
+    world, proxy, tmp_path, impatient, capsys
+):
+    run, place = tmp_path / "run", "s3://bucket/models/mine"
+    assert train.main(arguments(world, run)) == 0
+    command = ["export", f"--run={run}", f"--output={place}"]
+    store = open_store(place, WAITS)
+    proxy.faults = ["", "503", "", "", "lost", "", "503", "503", "", "cut", "", "silent"] * 2
+    assert run_command(export.main, [*command, "--verify=4"]) == 0, capsys.readouterr().err
+    proxy.faults = []
+    assert f"-> {place}" in capsys.readouterr().out
+    assert export.main(["export", f"--run={run}", f"--output={tmp_path}/local", "--verify=4"]) == 0
+    names = {p.name for p in (tmp_path / "local").iterdir()}
+    assert set(store.files()) == {*names, "jaxft-export.json"}
+    copy = Path(local_checkpoint(place))
+    weights = (copy / "model.safetensors").read_bytes()
+    assert weights == (run / "best/model.safetensors").read_bytes()
+    assert load(place).predict(["a text"])[0].label == load(run).predict(["a text"])[0].label
+    before = proxy.count
+    assert run_command(export.main, command) == 0  # over its own, with a file less
+    count = proxy.count - before
+    for kept in (count // 3, 3 * count // 4, count - 6):  # the store is gone from that request on
+        proxy.faults = [""] * kept + ["503"] * 300
+        capsys.readouterr()
+        assert run_command(export.main, command) == 1
+        proxy.faults = []
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and "no half of an export is read there" in err, err
+        assert (copy := store.files()).keys() <= {*names, "jaxft-export.json"}
+        if "config.json" not in copy:
+            assert run_command(evaluate.main, ["evaluate", f"--run={place}", "--data=x.csv"]) == 2
+            assert "it has no config.json yet" in capsys.readouterr().err
+    assert run_command(export.main, command) == 0
+    assert set(store.files()) == {*names, "jaxft-export.json"} - {"certificate.json"}
