@@ -18,7 +18,8 @@ from jaxft.data.sources import Source
 from jaxft.experiment.checkpoint_place import local_checkpoint
 from jaxft.experiment.directory import RunDirectory
 from jaxft.experiment.encoder import Batches, Encoder, settings_of
-from jaxft.experiment.evaluation import Evaluation, evaluate, predict
+from jaxft.experiment.ensemble import averaged, mean_of_logits, read_ensemble
+from jaxft.experiment.evaluation import Evaluation, evaluate, predict, scores
 from jaxft.experiment.existing import Existing, open_existing, open_run
 from jaxft.experiment.prepared import task_at
 from jaxft.experiment.provenance import fingerprint
@@ -47,6 +48,7 @@ class Inference:
       encoder: reads rows; a checkpoint's has no columns before `reading`.
       fitted: numbers that the task takes besides the parameters (see `tasks.contract.Fits`).
       is_calibrated: whether probabilities are at the temperature that was fitted.
+      others: parameters of the further members of an ensemble: their logits are averaged with its own.
       writer: of a model that gives texts, whichever encoder it was made with.
     """
 
@@ -61,6 +63,7 @@ class Inference:
     writer: Writer | None
     fitted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     is_calibrated: bool = False
+    others: tuple[Any, ...] = ()
 
     @property
     def task(self) -> Task[Any]:
@@ -132,10 +135,17 @@ class Inference:
         if (writer := self.writing) is not None:
             written = writer.texts(self.params, split)
             return {"written": written, "seen": np.ones(len(written), bool)}
-        return predict(
-            self.program, self.params, self._batches(split), self.parallel, split.targets,
-            join=self.task.join, threads=self.config.data.workers,
-        )  # fmt: skip
+        found = self._of_members(split, self._batches(split))
+        return mean_of_logits(found) if self.others else found[0]
+
+    def _of_members(self, split: Split, batches: Batches) -> list[Predicted]:
+        return [
+            predict(
+                self.program, params, batches, self.parallel, split.targets, join=self.task.join,
+                threads=self.config.data.workers,
+            )
+            for params in (self.params, *self.others)
+        ]  # fmt: skip
 
     def evaluate(self, split: Split, *, held_out: bool = False) -> Evaluation:
         """Predictions and metrics of a split with targets.
@@ -150,6 +160,10 @@ class Inference:
         batches = self._batches(split)
         if held_out:
             self._check_held_out(batches)
+        if self.others:
+            task = self.task
+            mean = averaged(task, split.targets, self._of_members(split, batches))
+            return Evaluation(mean, *scores(task, mean, split))
         return evaluate(
             self.task, self.program, self.params, batches, self.parallel, split,
             writer=self.writing, threads=self.config.data.workers,
@@ -191,12 +205,21 @@ class Inference:
 
 
 def load_inference(path: str | Path) -> Inference:
-    """Read DIR/best of a run, or a checkpoint with a classifier, onto this machine's devices.
+    """Read DIR/best of a run, a checkpoint with a classifier, or what `soup --ensemble` wrote, onto devices.
 
     Raises:
-      ValueError: neither of the two, a run that has not finished, or files that are damaged.
+      ValueError: none of them, a run that has not finished, or files that are damaged.
     """
-    return _ready(open_existing(path))
+    ensemble = read_ensemble(Path(path))
+    if ensemble is None:
+        return _ready(open_existing(path))
+    first, *others = [_ready(open_existing(member)) for member in ensemble.members]
+    kinds = [(one.names, one.architecture.abstract) for one in (first, *others)]
+    if any(kind != kinds[0] for kind in kinds):
+        raise ValueError(f"the members of {path} are not models of one kind; run soup again")
+    return dataclasses.replace(
+        first, fitted=ensemble.fitted, others=tuple(one.params for one in others)
+    )
 
 
 def load_run(directory: RunDirectory, model: Path | None = None) -> Inference:

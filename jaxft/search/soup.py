@@ -1,18 +1,14 @@
-"""Averages of several trained models: of their weights, or of their outputs. No files, no devices.
+"""Averages of the weights of several trained models. No files, no devices.
 
 Model soups: Wortsman et al. 2022, arXiv:2203.05482. Weights can be averaged where the models lie in one
-basin: trained from the same weights, of which the new head is a part. Outputs can be averaged of any models.
+basin: trained from the same weights, of which the new head is a part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-
-from jaxft.data.targets import Targets
-from jaxft.tasks.contract import Predicted, Task
 
 Weights = Mapping[str, np.ndarray]
 
@@ -49,20 +45,3 @@ def greedy(count: int, value: Callable[[tuple[int, ...]], float]) -> tuple[tuple
         if (found := value(tried)) >= best:
             members, best = tried, found
     return members, best
-
-
-def averaged(task: Task[Any], targets: Targets, members: Sequence[Predicted]) -> Predicted:
-    """What a task keeps of the mean of the logits that several models gave, in the order of the rows.
-
-    Raises:
-      ValueError: the task keeps no logits, or not of so many rows and classes.
-    """
-    if any("logits" not in one for one in members):
-        raise ValueError(
-            "outputs are averaged where an evaluation keeps the logits of each row: of classes (not of "
-            "thousands of them), several labels and numbers"
-        )
-    total = sum(one["logits"].astype(np.float64) for one in members)
-    logits = np.asarray(total / len(members), np.float32)
-    kept = task.kept(targets, {"logits": logits}, np.arange(len(targets)))
-    return {**kept, "seen": members[0]["seen"]}

@@ -14,21 +14,21 @@ from jaxft.analysis.page import is_by
 from jaxft.config import ConfigDict
 from jaxft.experiment import finish
 from jaxft.experiment.build import Run
+from jaxft.experiment.ensemble import RECORD, WRITER, averaged
 from jaxft.experiment.evaluation import Evaluation, Predictions, evaluate
 from jaxft.experiment.output import Output
 from jaxft.experiment.split import Split
 from jaxft.models import by_path
 from jaxft.optim import path_map
-from jaxft.search.soup import Weights, averaged, greedy, uniform
+from jaxft.search.soup import Weights, greedy, uniform
 from jaxft.search.trials.progress import NOT_FINITE, PRUNED
 from jaxft.search.trials.record import Record
 from jaxft.search.trials.trial import Outcome, Trial, run_trials
 from jaxft.search.trials.worlds import Worlds
-from jaxft.tasks.contract import fitted
+from jaxft.tasks.contract import fits, fitted
 from jaxft.tasks.names import minimised
 from jaxft.training.step import TrainState
 
-WRITER = "jaxft soup"  # of soup.json, under the key 'written by'
 KINDS = ("greedy", "uniform")
 
 
@@ -42,6 +42,7 @@ class Souped:
       members: trials of the greedy soup.
       notes: one line each.
       written: folders and files.
+      ensemble: its 'members' by name, and what was 'fitted' to the mean of their logits; None: there is none.
     """
 
     metric: str
@@ -49,6 +50,7 @@ class Souped:
     members: tuple[str, ...]
     notes: tuple[str, ...]
     written: tuple[str, ...]
+    ensemble: dict[str, Any] | None = None
 
 
 def soup(trials: str, output: str, *, top: int, kind: str, ensemble: bool) -> Souped:
@@ -77,7 +79,7 @@ def soup(trials: str, output: str, *, top: int, kind: str, ensemble: bool) -> So
     kitchen = _Kitchen(worlds, base.config)
     result = _mixed(kitchen, outcomes, place, kind=kind, ensemble=ensemble)
     values = {"written by": WRITER, "trials": [one.trial.name for one in outcomes]}
-    with Output(place / "soup.json") as file:
+    with Output(place / RECORD) as file:
         file.write((json.dumps(values | dataclasses.asdict(result), indent=1) + "\n").encode())
     return result
 
@@ -102,9 +104,9 @@ class _Kitchen:
             return jax.device_put(weights[path], x.sharding) if path in weights else x
 
         whole = run.parallel.replicate(path_map(leaf, self._source))
-        if run.shared.fitting is None:
+        if (fitting := run.fitting(run.prepared.length.steps)) is None:
             return whole
-        head = by_path(run.shared.fitting(run.prepared.task, self._state, whole).stats)
+        head = by_path(fitting(run.prepared.task, self._state, whole).stats)
         return path_map(lambda path, x: head.get(path, x), whole)
 
     def measured(self, whole: Any) -> Evaluation:
@@ -139,7 +141,7 @@ def _place(output: str) -> Path:
     if place.exists() and not place.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
     there = {entry.name for entry in place.iterdir()} if place.exists() else set()
-    ours = is_by(place / "soup.json", WRITER) or there <= {"cache", "trials"}
+    ours = is_by(place / RECORD, WRITER) or there <= {"cache", "trials"}
     if there and not ours:
         raise ValueError(
             f"--output {output} holds {min(there)!r} and no soup of before, so it is left as it is; give "
@@ -234,12 +236,13 @@ def _mixed(
     taken = members if kind == "greedy" else every
     written = [_exported(kitchen, place / "soup", whole(taken), weights, [names[i] for i in taken],
                          soups[taken])]  # fmt: skip
-    notes = [*_notes(kitchen, outcomes)]
+    notes, mean = [*_notes(kitchen, outcomes)], None
     if ensemble:
-        rows["mean of the logits"], more = _ensemble(kitchen, outcomes, place)
+        rows["mean of the logits"], more, own_fits = _ensemble(kitchen, outcomes, place)
         written += more
+        mean = {"members": names, "fitted": own_fits}
     return Souped(
-        kitchen.metric, rows, tuple(names[i] for i in members), tuple(notes), tuple(written)
+        kitchen.metric, rows, tuple(names[i] for i in members), tuple(notes), tuple(written), mean
     )
 
 
@@ -278,8 +281,12 @@ def _exported(
 
 def _ensemble(
     kitchen: _Kitchen, outcomes: Sequence[Outcome], place: Path
-) -> tuple[tuple[float, float | None], list[str]]:
-    """Export every member, and the predictions of their mean: ((value, value on test data), written)."""
+) -> tuple[tuple[float, float | None], list[str], dict[str, Any]]:
+    """Export every member, and the predictions of their mean.
+
+    Returns:
+      (value, value on test data), what was written, and what was fitted to the mean.
+    """
     run, written, tested = kitchen.run, [], []
     splits, task = run.prepared.splits, run.prepared.task
     predicted = averaged(task, splits.eval.targets, [one.predicted or {} for one in outcomes])
@@ -305,4 +312,4 @@ def _ensemble(
         mean = averaged(own_task, splits.test.targets, tested)
         value = float(own_task.scores(mean, splits.test.targets)[0][kitchen.metric])
     both = (float(found.metrics[kitchen.metric]), value)
-    return both, [*written, str(place / "predictions.jsonl")]
+    return both, [*written, str(place / "predictions.jsonl")], fits(task, found.metrics)

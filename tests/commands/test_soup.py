@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxft import evaluate, soup
+from jaxft import evaluate, predict, soup
 from jaxft.config import override
 from jaxft.search.trials.progress import Ended
 from jaxft.search.trials.record import Record
@@ -109,6 +109,30 @@ def test_the_soup_is_a_checkpoint_with_the_mean_of_the_weights(search, world, tm
     assert [row["predicted"] for row in rows] == [names[i] for i in logits.argmax(1)]
     best = load_file(out / f"members/{kept[0].trial.name}/model.safetensors")
     np.testing.assert_array_equal(best["classifier.bias"], kept[0].weights[bias])
+    # And `predict` and `evaluate` take it as one model, on rows that it has not been asked of.
+    spoken = [f"--run={out}", f"--input={data}", f"--output={tmp_path / 'said.jsonl'}"]
+    assert predict.main(["predict", *spoken]) == 0
+    said = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    right = np.mean([row["predicted"] == row["label"] for row in said])
+    assert right == pytest.approx(found["rows"]["mean of the logits"][1])
+    for one in kept:  # its probabilities are of the mean of what they say
+        member = out / "members" / one.trial.name
+        assert predict.main(["predict", f"--run={member}", f"--input={data}",
+                             f"--output={tmp_path / one.trial.name}.jsonl"]) == 0  # fmt: skip
+    alone = [
+        [
+            json.loads(line)
+            for line in (tmp_path / f"{one.trial.name}.jsonl").read_text().splitlines()
+        ]
+        for one in kept
+    ]
+    columns = [f"probability_{name}" for name in names]
+    logs = np.log([[[row[name] for name in columns] for row in rows] for rows in alone]).mean(0)
+    mean = np.exp(logs) / np.exp(logs).sum(1, keepdims=True)
+    np.testing.assert_allclose([[row[name] for name in columns] for row in said], mean, atol=1e-5)
+    asked = [f"--run={out}", f"--data={data}", f"--output={tmp_path}/mean.json"]
+    assert evaluate.main(["evaluate", *asked]) == 0
+    assert json.loads((tmp_path / "mean.json").read_text())[metric] == pytest.approx(right)
     # Into the same folder again; but not into another's.
     assert soup.main(["soup", *given]) == 0
 
