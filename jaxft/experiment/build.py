@@ -89,6 +89,13 @@ class Run:
         """Those of an evaluation after so many updates."""
         return self.kept.evaluated(self.shared.eval_batches, step)
 
+    def fitting(self, step: int) -> Fitting | None:
+        """What fits the head after so many updates; None where the task trains it."""
+        own = self.shared.fitting
+        if own is None:
+            return None
+        return dataclasses.replace(own, batches=self.kept.trained(own.batches, step))
+
     def evaluated(self, whole: Any) -> Any:
         """A tree of paths, or its shapes with places, as `shared.eval_step` takes it."""
         return stacked(self.stacking.evaluation, whole, int(self.parallel.mode == "pmap"))

@@ -28,7 +28,7 @@ class Fitting:
     """How it is done. The head is part of `TrainState.stats`: no gradient, no slot, in every checkpoint.
 
     Attributes:
-      split, batches: the training rows, each once.
+      split, batches: the training rows, each once; what is kept of a frozen prefix is read.
       program: `(params, batch) -> HeadFitting.features`.
       threads: prepare batches.
     """

@@ -19,7 +19,6 @@ from jaxft.experiment.prefix_cost import (
 )
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.streaming import StreamBatches, TrainBatches
-from jaxft.models.prefix import Prefix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +36,15 @@ class Keeping:
 
     def evaluated(self, batches: Batches, step: int) -> Batches:
         """Batches of the evaluation rows after so many updates."""
-        kept = self.evaluation.at(max(0, step - 1))
-        return batches.with_kept(Schedule(((0, kept),)))
+        return _with(batches, self.evaluation, step)
+
+    def trained(self, batches: Batches, step: int) -> Batches:
+        """Batches that have each training row once, after so many updates."""
+        return _with(batches, self.train, step)
+
+
+def _with(batches: Batches, kept: Schedule, step: int) -> Batches:
+    return batches.with_kept(Schedule(((0, kept.at(max(0, step - 1))),)))
 
 
 def keep(
@@ -113,15 +119,11 @@ def _not_kept(why: str) -> str:
 def _cost(
     prepared: Prepared, cache: PrefixCache, train: Batches, evaluation: Batches, depth: int
 ) -> Cost:
-    """The same for every trial over the same data in the same shapes, so counted once."""
+    """Of one batch the same for every trial over data of the same shapes, such as folds, so counted once."""
     batch, batches = full_batches(train)
-
-    def units(prefix: Prefix) -> int:
-        return sum(int(units_of(one, prefix.space).sum()) for one in (train, evaluation))
-
-    known = (depth, batches, *((name, x.shape) for name, x in batch.items()))
+    known = (depth, *((name, x.shape) for name, x in batch.items()))
     if known not in cache.costs:
-        cache.costs[known] = cost_of(
-            prepared.architecture, batch, depth, prepared.config, units, batches
-        )
-    return cache.costs[known]
+        cache.costs[known] = cost_of(prepared.architecture, batch, depth, prepared.config)
+    space = cache.costs[known].prefix.space
+    units = sum(int(units_of(one, space).sum()) for one in (train, evaluation))
+    return cache.costs[known].times(batches, units)

@@ -132,8 +132,8 @@ def _compile(session: Session, state: TrainState) -> None:
         stage = run.stages.at(0)
         whole = run.evaluated(stage.plain(stage.state, shared.parallel).whole)
         shared.eval_step.compile((whole,), batch_shapes(evaluated, shared.parallel))
-        if shared.fitting is not None:
-            shared.fitting.compile(state)
+        if (fitting := run.fitting(run.steps_done(state) + 1)) is not None:
+            fitting.compile(state)
     run.stages.compile_ahead(run.steps_done(state), run.train_batches)
 
 

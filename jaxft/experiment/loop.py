@@ -69,8 +69,8 @@ def _trained(session: Session, state: TrainState, memory: Memory) -> tuple[Train
             evaluating = step % run.eval_every == 0 or step == num_steps
             # The clock is asked at every step: with several processes asking is something they do together.
             saving = alarm.rings(step) or evaluating or stopping or _saved_at(config, step)
-            if saving and run.shared.fitting is not None:
-                state = _fitted(session, run.shared.fitting, state)
+            if saving and (fitting := run.fitting(step)) is not None:
+                state = _fitted(session, fitting, state)
             if evaluating:
                 memory = _evaluate(session, state, memory, step)
             if saving:

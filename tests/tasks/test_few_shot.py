@@ -11,10 +11,12 @@ import transformers
 from safetensors.numpy import load_file
 from sklearn.linear_model import LogisticRegression
 
-from jaxft import evaluate, export, load, predict, train
+from jaxft import evaluate, export, load, optim, predict, train
 from jaxft.api import make_config
 from jaxft.data.tokenizer import load_tokenizer
+from jaxft.experiment.build import build
 from jaxft.experiment.prepared import prepare, task_at
+from jaxft.experiment.steps import devices
 from jaxft.models.checkpoint import sentence_transformers
 from jaxft.tasks.few_shot import fit_classifier
 from tests import tiny, worlds
@@ -154,13 +156,32 @@ def test_the_gradient_is_the_same_however_the_batch_is_cut(world, changes):
 
 
 @pytest.mark.slow
+def test_the_head_is_fitted_to_what_is_kept_of_a_frozen_prefix(world, tmp_path):
+    heads = {}
+    for mode in ("on", "off"):
+        more = {"optim.freeze_below": 0, "data.cache_prefix": mode}
+        prepared = prepare(make_config(CONFIG, {**settings(world[0]), **more}))
+        run, state = build(prepared, devices(prepared.config), cache=str(tmp_path))
+        fitting = run.fitting(1)
+        assert ("after_block_0" in fitting.batches[0]) == (mode == "on")
+        heads[mode] = optim.by_path(fitting(prepared.task, state, state.whole).stats)
+    assert heads["on"].keys() == heads["off"].keys() != set()
+    for path, value in heads["off"].items():
+        np.testing.assert_allclose(heads["on"][path], value, atol=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extra",
     [
         ("--config.parallel.mode=jit",),
         ("--config.parallel.mode=pmap",),
         ("--config.parallel.mode=shard", "--config.optim.average=ema"),
-        ("--config.optim.wise_ft=0.5", "--config.optim.freeze_below=0"),
+        (
+            "--config.optim.wise_ft=0.5",
+            "--config.data.cache_prefix=on",
+            "--config.optim.freeze_below=0",
+        ),
     ],
 )
 def test_a_run_killed_and_continued_ends_bitwise_equal(world, tmp_path, extra):

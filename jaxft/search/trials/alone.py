@@ -89,9 +89,9 @@ def _evaluate(
 ) -> TrainState:
     """Evaluate and note it; returns the state, whose head may have been fitted."""
     shared, task = run.shared, run.prepared.task
-    if shared.fitting is not None:
+    if (fitting := run.fitting(step)) is not None:
         try:
-            state = shared.fitting(task, state, weights_of(run, state, source))
+            state = fitting(task, state, weights_of(run, state, source))
         except FloatingPointError:
             progress.stopped = NOT_FINITE
             return state
