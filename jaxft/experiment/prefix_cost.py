@@ -60,6 +60,10 @@ class Cost:
         whole = self.prefix_flops + _PASSES * self.rest_flops
         return self.prefix_flops / whole if whole else 0.0
 
+    def times(self, batches: float, units: int) -> Cost:
+        """Of as many full batches as the training rows are, and of the units of all rows that are kept."""
+        return Cost(self.prefix, units, self.prefix_flops * batches, self.rest_flops * batches)
+
     def saved(self, passes: float) -> float:
         """FLOPs of so many passes over the training rows, less those of the one that fills it."""
         return self.prefix_flops * (passes - 1)
@@ -136,7 +140,7 @@ def cannot_pay(
     Counting what a prefix costs traces it, which takes longer than small runs.
 
     Args:
-      batch, batches: see `cost_of`.
+      batch, batches: see `full_batches`.
       passes: over the training rows.
     """
     if passes <= 1:
@@ -167,15 +171,12 @@ def full_batches(batches: TextBatches | ImageBatches) -> tuple[dict[str, Any], f
 
 
 def cost_of(
-    architecture: Architecture, batch: Mapping[str, Any], depth: int, config: ConfigDict,
-    units: Callable[[Prefix], int], batches: float,
-) -> Cost:  # fmt: skip
-    """What keeping the prefix up to a block costs.
+    architecture: Architecture, batch: Mapping[str, Any], depth: int, config: ConfigDict
+) -> Cost:
+    """What keeping the prefix up to a block costs for one batch, of no units; see `Cost.times`.
 
     Args:
       batch: of the training rows, as arrays or shapes.
-      units: how many of a prefix all rows have that are kept.
-      batches: how many full ones of this shape the training rows are.
     """
     dtype = jnp.dtype(config.model.dtype)
     prefix = prefix_of(architecture, batch, depth, dtype)
@@ -186,7 +187,7 @@ def cost_of(
             lambda params, batch, how: architecture.apply(params, batch, None, how),
         )
     )
-    return Cost(prefix, units(prefix), first * batches, max(0.0, whole - first) * batches)
+    return Cost(prefix, 0, first, max(0.0, whole - first))
 
 
 def _flops(

@@ -10,7 +10,6 @@ from jaxft.experiment.encoder import Batches, Slicing, make_encoder
 from jaxft.experiment.prefix_cache import units_of
 from jaxft.experiment.prefix_cost import Cost, cost_of, full_batches, obstacle, passes, stage_depths
 from jaxft.experiment.prepared import Prepared
-from jaxft.models.prefix import Prefix
 
 _ROWS = 1000  # of the training rows, evenly chosen, whose lengths are looked at
 
@@ -55,8 +54,6 @@ def _sample(prepared: Prepared) -> tuple[Batches, float]:
 def _cost(prepared: Prepared, batches: Batches, share: float, depth: int) -> Cost:
     (batch, full), splits = full_batches(batches), prepared.splits
     both = 1 + len(splits.eval.targets) / len(splits.train.targets)
-
-    def units(prefix: Prefix) -> int:
-        return round(units_of(batches, prefix.space).sum() / share * both)
-
-    return cost_of(prepared.architecture, batch, depth, prepared.config, units, full / share)
+    cost = cost_of(prepared.architecture, batch, depth, prepared.config)
+    units = round(units_of(batches, cost.prefix.space).sum() / share * both)
+    return cost.times(full / share, units)
