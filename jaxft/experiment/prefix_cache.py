@@ -36,6 +36,7 @@ from jaxft.experiment.split import Split
 from jaxft.experiment.steps import slicing
 from jaxft.models import Architecture, Pass, by_path, hf
 from jaxft.models.prefix import Prefix, hidden_after
+from jaxft.terminal.progress import Milestones
 from jaxft.training.parallel import Parallel, gathered
 from jaxft.training.programs import Programs
 from jaxft.training.step import eval_step
@@ -178,10 +179,12 @@ class _Filling:
             _check_room(
                 path.parent, sum(s for s, ok in zip(sizes, there, strict=True) if not ok) * each
             )
+        missing = sum(len(own) for own, ok in zip(ranges, there, strict=True) if not ok)
+        said = Milestones("the frozen prefix is computed", missing, self._name)
         for number, (own, file) in enumerate(zip(ranges, paths, strict=True)):
             if there[number]:
                 continue
-            part = self._part(empty, own, sizes[number], program)
+            part = self._part(empty, own, sizes[number], program, said)
             if file is not None:
                 kept_files.write_part(file, part)
                 mapped = kept_files.read_part(file, sizes[number], prefix.unit, dtype)
@@ -189,7 +192,9 @@ class _Filling:
             parts[number] = part
         return kept_files.with_parts(empty, parts)
 
-    def _part(self, kept: Kept, own: range, units: int, program: Any) -> np.ndarray:
+    def _part(
+        self, kept: Kept, own: range, units: int, program: Any, said: Milestones
+    ) -> np.ndarray:
         """[units, *unit] of consecutive entries."""
         found = np.zeros((units, *kept.unit), kept.dtype)
         first = int(kept.starts[own.start])
@@ -202,6 +207,8 @@ class _Filling:
             assert hidden.shape[: len(at.shape)] == at.shape, (hidden.shape, at.shape)
             here = (at.units >= first) & (at.units < first + units)  # images: a batch of two files
             found[at.units[here] - first] = hidden.reshape(-1, *kept.unit)[at.target[here]]
+            if (line := said.done(int((slots >= 0).sum()))) and jax.process_index() == 0:
+                print(line, flush=True)
 
         fed = iterate(batches, put=self.parallel.put, threads=self.threads)
         for batch, (where, length) in zip(fed, slots, strict=True):
@@ -216,6 +223,10 @@ class _Filling:
                 f"the hidden states of block {self.prefix.depth} are not finite"
             )
         return found
+
+    @property
+    def _name(self) -> str:
+        return "texts" if isinstance(self.batches, TextBatches) else "images"
 
     @property
     def _tokens(self) -> Any:

@@ -20,6 +20,7 @@ from rich.text import Text
 from jaxft.terminal.text import is_fancy, plain, plain_console
 
 _REDRAW_SECONDS = 0.2  # between redraws of the bar; one costs about 2 ms
+_SLOW_SECONDS = 5.0  # until a line says how far it is, and between two of them
 _LINE_SECONDS = 2.0  # between plain lines, so that fast steps do not flood a log file
 
 
@@ -128,6 +129,31 @@ class Progress:
             return "-"
         each = (time.monotonic() - begun) / (step - first)
         return clock(each * (self._total - step))
+
+
+class Milestones:
+    """Lines on what takes long before the first update: at most ten, and none where it is over soon.
+
+    Args:
+      what: begins each line.
+      total: of whatever `done` counts.
+      name: of those.
+    """
+
+    def __init__(self, what: str, total: int, name: str):
+        self._what, self._total, self._name = what, total, name
+        self._begun = self._said = time.monotonic()
+        self._tenths = self._done = 0
+
+    def done(self, count: int) -> str:
+        """So many more are done; what is to be said of it, '' where nothing is."""
+        self._done += count
+        now, tenths = time.monotonic(), 10 * self._done // self._total
+        if tenths == self._tenths or now - self._said < _SLOW_SECONDS or tenths >= 10:
+            return ""
+        self._tenths, self._said = tenths, now
+        left = (now - self._begun) * (self._total / self._done - 1)
+        return f"{self._what}: {self._done:,} of {self._total:,} {self._name}, ETA {clock(left)}"
 
 
 def clock(seconds: float) -> str:

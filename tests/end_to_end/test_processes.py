@@ -33,7 +33,13 @@ MODES = {
     "pmap": ("image", ("--config.parallel.mode=pmap",)),
     # Packed texts and dropout; one process holds only half of every large parameter.
     "fsdp": ("text", ("--config.parallel.fsdp=4",)),
-}
+    # What the frozen embeddings give of each token, or all of the body of each text, is kept.
+    "kept": ("text", ("--config.parallel.mode=shard", "--config.data.cache_prefix=on",
+                      "--config.optim.freeze_below=0", "--config.model.dropout=0.1")),
+    "kept_pmap": ("text", ("--config.parallel.mode=pmap", "--config.data.cache_prefix=on",
+                           "--config.optim.freeze_below=1")),
+}  # fmt: skip
+KEPT = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("kept", "kept_pmap")]
 FAST = ("fsdp",)  # cuts parameters and batches; a mesh that cuts batches alone, and pmap, are slow
 CASES = [*FAST, *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("shard", "pmap"))]
 
@@ -201,7 +207,7 @@ def double(world, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("mode", CASES)
+@pytest.mark.parametrize("mode", [*CASES, *KEPT])
 def test_two_processes_are_one_with_as_many_devices(single, double, mode):
     run, (statuses, outputs, errors) = double(mode)
     assert statuses == [0, 0], errors
@@ -215,6 +221,30 @@ def test_two_processes_are_one_with_as_many_devices(single, double, mode):
         for name, value in ((n, v) for n, v in theirs.items() if n != "padding"):
             near = pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
             assert ours[name] == near, (name, ours)
+
+
+@pytest.mark.slow
+def test_what_two_processes_keep_is_found_again_and_made_again_where_one_lacks_it(
+    world, double, tmp_path
+):
+    run, _ = double("kept")
+    caches = [tmp_path / "first", tmp_path / "second"]
+    for folder in caches:
+        shutil.copytree(run / "cache", folder)
+    (lost,) = caches[1].glob("*.prefix.*.npy")
+    whole = lost.read_bytes()
+    times = [path.stat().st_mtime_ns for path in caches[0].glob("*.prefix.*.npy")]
+    lost.unlink()
+    commands = [
+        arguments(world, tmp_path / "run", "kept", f"--config.data.cache={folder}")
+        for folder in caches
+    ]
+    with launch(*commands) as started:
+        statuses, _, errors = started.end()
+    assert statuses == [0, 0], errors
+    assert lost.read_bytes() == whole
+    assert [path.stat().st_mtime_ns for path in caches[0].glob("*.prefix.*.npy")] != times
+    assert timeless(tmp_path / "run") == timeless(run)
 
 
 @pytest.mark.parametrize("mode", CASES)

@@ -15,7 +15,7 @@ import pytest
 
 from jaxft.terminal import console
 from jaxft.terminal.errors import describe, run_command
-from jaxft.terminal.progress import Progress, clock, number
+from jaxft.terminal.progress import Milestones, Progress, clock, number
 from jaxft.terminal.tables import show_metrics
 from jaxft.terminal.text import is_fancy
 
@@ -379,6 +379,26 @@ def test_an_ignored_signal_stays_ignored(tmp_path):
     command = f"trap '' INT; exec {sys.executable} -c \"$0\""
     ended = subprocess.run(["sh", "-c", command, program], capture_output=True, text=True, cwd=ROOT)
     assert ended.stdout == "True alive\n" and not ended.stderr
+
+
+def test_what_takes_long_says_how_far_it_is_at_most_ten_times(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("jaxft.terminal.progress.time.monotonic", lambda: clock[0])
+
+    def lines(seconds: float) -> list[str]:
+        said = Milestones("it is computed", 1000, "texts")
+        found = []
+        for _ in range(100):
+            clock[0] += seconds / 100
+            found.append(said.done(10))
+        return [line for line in found if line]
+
+    assert lines(4.0) == []
+    assert lines(12.0) == [
+        "it is computed: 420 of 1,000 texts, ETA 0:07",
+        "it is computed: 840 of 1,000 texts, ETA 0:02",
+    ]
+    assert len(lines(3600.0)) == 9  # and at the end the run goes on
 
 
 def test_the_console_lists_its_commands(capsys):
