@@ -23,7 +23,7 @@ from jaxft.terminal.flags import Flag, parse
 from jaxft.terminal.tables import show_metrics
 
 FLAGS = (
-    Flag("run", "directory or s3://… of a finished run, or of a checkpoint", required=True, remote=True),
+    Flag("run", "directory or s3://… of a finished run, checkpoint or ensemble", required=True, remote=True),
     Flag("data", "labelled data; default: the run's own test data, else its evaluation data"),
     Flag("text", "input column, or two for pairs: a,b; default: the run's own, else by usual names"),
     Flag("label", "label column; default: the run's own, else by usual names"),

@@ -25,7 +25,7 @@ from jaxft.terminal.errors import run_command
 from jaxft.terminal.flags import Flag, parse
 
 FLAGS = (
-    Flag("run", "directory or s3://… of a finished run, or of a checkpoint", required=True, remote=True),
+    Flag("run", "directory or s3://… of a finished run, checkpoint or ensemble", required=True, remote=True),
     Flag("input", "rows to label: a file, a folder of images, an image, or a data set name", required=True),
     Flag("output", "FILE.csv, FILE.jsonl or FILE.parquet; never over a file of another kind",
          required=True),
