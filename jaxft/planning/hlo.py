@@ -34,6 +34,10 @@ _MESHED = re.compile(r"replica_groups=mesh\[([^\]]*)\]([^{]*)\{([^}]*)\}")
 _ORDER = re.compile(r"\[([\d,]+)\](?:<=\[([\d,]+)\])?(?:T\(([\d,]+)\))?")
 _PART = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
+_CONSTANT = re.compile(r"%([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)")
+_ELEMENT = re.compile(r"= [su]32\[\]\S* get-tuple-element\(.*\), index=(\d+)")
+_NAME = re.compile(r"%([\w.\-]+)")
+_NOTE = re.compile(r"/\*.*?\*/")
 _HIDDEN = "all-reduce-scatter"  # in the name of a computation that is a reduce-scatter
 
 
@@ -164,14 +168,45 @@ def _callers_first(calls: Mapping[str, Counter], entry: str) -> list[str]:
 
 
 def _trips(line: str, computations: Mapping[str, list[str]], unknown: int) -> int:
-    """As the compiler says, else as the condition does that compares a counter with a constant."""
+    """As the compiler says, else as the condition does that compares a counter from 0 with a constant.
+
+    The second is so of a product that a TPU does piece by piece, sending a piece on meanwhile; its loop is
+    unrolled, so that the counter moves by more than 1.
+    """
     if known := _TRIPS.search(line):
         return int(known[1])
-    condition = re.search(r"condition=%?([\w.\-]+)", line)
-    body = computations.get(condition[1], []) if condition else []
-    constants = [int(n) for one in body for n in re.findall(r"s32\[\]\S* constant\((\d+)\)", one)]
-    compares = any("direction=LT" in one for one in body)
-    return constants[0] if len(constants) == 1 and compares else unknown
+    condition = computations.get(_named("condition", line), [])
+    body = computations.get(_named("body", line), [])
+    constants = _constants(condition)
+    compares = any("direction=LT" in one for one in condition)
+    if len(constants) != 1 or not compares:
+        return unknown
+    return math.ceil(next(iter(constants.values())) / _step(condition, body))
+
+
+def _step(condition: list[str], body: list[str]) -> int:
+    """By how much a loop's body moves the counter that the condition compares; 1 where that is hidden."""
+    counters = [found[1] for one in condition if (found := _ELEMENT.search(one))]
+    roots = [one for one in body if one.lstrip().startswith("ROOT")]
+    if len(counters) != 1 or len(roots) != 1:
+        return 1
+    given = _NAME.findall(_NOTE.sub("", roots[0].partition(" tuple(")[2].partition(")")[0]))
+    name = given[int(counters[0])] if int(counters[0]) < len(given) else ""
+    added = next((one for one in body if one.lstrip().startswith(f"%{name} =")), "")
+    operands = _NAME.findall(added.partition(" add(")[2].partition(")")[0])
+    constants = _constants(body)
+    return next((constants[one] for one in operands if constants.get(one, 0) > 0), 1)
+
+
+def _constants(lines: list[str]) -> dict[str, int]:
+    """Integer scalars by their names."""
+    found = (_CONSTANT.search(line) for line in lines)
+    return {match[1]: int(match[2]) for match in found if match}
+
+
+def _named(what: str, line: str) -> str:
+    found = re.search(rf"{what}=%?([\w.\-]+)", line)
+    return found[1] if found else ""
 
 
 def _size(line: str, found: re.Match[str], hidden: bool, group: int) -> float:

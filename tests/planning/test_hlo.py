@@ -100,6 +100,22 @@ def test_loops_count_as_often_as_they_run(said, condition, times):
     assert found.count == times and found.bytes == times * 2 * 32 * 7 / 8
 
 
+def test_a_loop_whose_counter_moves_by_two_runs_half_as_often():
+    before = (
+        "%body (x: (f32[8], s32[])) -> (f32[8], s32[]) {\n"
+        "  %two = s32[] constant(2)\n  %one = s32[] constant(1)\n"
+        "  %i = s32[] get-tuple-element(%x), index=1\n"
+        "  %r = f32[8]{0} all-reduce(%y), replica_groups={}\n  %other = s32[] add(%i, %one)\n"
+        "  %next = s32[]{:T(128)} add(%i, %two)\n  ROOT %t = (f32[8], s32[]) tuple(%r, /*index=1*/%next)\n}\n"
+        "%condition (x: (f32[8], s32[])) -> pred[] {\n  %n = s32[] constant(16)\n"
+        "  %i = s32[]{:T(128)} get-tuple-element(%x), index=1\n"
+        "  ROOT %l = pred[] compare(%i, %n), direction=LT\n}\n"
+    )
+    line = "%w = (f32[8], s32[]) while(%p), condition=%condition, body=%body"
+    assert only(entry(line, before=before)).count == 8
+    assert only(entry(line, before=before.replace("constant(2)", "constant(3)"))).count == 6
+
+
 def test_a_compiled_scan_gathers_each_of_its_kernels_once():
     mesh = Mesh(np.array(jax.devices()).reshape(2, 4), tuple(MESH), axis_types=(AxisType.Auto,) * 2)
     place = functools.partial(NamedSharding, mesh)
