@@ -13,6 +13,7 @@ from jaxft.experiment.decide import frozen_blocks
 from jaxft.experiment.planned_config import SETTLED, assumed
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.stages import Stage
+from jaxft.models.architecture import Architecture as NativeArchitecture
 from jaxft.optim import by_path, merge
 from jaxft.planning.estimate import estimate
 from jaxft.planning.hardware import Chip
@@ -114,10 +115,13 @@ class World:
         """See `planning.least`."""
         config, decisions = self.prepared.config, self.prepared.decisions
         trains = by_path(self.stage.state.params)
+        tables = {row.path: row.depth for row in decisions if row.path.endswith("embedding")}
+        tied = self._tied(set(tables.values()))
         leaves = [
             Leaf(
                 row.shape, tuple(row.placement), row.path in trains and trains[row.path] is not None,
-                row.depth, row.path.endswith("embedding"),
+                row.depth, row.path in tables,
+                tables.get(row.path) == 0 and row.path != tied,
             )
             for row in decisions
         ]  # fmt: skip
@@ -127,6 +131,15 @@ class World:
             tokens=batch["tokens"] or batch["examples"], width=_GRADIENT,
             compute=width_of(config.model.dtype), accumulate=config.train.accumulate,
         )  # fmt: skip
+
+    def _tied(self, depths: set[int]) -> str:
+        """Path of the table of inputs where it is that of the outputs, too: the head is given it, and no
+        other lies at its depth."""
+        architecture = self.prepared.architecture
+        if not isinstance(architecture, NativeArchitecture):
+            return ""
+        own = architecture.num_blocks + 1 in depths
+        return "" if own else architecture.family.heads[architecture.head].table
 
     def activations(self, *, remat: bool) -> float:
         """Bytes a device that the forward pass keeps for the backward one, of one microbatch; 0 where the

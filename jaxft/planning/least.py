@@ -23,7 +23,8 @@ class Leaf:
       placement: the axis of the mesh that cuts each dimension, or None.
       trains: it has a gradient.
       depth: stem 0, blocks 1.., head.
-      is_table: rows of it are looked up; it is no operand of a product.
+      is_table: an input or output embedding: no gradient is passed on through it.
+      is_looked_up: and only rows of it are read; it is no operand of a product.
     """
 
     shape: tuple[int, ...]
@@ -31,6 +32,7 @@ class Leaf:
     trains: bool
     depth: int
     is_table: bool = False
+    is_looked_up: bool = False
 
     @property
     def size(self) -> int:
@@ -57,6 +59,16 @@ def least(
     for leaf in leaves:
         own = leaf.size / (tensor if "tensor" in leaf.placement else 1)
         is_cut = "fsdp" in leaf.placement and fsdp > 1
+        if is_cut and leaf.is_looked_up:
+            # A device reads, of the table or of what others looked up for it, no more than it has tokens.
+            read = tokens / (data * fsdp) * leaf.shape[-1]
+            moved = min(own * accumulate, read) * compute
+            sums["all-gather"] += on_the_wire("all-gather", moved, fsdp)
+            if leaf.trains:
+                moved = min(own, read) * width
+                sums["reduce-scatter"] += on_the_wire("reduce-scatter", moved, fsdp)
+                sums["all-reduce"] += on_the_wire("all-reduce", own * width / fsdp, data)
+            continue
         if is_cut:
             # Forward; and backward, where the gradient of what it is applied to is needed.
             again = leaf.depth > lowest and not leaf.is_table

@@ -37,6 +37,19 @@ def test_what_is_frozen_is_gathered_and_no_more():
     assert above["all-gather"] == 2 * below["all-gather"]
 
 
+def test_of_a_table_that_is_looked_up_no_more_is_read_than_there_are_tokens():
+    mesh = {"data": 2, "fsdp": 4, "tensor": 1}
+    table = Leaf((10_000, 128), (None, "fsdp"), True, 0, is_table=True, is_looked_up=True)
+    found = least([table], mesh, **HOW)
+    read = 4096 / 8 * 128
+    assert found["all-gather"] == read * 2 * 3 / 4 and found["reduce-scatter"] == read * 4 * 3 / 4
+    assert found["all-reduce"] == 10_000 * 128 * 4 / 4  # of a quarter, over two
+    assert least([table], mesh, **HOW, accumulate=2) == found
+    small = Leaf((16, 128), (None, "fsdp"), False, 0, is_table=True, is_looked_up=True)
+    assert least([small], mesh, **HOW) == {"all-gather": 16 * 128 * 2 * 3 / 4}
+    assert least([small], mesh, **HOW, accumulate=2) == {"all-gather": 2 * 16 * 128 * 2 * 3 / 4}
+
+
 def test_a_tensor_axis_sums_what_follows_a_cut_input():
     mesh = {"data": 2, "fsdp": 1, "tensor": 2}
     columns, rows = kernel(placement=(None, "tensor")), kernel(placement=("tensor", None))
