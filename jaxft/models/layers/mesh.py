@@ -57,24 +57,29 @@ def rows(x: jax.Array) -> jax.Array:
 
 
 def looked_up(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """Rows of a table [V, D], cut by columns over fsdp where it is cut (`cuts.spec_of`), at ids [R, L].
+    """Rows [R, L, D] of a table [V, D] at ids [R, L], cut as `rows` cuts them.
 
-    Each device looks up its columns for the rows of all that share the parameters, and these exchange them:
-    what is sent are the tokens, not the table.
+    A table that lies by columns over fsdp (`cuts.spec_of`) and has more rows than a device has tokens stays
+    there: each device looks up its columns for the rows of all that share the parameters, and these exchange
+    them, so that what is sent are tokens. One with fewer rows is gathered. Then a device goes on with its own
+    rows at once: a norm over columns that lie apart would be summed over devices for the tokens of them all,
+    and for a table that is whole everywhere the gradients of all those tokens would be gathered.
     """
     found = sizes()
     data, fsdp, tensor = (found.get(name, 1) for name in ("data", FSDP, TENSOR))
-    cut = ids.ndim == 2 and len(ids) % data == 0 and table.shape[1] % fsdp == 0
-    if not found or not cut:
+    if not found or ids.ndim != 2 or len(ids) % (data * fsdp):
         return jnp.take(table, ids, axis=0, mode="clip")
-    ids = lax.with_sharding_constraint(ids, PartitionSpec("data" if data > 1 else None))
-    rows = jnp.take(table, ids, axis=0, mode="clip")
-    spec = (
-        "data" if data > 1 else None,
-        TENSOR if tensor > 1 and ids.shape[1] % tensor == 0 else None,
-        FSDP if fsdp > 1 and table.size >= cuts.MIN_FSDP_SIZE else None,
-    )
-    return lax.with_sharding_constraint(rows, PartitionSpec(*spec))
+    axes = cuts.spec_of("embedding", table.shape, (), fsdp=fsdp, tensor=1)
+    if axes[-1] == FSDP and ids.size < len(table) * data * fsdp:
+        over_data = "data" if data > 1 else None
+        ids = lax.with_sharding_constraint(ids, PartitionSpec(over_data))
+        at = TENSOR if tensor > 1 and ids.shape[1] % tensor == 0 else None
+        sent = jnp.take(table, ids, axis=0, mode="clip")
+        return rows(lax.with_sharding_constraint(sent, PartitionSpec(over_data, at, FSDP)))
+    if FSDP in axes:
+        whole = PartitionSpec(TENSOR if tensor > 1 and len(table) % tensor == 0 else None, None)
+        table = _gathered(table, whole, table.dtype)
+    return rows(jnp.take(table, ids, axis=0, mode="clip"))
 
 
 def columns(x: jax.Array) -> jax.Array:
