@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jaxft.planning.plan import Plan
+from jaxft.planning.topology import parse_topology
 
 _MUCH = 1.1  # times the least that a plan may send without a word
 
@@ -38,7 +39,20 @@ def advice(plan: Plan) -> list[str]:
             f"it sends {plan.over_least:.2g} times the least; most of it is {most['count']} x {most['kind']} "
             f"along {' x '.join(most['axes']) or 'no axis'}"
         )
+        half = plan.devices // 2
+        if _is_whole_slice(plan) and most["kind"] == "all-reduce":
+            lines.append(
+                "where fsdp goes over every chip of a slice, XLA sums whole gradients on many of them: with "
+                f"--config.parallel.fsdp={half} (data 2) each is scattered, for twice the parameters and "
+                "slots a device"
+            )
     return lines
+
+
+def _is_whole_slice(plan: Plan) -> bool:
+    """Whether fsdp alone goes over all chips of a TPU slice, which are more than one host has."""
+    is_tpu = parse_topology(plan.topology).platform == "tpu"
+    return is_tpu and plan.devices == plan.mesh.get("fsdp", 1) > plan.hosted
 
 
 def _savings(plan: Plan) -> list[tuple[float, str]]:

@@ -115,6 +115,19 @@ def test_what_cannot_be_planned(config):
         plan_run(override(config, {"parallel.fsdp": 3}), one, length=8)
 
 
+def test_fsdp_over_all_of_a_slice_is_told_where_whole_gradients_are_summed(plan):
+    summed = {"kind": "all-reduce", "axes": ["fsdp"], "group": 64, "count": 4, "bytes": 2.0}
+    roomy = {**plan.memory, "available": 1e12}
+    whole = dataclasses.replace(
+        plan, topology="v5e:8x8", devices=64, hosted=4, mesh={"data": 1, "fsdp": 64}, traffic=[summed],
+        least={"all-gather": 1.0}, memory=roomy,
+    )  # fmt: skip
+    said, to_do = advice(whole)
+    assert "2 times the least" in said and "--config.parallel.fsdp=32 (data 2)" in to_do
+    of_half = dataclasses.replace(whole, mesh={"data": 2, "fsdp": 32})
+    assert len(advice(of_half)) == len(advice(dataclasses.replace(whole, topology="h100:8x8"))) == 1
+
+
 def test_one_that_does_not_fit_says_what_to_change(plan):
     own = {**plan.memory, "activations": 9 * plan.memory["needed"]}
     full = dataclasses.replace(plan, memory={**own, "needed": 10 * own["needed"], "available": 1.0})
