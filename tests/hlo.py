@@ -9,6 +9,8 @@ import re
 from collections import Counter
 from typing import Any, NamedTuple
 
+from jaxft.planning.hlo import Sent, sent
+
 _COMPUTATION = re.compile(r"^(?:ENTRY\s+)?%?([\w.\-]+)\s*\(.*\)\s*->.*\{\s*$")
 _PRODUCT = re.compile(
     r"=\s.*?\s(dot|convolution)\(|custom_call_target=\"[^\"]*(?:matmul|gemm|conv)", re.I
@@ -17,11 +19,6 @@ _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
 )
 _BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
-_NOTE = re.compile(r"/\*.*?\*/")
-_COLLECTIVE = re.compile(
-    r"=\s+(\(?[^=]*?)\s(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\("
-)
-_CHANNEL = re.compile(r"channel_id=\d+")
 _TRIPS = re.compile(r"known_trip_count\D*(\d+)")
 
 
@@ -83,21 +80,14 @@ def collectives(text: str) -> list[Collective]:
     A reduce-scatter is there an all-reduce in a computation of that name, with the slice that is kept: its
     shape here is that of the whole.
     """
-    found: dict[str, Collective] = {}
-    scattered = ""
-    for number, line in enumerate(text.splitlines()):
-        line = _NOTE.sub("", line)
-        if header := _COMPUTATION.match(line):
-            scattered = "all-reduce-scatter" if "all-reduce-scatter" in header[1] else ""
-        if not (match := _COLLECTIVE.search(line)):
-            continue
-        channel = _CHANNEL.search(line)
-        kind = "reduce-scatter" if scattered and match[2] == "all-reduce" else match[2]
-        shapes = tuple(re.findall(r"\w+\[[\d,]*\]", match[1]))
-        if match[3] and kind == "all-gather":  # of its start: what goes in, and what comes out
-            shapes = shapes[len(shapes) // 2 :]
-        found.setdefault(channel[0] if channel else str(number), Collective(kind, shapes))
-    return list(found.values())
+    return [Collective(one.kind, _shapes(one)) for one in sent(text)]
+
+
+def _shapes(one: Sent) -> tuple[str, ...]:
+    shapes = tuple(re.findall(r"\w+\[[\d,]*\]", one.result))
+    if one.starts and one.kind == "all-gather":  # of its start: what goes in, and what comes out
+        shapes = shapes[len(shapes) // 2 :]
+    return shapes
 
 
 def _parse(text: str) -> tuple[Counter, dict[str, Counter], str]:

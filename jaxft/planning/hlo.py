@@ -9,10 +9,12 @@ a gather that it does in the course of several fusions stands in each of them, w
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,6 +40,9 @@ _CONSTANT = re.compile(r"%([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)")
 _ELEMENT = re.compile(r"= [su]32\[\]\S* get-tuple-element\(.*\), index=(\d+)")
 _NAME = re.compile(r"%([\w.\-]+)")
 _NOTE = re.compile(r"/\*.*?\*/")
+_PHASE = (
+    "async_collective_fusion_config"  # in the line of one that is done in the course of fusions
+)
 _HIDDEN = "all-reduce-scatter"  # in the name of a computation that is a reduce-scatter
 
 
@@ -87,26 +92,61 @@ def collectives(
     times = _times(computations, entry, unknown_trips)
     devices = math.prod(mesh.values())
     sums: dict[tuple[str, int, tuple[str, ...]], list[float]] = {}
-    seen: set[tuple[str, str]] = set()
-    for name, lines in computations.items():
-        for line in lines if times[name] else ():
-            if (found := _OP.search(line)) is None:
-                continue
-            if channel := _CHANNEL.search(line):
-                if (found[1], channel[1]) in seen:
-                    continue
-                seen.add((found[1], channel[1]))
-            kind = "reduce-scatter" if _HIDDEN in name else found[1]
-            group, axes = _group(line, devices, mesh)
-            size = _size(line, found, _HIDDEN in name, group)
-            so_far = sums.setdefault((kind, group, axes), [0.0, 0.0])
-            so_far[0] += times[name] * on_the_wire(kind, size, group)
-            so_far[1] += times[name]
+    for one in _sent(computations):
+        if not times[one.computation]:
+            continue
+        group, axes = _group(one.line, devices, mesh)
+        so_far = sums.setdefault((one.kind, group, axes), [0.0, 0.0])
+        so_far[0] += times[one.computation] * on_the_wire(one.kind, _size(one, group), group)
+        so_far[1] += times[one.computation]
     return tuple(
         Collective(kind, group, axes, moved, int(count))
         for (kind, group, axes), (moved, count) in sorted(sums.items(), key=lambda x: -x[1][0])
         if group > 1
     )
+
+
+class Sent(NamedTuple):
+    """A collective as it stands in the text.
+
+    Attributes:
+      kind: one of KINDS.
+      computation: in which it is.
+      line: all of it.
+      result: its types, as '(f32[8,4]{1,0}, f32[2]{0})'.
+      starts: it is the first of a pair of start and done.
+      hidden: it is a sum in a fusion that keeps a part: its result is whole, and so larger than what is kept.
+    """
+
+    kind: str
+    computation: str
+    line: str
+    result: str
+    starts: bool
+    hidden: bool
+
+
+def sent(text: str) -> list[Sent]:
+    """Every collective of optimised HLO text once, in its order: those of a loop's body once, too."""
+    return list(_sent(_parse(text)[0]))
+
+
+def _sent(computations: Mapping[str, list[str]]) -> Iterator[Sent]:
+    seen: set[tuple[str, str]] = set()
+    for name, lines in computations.items():
+        hidden = _HIDDEN in name
+        for line in map(functools.partial(_NOTE.sub, ""), lines):
+            if (found := _OP.search(line)) is None:
+                continue
+            # What is done in the course of several fusions has one channel; sums that are several may, too.
+            channel = _CHANNEL.search(line)
+            if channel and _PHASE in line:
+                if (found[1], channel[1]) in seen:
+                    continue
+                seen.add((found[1], channel[1]))
+            kind = "reduce-scatter" if hidden else found[1]
+            result = line[line.index("=") + 1 : found.start()]
+            yield Sent(kind, name, line, result, bool(found[2]), hidden)
 
 
 def by_kind(found: Iterable[Collective]) -> dict[str, float]:
@@ -209,16 +249,14 @@ def _named(what: str, line: str) -> str:
     return found[1] if found else ""
 
 
-def _size(line: str, found: re.Match[str], hidden: bool, group: int) -> float:
+def _size(one: Sent, group: int) -> float:
     """Bytes of the whole array of a collective: of what it gives, or takes where that is larger."""
-    kind, starts = found[1], bool(found[2])
-    result = line[line.index("=") + 1 : found.start()]
-    arrays = [_array(kind_, dims) for kind_, dims in _ARRAY.findall(result)]
-    arrays += [0.0] * (not arrays and bool(_FLOAT8.search(result)))
-    if starts and kind != "all-reduce":
+    arrays = [_array(kind, dims) for kind, dims in _ARRAY.findall(one.result)]
+    arrays += [0.0] * (not arrays and bool(_FLOAT8.search(one.result)))
+    if one.starts and one.kind != "all-reduce":
         arrays = _results(arrays)  # the operands come first
     size = sum(arrays)
-    return size * group if kind == "reduce-scatter" and not hidden else size
+    return size * group if one.kind == "reduce-scatter" and not one.hidden else size
 
 
 def _results(arrays: list[float]) -> list[float]:

@@ -75,11 +75,25 @@ def test_forms_of_accelerators():
 def test_a_gather_in_the_course_of_several_fusions_is_one():
     parts = "".join(
         f"%fused.{i} (x: f32[8]) -> f32[32] {{\n  %g.{i} = f32[32]{{0}} all-gather(%x), channel_id=7, "
-        "replica_groups=[2,4]<=[8]\n}\n"
+        'replica_groups=[2,4]<=[8], backend_config={"async_collective_fusion_config":{}}\n}\n'
         for i in range(3)
     )
     calls = [f"%f.{i} = f32[32]{{0}} fusion(%p), kind=kLoop, calls=%fused.{i}" for i in range(3)]
     assert only(entry(*calls, before=parts)).count == 1
+
+
+def test_reduce_scatters_that_share_a_channel_are_several():
+    parts = "".join(
+        f"%all-reduce-scatter.{i} (x: f32[32]) -> f32[8] {{\n  %r.{i} = f32[32]{{0}} all-reduce(%x), "
+        "channel_id=1, replica_groups=[2,4]<=[8]\n}\n"
+        for i in range(2)
+    )
+    calls = [
+        f"%f.{i} = f32[8]{{0}} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.{i}"
+        for i in range(2)
+    ]
+    found = only(entry(*calls, before=parts))
+    assert (found.kind, found.count, found.bytes) == ("reduce-scatter", 2, 2 * 32 * 4 * 3 / 4)
 
 
 @pytest.mark.parametrize(
