@@ -27,11 +27,11 @@ _TEXTS = {"task": "text_classification", "model.dtype": "bfloat16"}
 # name -> (model, topology, tokens of a text, fields)
 PLANS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "llama3_8b_full": (
-        "llama3_8b", "v5p:4x4x4", 4096, {**_LM, "parallel.fsdp": 64, "train.batch_size": 128},
+        "llama3_8b", "v5p:4x4x4", 4096, {**_LM, "parallel.fsdp": 32, "train.batch_size": 128},
     ),
     "llama3_8b_last_quarter": (
         "llama3_8b", "v5e:8x8", 2048,
-        {**_LM, "parallel.fsdp": 64, "train.batch_size": 64, "optim.freeze_below": 24},
+        {**_LM, "parallel.fsdp": 32, "train.batch_size": 64, "optim.freeze_below": 24},
     ),
     "llama3_8b_full_h100": (
         "llama3_8b", "h100:4x8", 4096, {**_LM, "parallel.fsdp": 32, "train.batch_size": 32},
