@@ -57,16 +57,28 @@ class Workers:
         if self._pool is None:
             call()
         else:
-            self._calls.append(self._pool.submit(call))
+            self._calls.append(self._pool.submit(self._called, call))
 
     def wait(self) -> None:
-        """Until all calls have ended, or one has failed, which is then raised."""
-        done, _ = wait(self._calls, return_when=FIRST_EXCEPTION)
-        failed = [one.exception() for one in self._calls if one in done]
-        for error in failed:
+        """Until all calls have ended. What one has raised is raised when the others have been halted."""
+        wait(self._calls, return_when=FIRST_EXCEPTION)
+        calls, self._calls = self._calls, []
+        if self.halt.is_set():  # the first that has ended need not be the one that failed
+            wait(calls)
+        for one in calls:
+            error = one.exception()
             if error is not None and not isinstance(error, HaltedError):
                 raise error
-        self._calls = []
+
+    def _called(self, call: Callable[[], None]) -> None:
+        """In a thread; nothing is begun after one has failed."""
+        if self.halt.is_set():
+            raise HaltedError
+        try:
+            call()
+        except BaseException:
+            self.halt.set()
+            raise
 
 
 def check_workers(count: int, config: Any) -> None:
