@@ -27,9 +27,9 @@ import numpy as np
 from tests.worlds import ROOT, arguments, assert_same_weights, timeless
 
 # Reads {argv, fault, out, err, seen} a line and forks; says the number of the child and, when it has ended,
-# its status as subprocess has it.
+# its status as subprocess has it and its CPU seconds.
 _SERVER = """
-import json, os, sys
+import importlib, json, os, sys
 import jaxft.train, jaxft.experiment.finish, jaxft.analysis.report
 from jaxft.terminal.errors import run_command
 from tests import faults
@@ -41,11 +41,12 @@ for line in sys.stdin:
         for number, path in ((1, asked["out"]), (2, asked["err"])):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         faults.install(asked["fault"], asked["seen"])
-        status = run_command(jaxft.train.main, asked["argv"])
+        status = run_command(importlib.import_module(asked["module"]).main, asked["argv"])
         sys.stdout.flush()
         os._exit(status)
     print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    _, status, used = os.wait4(child, 0)
+    print(os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, flush=True)
 """
 STEPS = 12  # of a run
 # Phase -> (module, object or '', function that is called when it begins).
@@ -170,7 +171,13 @@ def _watch(seen: str) -> None:
 
 
 class Server:
-    """Starts training processes; use `server`."""
+    """Starts training processes; use `server`.
+
+    Attributes:
+      seconds: of CPU that the last one took.
+    """
+
+    seconds = 0.0
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -181,12 +188,15 @@ class Server:
 
     def run(
         self, argv: list[str], fault: Fault | None = None, *, kill_after: float | None = None,
-        seen: Path | None = None,
+        seen: Path | None = None, module: str = "jaxft.train",
     ) -> tuple[int, str]:  # fmt: skip
-        """(status, what it said as errors) of a training process."""
+        """(status, what it said as errors) of a training process, or of another command's.
+
+        kill_after: CPU seconds, so that other work on the machine does not move the moment.
+        """
         out, err = self._folder / "out", self._folder / "err"
         asked = {
-            "argv": argv, "out": str(out), "err": str(err), "seen": str(seen or ""),
+            "argv": argv, "out": str(out), "err": str(err), "seen": str(seen or ""), "module": module,
             "fault": None if fault is None else dataclasses.asdict(fault),
         }  # fmt: skip
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -194,16 +204,28 @@ class Server:
         self._process.stdin.flush()
         child = int(self._process.stdout.readline())
         if kill_after is not None:
-            time.sleep(kill_after)
-            with contextlib.suppress(
-                ProcessLookupError
-            ):  # it is waited for as soon as it has ended
-                os.kill(child, signal.SIGKILL)
-        return int(self._process.stdout.readline()), err.read_text()
+            while (used := _cpu_seconds(child)) is not None and used < kill_after:
+                time.sleep(0.002)
+            if used is not None:
+                with contextlib.suppress(ProcessLookupError):  # waited for as soon as it has ended
+                    os.kill(child, signal.SIGKILL)
+        status, seconds = self._process.stdout.readline().split()
+        self.seconds = float(seconds)
+        return int(status), err.read_text()
 
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
+
+
+def _cpu_seconds(number: int) -> float | None:
+    """What a process has used by now; None once it has ended."""
+    try:
+        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    ticks = int(fields[11]) + int(fields[12])
+    return None if fields[0] == "Z" else ticks / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
@@ -272,18 +294,17 @@ def check_same(run: Path, whole: Path, seen: Path, rows: int, epoch: int) -> Non
 def kill_often(world: Path, folder: Path, kills: int, seed: int = 0, say=print) -> dict[str, int]:
     """Kill training processes until `kills` have died; returns how many died in which way.
 
-    Half of them die at a moment that is uniform over the time of an undisturbed run, half at or soon after
-    the beginning of a random phase. After each the run directory is read as other commands read it; a run
-    that ends is held against an undisturbed one, and the next begins.
+    Half of them die at a moment that is uniform over the CPU time of an undisturbed run, half at or soon
+    after the beginning of a random phase. After each the run directory is read as other commands read it;
+    a run that ends is held against an undisturbed one, and the next begins.
     """
     rng, died, runs = random.Random(seed), dict[str, int](), 0
     with server(folder) as started:
         # The second one is timed: the first has filled the cache of compiled programs.
         for name in ("first", "whole"):
-            began = time.monotonic()
             status, err = started.run(command(world, folder / name))
             assert status == 0, err
-        seconds = time.monotonic() - began
+        seconds = started.seconds
         while sum(died.values()) < kills:
             runs += 1
             run, seen = folder / f"run{runs}", folder / f"seen{runs}"

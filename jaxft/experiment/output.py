@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
+import socket
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from jaxft.experiment.lock import is_alive
 from jaxft.models.checkpoint.checkpoint_files import COMPANIONS
 
 # A file's name, and whether an existing one is an earlier output of the command.
@@ -127,7 +130,8 @@ class Output:
 
     A context manager. Entering it makes the file, so that a folder that cannot be written is found
     before any work. Leaving it normally puts the file on the disk and in its place; leaving it by an
-    error removes it, and what was at `path` stays. It is unbuffered: a buffer that could not be
+    error removes it, and what was at `path` stays. What a kill has left is removed by the next that writes
+    into that folder. It is unbuffered: a buffer that could not be
     written would raise once more when it is closed.
 
     Raises:
@@ -136,10 +140,13 @@ class Output:
 
     def __init__(self, path: Path):
         self.path = path
-        self._beside = path.with_name(f".jaxft-{secrets.token_hex(8)}.tmp")
+        self._own = f".jaxft-{socket.gethostname()}-"
+        name = f"{self._own}{os.getpid()}-{secrets.token_hex(8)}.tmp"
+        self._beside = path.with_name(name)
 
     def __enter__(self) -> Output:
         with self._named():
+            self._remove_what_kills_left()
             # By `open`, not by tempfile: the file gets the rights that its user gives new files.
             self._file = open(self._beside, "xb", buffering=0)  # noqa: SIM115 closed in __exit__
         return self
@@ -192,6 +199,13 @@ class Output:
     @property
     def closed(self) -> bool:
         return self._file.closed
+
+    def _remove_what_kills_left(self) -> None:
+        for left in self.path.parent.glob(f"{glob.escape(self._own)}*.tmp"):
+            number = left.name.removeprefix(self._own).partition("-")[0]
+            own = number == str(os.getpid())  # of another file that is being written
+            if number.isdecimal() and not own and not is_alive(int(number)):
+                left.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

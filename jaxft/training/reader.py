@@ -24,6 +24,7 @@ from jaxft.training.parallel import Parallel
 from jaxft.training.step import TrainState
 
 _ITEMS = ("params", "slots", "memory")
+_LONGEST = 240  # bytes of what one process tells the others
 _STATS = "stats"  # the item of runs whose batch statistics move
 
 
@@ -124,9 +125,7 @@ class CheckpointReader:
             wrong = str(error)
         wrong = wrong or next((f"{p} is missing" for p in wanted if not (path / p).is_dir()), "")
         if share[1] > 1:
-            all_wrong = multihost_utils.process_allgather(np.int32(bool(wrong)))
-            if all_wrong.any() and not wrong:
-                wrong = f"process {int(np.flatnonzero(all_wrong)[0])} says what is wrong with it"
+            wrong = _first_of_all(wrong)
         return wrong
 
     def _read(self, step: int, **items: Any) -> Any:
@@ -178,6 +177,16 @@ class CheckpointReader:
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
         return jax.tree.map(leaf, tree)
+
+
+def _first_of_all(words: str) -> str:
+    """What the first of all processes with any words says. All must call."""
+    said = np.zeros(_LONGEST, np.uint8)
+    mine = np.frombuffer(words.encode()[:_LONGEST], np.uint8)
+    said[: len(mine)] = mine
+    found = multihost_utils.process_allgather(said)
+    texts = (row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in found)
+    return next((text for text in texts if text), "")
 
 
 def saved_steps(directory: Path) -> list[int]:

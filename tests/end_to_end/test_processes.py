@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,24 +19,24 @@ from safetensors.numpy import load_file
 
 from jaxft import export
 from jaxft.experiment import processes
-from tests import tiny
+from tests.end_to_end.several import (
+    EVAL_EVERY,
+    HEARTBEAT,
+    SAVE_EVERY,
+    STEPS,
+    alone,
+    arguments,
+    assert_close,
+    environment,
+    evaluations,
+    launch,
+    launch_runs,
+    make_world,
+    wait_for_step,
+)
 from tests.worlds import ROOT, timeless, weights
 
-HEARTBEAT = 10  # seconds; also what bounds how long the survivors of a kill may take
-STEPS, EVAL_EVERY, SAVE_EVERY = 20, 10, 5
 COLLECTIVE = re.compile(r" = \S+ (all-|reduce-scatter|collective-)")
-MODES = {
-    # Images are mixed with those of the other process.
-    "shard": ("image", ("--config.parallel.mode=shard", "--config.data.mixup=0.8")),
-    "pmap": ("image", ("--config.parallel.mode=pmap",)),
-    # Packed texts and dropout; one process holds only half of every large parameter.
-    "fsdp": ("text", ("--config.parallel.fsdp=4",)),
-    # What the frozen embeddings give of each token, or all of the body of each text, is kept.
-    "kept": ("text", ("--config.parallel.mode=shard", "--config.data.cache_prefix=on",
-                      "--config.optim.freeze_below=0", "--config.model.dropout=0.1")),
-    "kept_pmap": ("text", ("--config.parallel.mode=pmap", "--config.data.cache_prefix=on",
-                           "--config.optim.freeze_below=1")),
-}  # fmt: skip
 KEPT = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("kept", "kept_pmap")]
 FAST = ("fsdp",)  # cuts parameters and batches; a mesh that cuts batches alone, and pmap, are slow
 CASES = [*FAST, *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("shard", "pmap"))]
@@ -46,135 +44,7 @@ CASES = [*FAST, *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("shard
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Checkpoints and data that all tests of this module read."""
-    folder = tmp_path_factory.mktemp("world")
-    tiny.vit(folder / "vit", blocks=1)
-    tiny.images(folder / "images", each=24)
-    tiny.bert(folder / "bert", blocks=1, width=256)
-    tiny.texts(folder / "train.csv", 48)
-    return folder
-
-
-def arguments(world: Path, workdir: Path, mode: str, *extra: str) -> list[str]:
-    kind, flags = MODES[mode]
-    model, data = ("vit", "images") if kind == "image" else ("bert", "train.csv")
-    # A low rate: the true gradient of a key's bias is zero, and Adam makes steps of its rounding.
-    return [
-        f"--config={ROOT}/configs/{kind}_classification.py", f"--workdir={workdir}",
-        f"--config.model.path={world / model}", f"--config.data.train={world / data}",
-        f"--config.train.steps={STEPS}", "--config.train.batch_size=16",
-        f"--config.eval.every={EVAL_EVERY} steps", f"--config.checkpoint.every_steps={SAVE_EVERY}",
-        "--config.train.log_every=2", "--config.optim.lr=1e-4", "--config.train.compile_cache=",
-        "--config.log.tensorboard=false", "--config.data.max_shapes=2",
-        "--config.checkpoint.check_replicas=true", *flags, *extra,
-    ]  # fmt: skip
-
-
-def environment(devices: int) -> dict[str, str]:
-    return {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "PYTHON": sys.executable}
-
-
-@dataclasses.dataclass
-class Processes:
-    """A launch. Leaving the block ends what is left of it."""
-
-    children: list[subprocess.Popen]
-
-    def __enter__(self) -> Processes:
-        return self
-
-    def __exit__(self, *_) -> None:
-        for child in self.children:
-            child.kill()
-            child.communicate()
-
-    def end(self, seconds: float = 300) -> tuple[list[int], list[str], list[str]]:
-        """Statuses, what was printed, and what went to stderr, without Gloo's own lines."""
-        pairs = [child.communicate(timeout=seconds) for child in self.children]
-        outputs = [
-            "".join(
-                line for line in text.splitlines(True) if not re.search("Gloo|peer ranks", line)
-            )
-            for text, _ in pairs
-        ]
-        return [child.returncode for child in self.children], outputs, [text for _, text in pairs]
-
-
-# Its argument's command lines, one run after the other; the first joins the other processes.
-RUNS = """
-import json, sys
-from jaxft import train
-sys.exit(max(train.main(command) for command in json.loads(sys.argv[1])))
-"""
-
-
-def launch(*commands: list[str]) -> Processes:
-    """One process of two devices for each of the command lines."""
-    joined = _joined(len(commands))
-    return Processes(
-        [
-            _started(["-m", "jaxft.train", *command, *join])
-            for command, join in zip(commands, joined, strict=True)
-        ]
-    )
-
-
-def launch_runs(*commands: list[str]) -> Processes:
-    """Two processes of two devices, each with the runs of these command lines."""
-    (first, *others), joined = commands, _joined(2)
-    return Processes([_started(_runs([*first, *join], *others)) for join in joined])
-
-
-def _runs(*commands: list[str]) -> list[str]:
-    return ["-c", RUNS, json.dumps([["train", *command] for command in commands])]
-
-
-def _started(command: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=environment(2), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def _joined(number: int) -> list[list[str]]:
-    """The flags of each of so many processes."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    return [
-        [f"--coordinator=localhost:{port}", f"--num_processes={number}", f"--process_id={i}",
-         f"--heartbeat={HEARTBEAT}"]
-        for i in range(number)
-    ]  # fmt: skip
-
-
-def alone(*commands: list[str]) -> None:
-    """The runs of these command lines, one after the other, in one process of four devices."""
-    subprocess.run(
-        [sys.executable, *_runs(*commands)], cwd=ROOT, env=environment(4), check=True,
-        capture_output=True, timeout=600,
-    )  # fmt: skip
-
-
-def assert_close(found: Path, expected: Path, atol: float) -> None:
-    ours, theirs = weights(found), weights(expected)
-    assert ours.keys() == theirs.keys()
-    for name in theirs:
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=atol, err_msg=name)
-
-
-def evaluations(run: Path) -> list[dict]:
-    return [row for row in timeless(run) if row["kind"] == "eval"]
-
-
-def wait_for_step(run: Path, step: int, started: Processes) -> None:
-    while not re.search(f'"step": {step},', _read(run / "metrics.jsonl")):
-        assert all(child.poll() is None for child in started.children), "ended too early"
-        time.sleep(0.02)
-
-
-def _read(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -316,27 +186,6 @@ def test_a_kill_in_every_mode(world, double, tmp_path, mode, victim):
 
 
 @pytest.mark.slow
-def test_two_processes_continue_from_an_earlier_checkpoint_when_the_newest_is_damaged(
-    world, double, tmp_path
-):
-    undisturbed, _ = double("fsdp")
-    run = tmp_path / "run"
-    shutil.copytree(undisturbed, run)
-    (run / "summary.json").unlink()  # as if it had been killed in the finish
-    (file,) = (run / "checkpoints" / str(STEPS) / "params" / "d").glob("*")
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    command = arguments(world, run, "fsdp")
-    with launch(command, command) as started:
-        statuses, outputs, errors = started.end()
-    assert statuses == [0, 0], errors
-    assert "damaged-20" in outputs[0] and "continued from the checkpoint of step 10" in outputs[0]
-    assert_close(run, undisturbed, atol=0)
-    assert timeless(run) == timeless(undisturbed)
-
-
-@pytest.mark.slow
 def test_sigterm_saves_one_step_and_one_process_can_continue(world, single, tmp_path):
     run = tmp_path / "run"
     command = arguments(world, run, "shard")
@@ -422,17 +271,11 @@ sys.exit(run_command(train.main, sys.argv))
 
 
 @pytest.mark.slow
-def test_an_error_in_one_process_ends_all(world, tmp_path, monkeypatch):
+def test_an_error_in_one_process_ends_all(world, tmp_path):
     command = arguments(world, tmp_path / "run", "shard")
     script = tmp_path / "fail.py"
     script.write_text(FAIL_IN_ONE)
-    original = subprocess.Popen
-
-    def popen(words, **options):
-        return original([words[0], str(script), *words[3:]], **options)
-
-    monkeypatch.setattr(subprocess, "Popen", popen)
-    with launch(command, command) as started:
+    with launch(command, command, script=script) as started:
         statuses, _, errors = started.end(HEARTBEAT + 120)
     assert statuses[1] == 1 and statuses[0] != 0
     assert "jaxft: error: process 1: the disk of this machine is gone" in errors[1]
