@@ -38,7 +38,7 @@ PLANS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     ),
     "llama3_70b_last_eighth": (
         "llama3_70b", "v6e:16x16", 4096,
-        {**_LM, "parallel.fsdp": 256, "train.batch_size": 256, "optim.freeze_below": 70},
+        {**_LM, "parallel.fsdp": 64, "train.batch_size": 256, "optim.freeze_below": 70},
     ),
     "vit_h14_full": (
         "vit_h14", "v5e:4x4", 0, {**_IMAGES, "parallel.fsdp": 16, "train.batch_size": 256},
