@@ -121,6 +121,8 @@ _CALLED: dict[str, str] = {
     "parallel.mode": "strategy distribution_strategy ddp distributed_backend distribute_strategy",
     "parallel.data": "devices gpus n_gpu num_gpus num_devices num_nodes data_parallel dp",
     "parallel.fsdp": "sharding fully_sharded zero_stage fsdp_size",
+    "parallel.context": "context_parallel context_parallel_size cp cp_size ring_attention "
+    "sequence_parallel sp_size",
     "parallel.tensor": "tensor_parallel tensor_parallel_size tp model_parallel tp_size",
     "checkpoint.every_steps": "save_steps save_strategy save_freq checkpoint_every save_interval save_every "
     "checkpoint_interval every_n_train_steps checkpoint.every checkpoint.steps checkpointing_steps",

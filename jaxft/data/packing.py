@@ -12,15 +12,18 @@ import numpy as np
 
 # Row lengths that may be compiled: steps of about an eighth, so that rounding a length up costs
 # some 6 % on average, and multiples of 16, which vector units and matrix units like.
+LENGTH_MULTIPLE = 16
 ROW_LENGTHS = (
-    *range(16, 129, 16),
-    *range(160, 257, 32),
-    *range(320, 513, 64),
-    *range(640, 1025, 128),
-    *range(1280, 2049, 256),
-    *range(2560, 4097, 512),
-    *range(5120, 8193, 1024),
+    *range(LENGTH_MULTIPLE, 129, LENGTH_MULTIPLE),
+    *(
+        length
+        for top in (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+        for length in range(top // 2 + top // 8, top + 1, top // 8)
+    ),
 )
+
+# Texts are cut here where no length is asked for, whatever positions a decoder has.
+LONGEST_UNASKED = 8192
 
 # Rows this long may be packed even if every example is shorter: longer rows waste less at their
 # ends, and up to here attention (quadratic in the row) is a small part of a transformer's work.
@@ -33,7 +36,9 @@ ATTENTION = 1 / 1000
 
 # Each packed row has one slot per SLOT tokens. An example of two texts has at least 5 tokens;
 # rows of many such examples run out of slots before tokens, which packing takes into account.
+# Longer rows are there for long examples: each slot is a query of the last block, over the whole row.
 SLOT = 8
+MOST_SLOTS = 1024
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -62,7 +67,7 @@ def row_length(longest: int) -> int:
 
 def slots_per_row(length: int, pack: bool) -> int:
     """K, the number of examples that a row can hold."""
-    return max(1, length // SLOT) if pack else 1
+    return min(max(1, length // SLOT), MOST_SLOTS) if pack else 1
 
 
 def pack_rows(lengths: Iterable[int], length: int, slots: int) -> list[int]:

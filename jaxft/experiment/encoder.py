@@ -16,6 +16,7 @@ from jaxft.data.corruption import Corruption
 from jaxft.data.images import Augment, Images, Preprocess
 from jaxft.data.inputs import KINDS, Kind, Tokenising
 from jaxft.data.loader import ImageBatches, PairBatches, TextBatches
+from jaxft.data.packing import LONGEST_UNASKED
 from jaxft.data.pairs import Pairing, PairLengths, PairSampler
 from jaxft.data.targets import Unlabelled
 from jaxft.data.tokens import Tokens
@@ -252,7 +253,8 @@ def make_encoder(
     changes.check_changes(config, inputs)
     length = 0
     if isinstance(limits, TextLimits):
-        length = config.data.max_length or limits.usual or limits.positions
+        usual = limits.usual or min(limits.positions, LONGEST_UNASKED)
+        length = config.data.max_length or usual
         if length > limits.positions:
             raise ValueError(
                 f"config.data.max_length={length} is above the {limits.positions} positions of the "

@@ -14,6 +14,7 @@ from jaxft.base.nearest import nearest
 from jaxft.base.nested import flatten
 from jaxft.config import ConfigDict
 from jaxft.data.inputs import KINDS
+from jaxft.data.packing import LENGTH_MULTIPLE
 from jaxft.data.tokenizer import load_tokenizer
 from jaxft.experiment import stacking
 from jaxft.experiment.checkpoint_place import local_checkpoint
@@ -27,7 +28,7 @@ from jaxft.experiment.opening import Given
 from jaxft.experiment.optimizer import OptimizerOf, learning_rates, numbers
 from jaxft.experiment.stacking import Stacking
 from jaxft.experiment.teacher import Teacher, find_teacher, fitting
-from jaxft.models import Architecture, class_names, has_batch_norms, hf
+from jaxft.models import Architecture, TextLimits, class_names, has_batch_norms, hf
 from jaxft.models.checkpoint import sentence_transformers
 from jaxft.optim import Finding, lint, path_map
 from jaxft.tasks.contract import Paired, Referring, Task, Varying
@@ -226,12 +227,7 @@ def _settled(
             f"config.model.batch_stats='train', but {config.model.path} is "
             f"{architecture.model_type!r}, which has no batch statistics; leave it 'frozen'"
         )
-    if config.parallel.tensor > 1 and not architecture.tensor_rules:
-        raise ValueError(
-            f"config.parallel.tensor={config.parallel.tensor}, but no matrix product of "
-            f"{architecture.exports} is shared: neither bridged models nor convolutional networks "
-            "have a tensor axis; leave it 1 and set config.parallel.fsdp"
-        )
+    _check_axes(config, architecture)
     length = run_length(config, splits.entries)
     decisions = decide(config, architecture, length)
     h = numbers(config, decisions, length)
@@ -255,3 +251,30 @@ def findings(prepared: Prepared) -> list[Finding]:
         groups=decisions.depths if decisions.plan else None,
         schedule=lambda step: rates[min(int(step), len(rates) - 1)],
     )
+
+
+def _check_axes(config: ConfigDict, architecture: Architecture) -> None:
+    """Raises ValueError for an axis of the mesh over which nothing of this model can be cut."""
+    tensor, context = config.parallel.tensor, config.parallel.context
+    if tensor > 1 and not architecture.tensor_rules:
+        raise ValueError(
+            f"config.parallel.tensor={tensor}, but no matrix product of "
+            f"{architecture.exports} is shared: neither bridged models nor convolutional networks "
+            "have a tensor axis; leave it 1 and set config.parallel.fsdp"
+        )
+    if context == 1:
+        return
+    limits = architecture.limits
+    if not (isinstance(limits, TextLimits) and limits.cut):
+        raise ValueError(
+            f"config.parallel.context={context}, but rows of {architecture.exports} are not cut: bridged "
+            "models, encoder-decoders, DeBERTa and models of images have no context axis; leave it 1 and "
+            "set config.parallel.fsdp"
+        )
+    if LENGTH_MULTIPLE % context:
+        fitting = [n for n in range(2, LENGTH_MULTIPLE + 1) if LENGTH_MULTIPLE % n == 0]
+        near = min(fitting, key=lambda n: (abs(n - context), n))
+        raise ValueError(
+            f"config.parallel.context={context} does not divide the lengths of rows, which are multiples of "
+            f"{LENGTH_MULTIPLE}; the nearest that does is {near}"
+        )

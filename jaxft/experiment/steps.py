@@ -238,8 +238,7 @@ def structure(prepared: Prepared) -> tuple[Any, ...]:
 
 def slicing(parallel: Parallel, accumulate: int = 1, laid_out: int = 0) -> Slicing:
     """How this process's batches are cut."""
-    processes = jax.process_index(), jax.process_count()
-    return Slicing(parallel.shards, accumulate, *processes, laid_out)
+    return Slicing(parallel.shards, accumulate, *parallel.reader, laid_out)
 
 
 def padding_note(config: ConfigDict, parallel: Parallel) -> str:
@@ -269,4 +268,5 @@ def check_batch_size(config: ConfigDict, parallel: Parallel) -> None:
 def devices(config: ConfigDict, there: Sequence[jax.Device] | None = None) -> Parallel:
     """The devices of `config.parallel`; `there` are those of a machine that is not here."""
     c = config.parallel
-    return make_parallel(c.mode, data=c.data, fsdp=c.fsdp, tensor=c.tensor, devices=there)
+    sizes = {"data": c.data, "fsdp": c.fsdp, "context": c.context, "tensor": c.tensor}
+    return make_parallel(c.mode, **sizes, devices=there)

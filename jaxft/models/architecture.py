@@ -23,13 +23,13 @@ from jaxft.models.family import (
     Family,
     ImageLimits,
     Kept,
-    Naming,
     Outputs,
     Stored,
     TextLimits,
 )
 from jaxft.models.layers import mesh, ops
 from jaxft.models.layers.batch_norm import sample_of
+from jaxft.models.naming import Naming
 from jaxft.models.rates import Rates, left_out, with_dropout
 from jaxft.models.scanned import alone, scanned, steps_through
 from jaxft.models.stacking import STACKED, Group, repeated
@@ -137,7 +137,7 @@ class Architecture:
         self._check_depth("upto", upto)
         backbone, _ = self.modules(params)
         sample = sample_of(batch, how.axis_name) if how.batch_stats else None
-        carry = backbone.stem(batch, how.context(0, key, None, sample))
+        carry = backbone.stem(mesh.tokens(batch), how.context(0, key, None, sample))
         carry["hidden"] = mesh.rows(carry["hidden"].astype(how.dtype))
         if (reads := self.reads(batch)) is not None:
             carry["reads"] = reads

@@ -8,18 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.models.cuts import Rules
-from jaxft.models.family import (
-    Batch,
-    Context,
-    ImageLimits,
-    Naming,
-    Outputs,
-    Stored,
-    TextLimits,
-)
+from jaxft.models.family import Batch, Context, ImageLimits, Outputs, Stored, TextLimits
 from jaxft.models.layers import ops, seeds
 from jaxft.models.layers.batch_norm import Sample
 from jaxft.models.layers.stochastic_depth import StochasticDepth
+from jaxft.models.naming import Naming
 from jaxft.models.tree import Params
 
 # Above every depth: the key of what is left out is none of dropout's.

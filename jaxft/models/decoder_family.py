@@ -109,7 +109,7 @@ def decoder_family(
         config=config,
         dropouts=("attention_dropout", "classifier_dropout")[: 1 + tokens],
         limits=lambda config: TextLimits(
-            config.vocab_size, config.max_position_embeddings, pairs=False
+            config.vocab_size, config.max_position_embeddings, pairs=False, cut=True
         ),
         base="model",
         backbone=backbone,

@@ -7,8 +7,7 @@ the whole path, and of ordered rules the first that matches decides.
 
 import dataclasses
 import functools
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, Self, TypedDict, TypeVar
 
 import jax
@@ -18,6 +17,7 @@ from jaxft.models.cuts import Rules
 from jaxft.models.layers import ops
 from jaxft.models.layers.batch_norm import Moments, Sample
 from jaxft.models.layers.stochastic_depth import Branch, StochasticDepth, whole
+from jaxft.models.naming import Naming, current_name, matching
 
 Batch = Mapping[str, jax.Array]
 # 'hidden' [B, T, D] in the compute dtype, what else the blocks need, and 'reads': the positions
@@ -170,12 +170,14 @@ class TextLimits:
         pairs: it can tell two texts in an example apart.
         usual: tokens at which examples are cut where no length is asked for; None: `positions`.
         alone: a row holds one example, since attention does not know where another begins.
+        cut: rows may be cut over a context axis, since tokens meet in `attention.among` alone.
     """
 
     vocabulary: int
     positions: int
     pairs: bool
     alone: bool = False
+    cut: bool = False
     usual: int | None = None
 
 
@@ -237,25 +239,6 @@ def depth_rules(
         *after,
         (head, len(patterns) + 1),
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Naming:
-    """Which tensors of a checkpoint a model takes, beyond the names of its parameters.
-
-    Attributes:
-        base: name of the backbone in a model with a head, which files of the base model leave out.
-        classifiers: paths of the modules whose outputs are the labels.
-        current: the name here of a tensor that other versions of the library, or the other of two
-            tied tensors, call otherwise.
-        unused: `(names, all names of the checkpoint) ->` those of `names` that are of other heads, or
-            of what is computed and not read.
-    """
-
-    base: str
-    classifiers: tuple[str, ...]
-    current: Callable[[str], str]
-    unused: Callable[[Collection[str], Collection[str]], Collection[str]]
 
 
 def defaults(config_type: Any) -> dict[str, Any]:
@@ -334,17 +317,3 @@ class Family(Generic[C]):
                 matching, patterns=(*self.other_heads, *self.heads[head].unused)
             ),
         )
-
-
-def current_name(name: str, aliases: tuple[tuple[str, str], ...]) -> str:
-    """A tensor's name with every (pattern, replacement) applied in order."""
-    for pattern, replacement in aliases:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def matching(
-    names: Collection[str], among: Collection[str], patterns: tuple[str, ...]
-) -> list[str]:
-    """Those of `names` that a pattern matches, whatever else there is."""
-    return [name for name in names if any(re.fullmatch(one, name) for one in patterns)]

@@ -14,6 +14,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 # What a result is: an array of tokens, a sum over them, or such a sum for each row of the vocabulary.
 TOKENS, SUM, ROWS = "tokens", "sum", "rows"
+CONTEXT = "context"  # the axis over which the tokens of a row are cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,17 +93,18 @@ def where_tokens_are(
 
     Args:
       by: TOKENS, SUM or ROWS in the structure of its results; results may be None.
-      axes: of the mesh in context over which the first axis of tokens is cut.
+      axes: of the mesh in context over which the first axis of tokens is cut; `CONTEXT` cuts the second.
       tensor: the axis over which the vocabulary is.
     """
 
     def run(features, head, labels, weight):
         unembedding, bias, cap = head
         vocabulary = len(unembedding)
-        cutting, parts = _cutting(axes, tensor, len(labels))
-        if not cutting:
+        by_rows, by_tokens, parts = _cutting(axes, tensor, labels.shape)
+        if not by_rows and not by_tokens:
             return function(Share(vocabulary), features, head, labels, weight)
-        tokens, whole = PartitionSpec(cutting), PartitionSpec()
+        tokens, whole = PartitionSpec(by_rows or None, *by_tokens), PartitionSpec()
+        cutting = (*by_rows, *by_tokens)
         rows = PartitionSpec(tensor) if parts > 1 else whole
         share = Share(vocabulary, tensor, cutting) if parts > 1 else Share(vocabulary)
         specs = {TOKENS: tokens, SUM: whole, ROWS: rows}
@@ -135,13 +137,18 @@ def _padded(x: jax.Array | None, missing: int) -> jax.Array | None:
     return jnp.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1)))
 
 
-def _cutting(axes: tuple[str, ...], tensor: str, count: int) -> tuple[tuple[str, ...], int]:
-    """Axes of the mesh in context over which that many rows are cut, and the parts of the vocabulary.
+def _cutting(
+    axes: tuple[str, ...], tensor: str, shape: tuple[int, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+    """Axes of the mesh in context over which rows are cut, and tokens of them; the vocabulary's parts.
 
     None under vmap of it or pmap, where the tokens are those of one device already.
     """
     mesh = jax.sharding.get_abstract_mesh()
     found = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     there = tuple(name for name in axes if found.get(name) == AxisType.Auto)
-    there = there if count % math.prod(mesh.shape[name] for name in there) == 0 else ()
-    return there, mesh.shape[tensor] if found.get(tensor) == AxisType.Auto else 1
+    by_rows = there if shape[0] % math.prod(mesh.shape[name] for name in there) == 0 else ()
+    context = mesh.shape[CONTEXT] if found.get(CONTEXT) == AxisType.Auto else 1
+    by_tokens = len(shape) == 2 and context > 1 and shape[1] % context == 0
+    parts = mesh.shape[tensor] if found.get(tensor) == AxisType.Auto else 1
+    return by_rows, (CONTEXT,) * by_tokens, parts

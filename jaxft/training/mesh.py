@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from jax.sharding import AxisType, Mesh
 
 from jaxft.training.parallel import BATCH_AXES, PMAP_AXIS, Parallel
 
-AXES = (*BATCH_AXES, "tensor")
+AXES = (*BATCH_AXES, "context", "tensor")
 
 
 def make_parallel(
@@ -19,6 +20,7 @@ def make_parallel(
     *,
     data: int = -1,
     fsdp: int = 1,
+    context: int = 1,
     tensor: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Parallel:
@@ -26,22 +28,22 @@ def make_parallel(
 
     Args:
       mode: 'jit', 'shard', 'pmap', or 'auto' (jit on one device, shard on more).
-      data, fsdp, tensor: mesh sizes; data = -1 takes the devices that are left.
+      data, fsdp, context, tensor: mesh sizes; data = -1 takes the devices that are left.
       devices: of a machine that is not here, to compile for under 'jit' or 'shard'; None: those that are.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices, or tensor spans processes.
+      ValueError: the sizes do not multiply to the number of devices, or do not fit the processes.
     """
     given, there = devices, jax.devices() if devices is None else devices
     # By process: each one's part of the batch is then contiguous, in the order of their numbers.
     devices = sorted(there, key=lambda d: (d.process_index, d.id))
     processes = len({d.process_index for d in devices})
     if mode == "auto":
-        mode = "jit" if len(devices) == 1 and fsdp == tensor == 1 else "shard"
-    if mode != "shard" and (fsdp > 1 or tensor > 1):
-        raise ValueError(
-            f"parallel.fsdp={fsdp} and parallel.tensor={tensor} need parallel.mode='shard', not {mode!r}"
-        )
+        mode = "jit" if len(devices) == 1 and fsdp == context == tensor == 1 else "shard"
+    if mode != "shard" and max(fsdp, context, tensor) > 1:
+        given_sizes = {"fsdp": fsdp, "context": context, "tensor": tensor}
+        larger = [f"parallel.{name}={size}" for name, size in given_sizes.items() if size > 1]
+        raise ValueError(f"{' and '.join(larger)}: needs parallel.mode='shard', not {mode!r}")
     if mode == "jit":
         if processes > 1:
             raise ValueError(
@@ -53,41 +55,71 @@ def make_parallel(
             raise ValueError("parallel.mode='pmap' compiles for devices that are here; use 'shard'")
         mesh = Mesh(np.array(jax.local_devices()), (PMAP_AXIS,))
         return Parallel("pmap", mesh, len(devices))
-    sizes = _sizes(data, fsdp, tensor, len(devices), processes)
+    sizes = _sizes(Sizes(data, fsdp, context, tensor), len(devices), processes)
     # Auto axes: the compiler lays out what lies between; Explicit ones need annotations in the model.
     mesh = Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    return Parallel("shard", mesh, sizes[0] * sizes[1], None if given is None else devices[0])
+    shards = sizes.data * sizes.fsdp
+    sharers = max(1, sizes.context * sizes.tensor * processes // len(devices))
+    return Parallel("shard", mesh, shards, None if given is None else devices[0], sharers)
 
 
-def _sizes(data: int, fsdp: int, tensor: int, count: int, processes: int) -> tuple[int, int, int]:
-    """(data, fsdp, tensor) of all devices, those that share a tensor in one process."""
-    local = count // processes
-    found = (count // (fsdp * tensor) if data == -1 else data, fsdp, tensor)
+class Sizes(NamedTuple):
+    """Devices along each axis of a mesh, in the order of `AXES`."""
+
+    data: int
+    fsdp: int
+    context: int
+    tensor: int
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={size}" for name, size in self._asdict().items())
+
+
+def _sizes(asked: Sizes, count: int, processes: int) -> Sizes:
+    """Of all devices, those that share a tensor in one process."""
+    local, found = count // processes, asked
+    if asked.data == -1:
+        found = asked._replace(data=count // math.prod(asked[1:]))
     if min(found) < 1 or math.prod(found) != count:
         wrong = f"do not multiply to the {count} devices that are here"
-    elif local % tensor:
+    elif local % found.tensor:
         wrong = (
-            f"do not fit: tensor={tensor} does not divide the {local} devices of a process, and devices that "
-            "share a tensor must be in one process"
+            f"do not fit: tensor={found.tensor} does not divide the {local} devices of a process, and "
+            "devices that share a tensor must be in one process"
+        )
+    elif not _in_whole_processes(found.context * found.tensor, local):
+        wrong = (
+            f"do not fit: the {found.context * found.tensor} devices that share a row (context x tensor) "
+            f"are neither a part of the {local} devices of a process nor several processes"
         )
     else:
         return found
-    near = min(_factors(count, local), key=lambda sizes: _distance(sizes, (data, fsdp, tensor)))
-    rest = f"data={-1 if data == -1 else near[0]}, fsdp={near[1]}, tensor={near[2]}"
-    raise ValueError(
-        f"parallel.data={data}, fsdp={fsdp}, tensor={tensor} {wrong}; the nearest that do are {rest}"
-    )
+    near = min(_factors(count, local), key=lambda sizes: _distance(sizes, asked))
+    if asked.data == -1:
+        near = near._replace(data=-1)
+    raise ValueError(f"parallel.{asked} {wrong}; the nearest that do are {near}")
 
 
-def _factors(count: int, local: int) -> Iterator[tuple[int, int, int]]:
-    """Every (data, fsdp, tensor) that multiplies to `count`, tensor dividing `local`."""
-    for tensor in (n for n in range(1, local + 1) if local % n == 0):
-        rest = count // tensor
-        yield from ((rest // n, n, tensor) for n in range(1, rest + 1) if rest % n == 0)
+def _in_whole_processes(sharing: int, local: int) -> bool:
+    """Whether so many devices that follow each other are of one process, or all of some."""
+    return local % sharing == 0 or sharing % local == 0
 
 
-def _distance(sizes: tuple[int, ...], asked: tuple[int, ...]) -> tuple[float, int]:
+def _factors(count: int, local: int) -> Iterator[Sizes]:
+    """All that multiply to `count` and fit."""
+    for tensor in _divisors(local):
+        for context in _divisors(count // tensor):
+            if _in_whole_processes(context * tensor, local):
+                rest = count // (context * tensor)
+                yield from (Sizes(rest // fsdp, fsdp, context, tensor) for fsdp in _divisors(rest))
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _distance(sizes: Sizes, asked: Sizes) -> tuple[float, int]:
     """By how many factors of two they differ, where a size is asked for; ties: fewer that share."""
     pairs = zip(sizes, asked, strict=True)
     apart = sum(abs(math.log2(size / max(want, 1))) for size, want in pairs if want != -1)
-    return round(apart, 6), sizes[1] * sizes[2]
+    return round(apart, 6), math.prod(sizes[1:])

@@ -1,7 +1,7 @@
 """Where arrays live and how the pure step is compiled: `jit`, `jit` over a mesh, or `pmap`.
 
-The mesh has the axes data, fsdp and tensor (`mesh.py`). The batch is cut over data x fsdp; a parameter
-as `specs.py` says; an optimizer slot lives where its parameter lives.
+The mesh has the axes data, fsdp, context and tensor (`mesh.py`). The batch is cut over data x fsdp, and
+in the step over context; a parameter as `cuts.py` says; an optimizer slot lives where its parameter lives.
 """
 
 from __future__ import annotations
@@ -30,20 +30,27 @@ class Parallel:
 
     Attributes:
       mode: 'jit' (one device), 'shard' (jit over `mesh`) or 'pmap' (all local devices, replicated).
-      mesh: axes data, fsdp, tensor under 'shard'; the local devices under 'pmap'; None under 'jit'.
+      mesh: axes data, fsdp, context, tensor under 'shard'; the local devices under 'pmap'; None under 'jit'.
       shards: equal parts that the global batch is cut into, over all processes.
       device: what has all that no mesh places; None: the first of this process.
+      sharers: processes that have the same rows, as their devices share these over the context axis.
     """
 
     mode: str
     mesh: Mesh | None
     shards: int
     device: jax.Device | None = None
+    sharers: int = 1
 
     @property
     def axis_name(self) -> str | None:
         """What the step must sum over by hand: only pmap has one."""
         return PMAP_AXIS if self.mode == "pmap" else None
+
+    @property
+    def reader(self) -> tuple[int, int]:
+        """(number, count) of this process among those that read different rows."""
+        return jax.process_index() // self.sharers, jax.process_count() // self.sharers
 
     @property
     def platform(self) -> str:
@@ -137,7 +144,11 @@ class Parallel:
             return jax.device_put(cut, sharding)
         if jax.process_count() == 1:
             return jax.device_put(batch, sharding)
-        return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+        _, readers = self.reader
+        return {
+            k: jax.make_array_from_process_local_data(sharding, v, (len(v) * readers, *v.shape[1:]))
+            for k, v in batch.items()
+        }
 
     def abstract_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and placement of what `put` makes of a batch: enough to compile for."""
@@ -145,7 +156,7 @@ class Parallel:
 
         def abstract(x: np.ndarray) -> jax.ShapeDtypeStruct:
             rows, *rest = x.shape
-            first = (n, rows // n) if self.mode == "pmap" else (rows * jax.process_count(),)
+            first = (n, rows // n) if self.mode == "pmap" else (rows * self.reader[1],)
             dtype = jax.dtypes.canonicalize_dtype(x.dtype)
             return jax.ShapeDtypeStruct((*first, *rest), dtype, sharding=self._batch_sharding)
 

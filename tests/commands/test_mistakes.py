@@ -178,7 +178,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "negative factor": ("optim.lr_mult=[('classifier/.*', -1)]", "the factor -1"),
     "too many blocks": ("optim.freeze_below=7", "freeze_below=7", "the model has 2 blocks"),
     "all frozen": ("optim.frozen=.*", "nothing to train", "the head too"),
-    "no mesh": ("parallel.tensor=2", "parallel.tensor=2 need parallel.mode='shard'"),
+    "no mesh": ("parallel.tensor=2", "parallel.tensor=2: needs parallel.mode='shard'"),
 }  # fmt: skip
 
 

@@ -25,6 +25,8 @@ MODES = {
     "pmap": ("image", ("--config.parallel.mode=pmap",)),
     # Packed texts and dropout; one process holds only half of every large parameter.
     "fsdp": ("text", ("--config.parallel.fsdp=4",)),
+    # Each row is cut over the devices of both, which read the same ones.
+    "context": ("text", ("--config.parallel.mode=shard", "--config.parallel.context=4")),
     # What the frozen embeddings give of each token, or all of the body of each text, is kept.
     "kept": ("text", ("--config.parallel.mode=shard", "--config.data.cache_prefix=on",
                       "--config.optim.freeze_below=0", "--config.model.dropout=0.1")),

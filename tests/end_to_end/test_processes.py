@@ -39,7 +39,10 @@ from tests.worlds import ROOT, timeless, weights
 COLLECTIVE = re.compile(r" = \S+ (all-|reduce-scatter|collective-)")
 KEPT = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("kept", "kept_pmap")]
 FAST = ("fsdp",)  # cuts parameters and batches; a mesh that cuts batches alone, and pmap, are slow
-CASES = [*FAST, *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("shard", "pmap"))]
+CASES = [
+    *FAST,
+    *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("shard", "pmap", "context")),
+]
 
 
 @pytest.fixture(scope="module")

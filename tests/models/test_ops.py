@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxft.models.layers import ops, seeds, stochastic_depth
+from jaxft.models.layers.sight import Places, Sight
 
 SEED = jnp.array([12345, 67890], jnp.uint32)
 
@@ -45,7 +46,8 @@ SOME_MASK = ops.segment_mask(ops.take(SEGMENTS, READS), SEGMENTS)
 HEADS = tuple(normal(2, 6, 3, 4, seed=i) for i in range(3))
 GROUPED = (normal(2, 6, 6, 4), *(normal(2, 6, 2, 4, seed=i) for i in (1, 2)))
 ONE_KEY = (3 * normal(2, 6, 3, 4), *(normal(2, 6, 1, 4, seed=i) for i in (1, 2)))
-LATER = ops.causal_mask(SEGMENTS, POSITIONS, READS, window=2)
+PLACES = Places(SEGMENTS, POSITIONS)
+LATER = Sight(PLACES, READS, causal=True, reach=1).mask()
 KEEP = ops.dropout(jnp.ones((2, 3, 6, 6)), 0.4, SEED)
 X, KERNEL, BIAS = normal(7, 5), normal(5, 3, seed=1), normal(3, seed=2)
 CASES = {
@@ -138,14 +140,14 @@ def test_a_token_sees_itself_and_those_before_it_in_its_window():
     for row, column, other in itertools.product(range(2), range(6), range(6)):
         own = SEGMENTS[row, column] == SEGMENTS[row, other] > 0
         assert seen[row, column, other] == (own and 0 <= column - other < 3)
-    everything = ops.causal_mask(SEGMENTS, POSITIONS, None)
+    everything = Sight(PLACES, causal=True).mask()
     np.testing.assert_array_equal(everything[1, 0], np.tril(np.ones((6, 6), bool)))
     np.testing.assert_array_equal(LATER, ops.take(jnp.asarray(seen_of(2)), READS)[:, None])
 
 
 def seen_of(window: int) -> np.ndarray:
     """[B, T, T] of all tokens."""
-    return np.asarray(ops.causal_mask(SEGMENTS, POSITIONS, None, window=window))[:, 0]
+    return np.asarray(Sight(PLACES, causal=True, reach=window - 1).mask())[:, 0]
 
 
 DTYPES = (jnp.float32, jnp.bfloat16)

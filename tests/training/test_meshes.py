@@ -24,6 +24,9 @@ MESHES = {
     "data 2 fsdp 4": {"data": 2, "fsdp": 4},
     "fsdp 4 tensor 2": {"fsdp": 4, "tensor": 2},
     "data 2 fsdp 2 tensor 2": {"data": 2, "fsdp": 2, "tensor": 2},
+    "context 8": {"context": 8},
+    "data 2 context 4": {"data": 2, "context": 4},
+    "fsdp 2 context 2 tensor 2": {"fsdp": 2, "context": 2, "tensor": 2},
     "pmap": None,
 }
 # The others are slow.
@@ -115,6 +118,22 @@ def test_each_kernel_is_gathered_once_and_no_table_of_words_is(half_frozen):
         path: gathered[hlo.shape_of(x)] for path, x in leaves.items() if path.endswith("embedding")
     }
     assert tables == {path: int("word" not in path) for path in tables} and len(tables) == 3
+
+
+def test_rows_that_are_cut_are_whole_nowhere_and_gradients_summed_once(tmp_path):
+    head, config = meshes.MODELS["bert"]
+    told_apart = {"model_type": "bert", **config, "vocab_size": 72, "max_position_embeddings": 24}
+    architecture = meshes.architecture_of(tmp_path, told_apart, head)
+    parallel = make_parallel("shard", data=2, context=4)
+    state, step = meshes.program_of(architecture, parallel)
+    batch = parallel.abstract_batch(meshes.batch_of(head, 0))
+    text = step.traced_for((state,), batch).lower().compile().as_text()
+    found = hlo.collectives(text)
+    assert {one.kind for one in found} == {"all-reduce", "collective-permute"}
+    summed = Counter(x for one in found for x in one.shapes if one.kind == "all-reduce")
+    leaves = by_path(architecture.abstract)
+    kernels = Counter(hlo.shape_of(x) for path, x in leaves.items() if path.endswith("kernel"))
+    assert {shape: summed[shape] for shape in kernels} == kernels
 
 
 def test_only_gradients_of_what_trains_are_summed(half_frozen):

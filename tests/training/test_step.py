@@ -280,11 +280,22 @@ def test_evaluation_gathers_every_row_once(setup, mode):
         (
             {"mode": "shard", "data": 3},
             "do not multiply to the 8 devices that are here; the nearest that do are "
-            "data=8, fsdp=1, tensor=1",
+            "data=8, fsdp=1, context=1, tensor=1",
         ),
-        ({"mode": "shard", "fsdp": 3}, "the nearest that do are data=-1, fsdp=4, tensor=1"),
-        ({"mode": "shard", "tensor": 16}, "the nearest that do are data=-1, fsdp=1, tensor=8"),
-        ({"mode": "jit", "fsdp": 2}, "need parallel.mode='shard'"),
+        ({"mode": "shard", "fsdp": 3}, "nearest that do are data=-1, fsdp=4, context=1, tensor=1"),
+        (
+            {"mode": "shard", "tensor": 16},
+            "nearest that do are data=-1, fsdp=1, context=1, tensor=8",
+        ),
+        (
+            {"mode": "shard", "context": 3},
+            "nearest that do are data=-1, fsdp=1, context=4, tensor=1",
+        ),
+        ({"mode": "jit", "fsdp": 2}, "parallel.fsdp=2: needs parallel.mode='shard'"),
+        (
+            {"mode": "pmap", "context": 2, "tensor": 2},
+            "context=2 and parallel.tensor=2: needs parallel.mode='shard'",
+        ),
     ],
 )
 def test_meshes_that_do_not_fit_are_refused(options, message):

@@ -13,8 +13,9 @@ from jaxft.models.bridge.module import Built, Forward, path_of
 from jaxft.models.bridge.norms import BatchNorms
 from jaxft.models.contract import PLAIN, Pass
 from jaxft.models.cuts import Rules
-from jaxft.models.family import Batch, ImageLimits, Naming, Outputs, Stored, TextLimits
+from jaxft.models.family import Batch, ImageLimits, Outputs, Stored, TextLimits
 from jaxft.models.layers.batch_norm import Sample, sample_of
+from jaxft.models.naming import Naming
 from jaxft.models.tree import Params, by_path
 
 

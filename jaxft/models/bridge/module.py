@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from jaxft.models.family import ImageLimits, Naming, TextLimits
+from jaxft.models.family import ImageLimits, TextLimits
+from jaxft.models.naming import Naming
 from jaxft.models.rates import Rates
 
 # Tensors of torch, by the names that the module's forward pass has for them -> its logits.

@@ -15,7 +15,7 @@ from jaxft.models.bridge.module import (
     tied_names,
 )
 from jaxft.models.bridge.pieces import Pieces
-from jaxft.models.family import Naming
+from jaxft.models.naming import Naming
 
 
 def naming(module: Any, base: str, labelled: Collection[str], pieces: Pieces) -> Naming:

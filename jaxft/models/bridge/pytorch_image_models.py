@@ -19,7 +19,8 @@ from jaxft.models.bridge.module import (
     persistent_names,
     tied_names,
 )
-from jaxft.models.family import ImageLimits, Naming
+from jaxft.models.family import ImageLimits
+from jaxft.models.naming import Naming
 from jaxft.models.rates import Rates
 
 

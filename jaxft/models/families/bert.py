@@ -83,7 +83,7 @@ def _classifier(config: Config, num_labels: int, rngs: nnx.Rngs) -> Classifier:
 
 def _limits(config: Config) -> TextLimits:
     pairs = config.type_vocab_size > 1
-    return TextLimits(config.vocab_size, config.max_position_embeddings, pairs)
+    return TextLimits(config.vocab_size, config.max_position_embeddings, pairs, cut=True)
 
 
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:

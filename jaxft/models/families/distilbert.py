@@ -24,7 +24,8 @@ from jaxft.models.family import (
     depth_rules,
 )
 from jaxft.models.heads import Classifier, Spans, bare, every_token, first_token, question
-from jaxft.models.layers import modules, ops
+from jaxft.models.layers import attention, modules, ops
+from jaxft.models.layers.sight import Places, Sight
 
 _EPSILON = 1e-12  # of all norms; HF's config has no field for it
 _IGNORED = frozenset({"sinusoidal_pos_embds", "tie_weights_"})  # of how they are initialised
@@ -97,14 +98,14 @@ class Attention(nnx.Module):
         self.heads, self.rate = config.n_heads, config.attention_dropout
 
     def __call__(
-        self, looking: jax.Array, tokens: jax.Array, mask: jax.Array, seed: ops.Seed
+        self, looking: jax.Array, tokens: jax.Array, sight: Sight, seed: ops.Seed
     ) -> jax.Array:
         """Tokens that look [R, K, D] and those that are looked at [R, L, D] -> [R, K, D]."""
         query, key, value = (
             x.reshape(*x.shape[:2], self.heads, -1)
             for x in (self.q_lin(looking), self.k_lin(tokens), self.v_lin(tokens))
         )
-        attended = ops.attention(query, key, value, mask, rate=self.rate, seed=seed)
+        attended = attention.among(query, key, value, sight, rate=self.rate, seed=seed)
         return self.out_lin(attended.reshape(looking.shape))
 
 
@@ -134,8 +135,8 @@ class Block(nnx.Module):
         weights_seed, output_seed = ops.split(context.seed, 2)
         first, second = context.branches(2, segment_ids)
         hidden = ops.take(tokens, context.reads)
-        mask = ops.segment_mask(ops.take(segment_ids, context.reads), segment_ids)
-        attended = self.attention(hidden, tokens, mask, weights_seed)
+        sight = Sight(Places(segment_ids), context.reads)
+        attended = self.attention(hidden, tokens, sight, weights_seed)
         hidden = self.sa_layer_norm(hidden + first(attended))
         update = ops.dropout(self.ffn(hidden), self.rate, output_seed)
         return {**carry, "hidden": self.output_layer_norm(hidden + second(update))}, {}
@@ -223,7 +224,9 @@ FAMILY = Family(
     model_type="distilbert",
     config=Config,
     dropouts=("dropout", "attention_dropout", "seq_classif_dropout", "qa_dropout"),
-    limits=lambda config: TextLimits(config.vocab_size, config.max_position_embeddings, pairs=True),
+    limits=lambda config: TextLimits(
+        config.vocab_size, config.max_position_embeddings, pairs=True, cut=True
+    ),
     base="distilbert",
     backbone=lambda config, kind, rngs: DistilBert(config, rngs=rngs),
     heads={

@@ -131,7 +131,7 @@ class MaskedHead(nnx.Module):
 
 def _limits(config: Config) -> TextLimits:
     pairs = config.type_vocab_size > 1
-    return TextLimits(config.vocab_size, config.max_position_embeddings, pairs)
+    return TextLimits(config.vocab_size, config.max_position_embeddings, pairs, cut=True)
 
 
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:

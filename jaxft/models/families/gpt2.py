@@ -204,7 +204,7 @@ FAMILY = Family(
     model_type="gpt2",
     config=Config,
     dropouts=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
-    limits=lambda config: TextLimits(config.vocab_size, config.n_positions, pairs=False),
+    limits=lambda config: TextLimits(config.vocab_size, config.n_positions, pairs=False, cut=True),
     base="transformer",
     backbone=lambda config, kind, rngs: GPT2(config, rngs=rngs),
     heads={

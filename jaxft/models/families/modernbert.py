@@ -27,7 +27,8 @@ from jaxft.models.family import (
     depth_rules,
 )
 from jaxft.models.heads import bare, every_token, first_token, mean_of_tokens
-from jaxft.models.layers import modules, ops, rotary
+from jaxft.models.layers import attention, modules, ops, rotary
+from jaxft.models.layers.sight import Places, Sight
 
 # How weights are drawn, of a loss, of kernels that are not used here, and what files of ModernBERT say
 # though no code reads it.
@@ -170,10 +171,9 @@ class Attention(nnx.Module):
         cosines, sines = turn = carry["rotary"][self.kind]
         query, key, value = modules.fused_heads(self.Wqkv, tokens, reads, self.heads)
         query = rotary.rotate(query, (ops.take(cosines, reads), ops.take(sines, reads)))
-        mask = ops.near_mask(carry["segment_ids"], carry["positions"], reads, self.reach)
-        attended = ops.attention(
-            query, rotary.rotate(key, turn), value, mask, rate=self.rate, seed=weights_seed
-        )
+        key = rotary.rotate(key, turn)
+        sight = Sight(Places(carry["segment_ids"], carry["positions"]), reads, reach=self.reach)
+        attended = attention.among(query, key, value, sight, rate=self.rate, seed=weights_seed)
         update = self.Wo(attended.reshape(*attended.shape[:2], -1))
         return ops.dropout(update, self.rate, output_seed)
 
@@ -325,7 +325,7 @@ FAMILY = Family(
     model_type="modernbert",
     config=Config,
     dropouts=("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"),
-    limits=lambda config: TextLimits(config.vocab_size, config.max_position_embeddings, pairs=True),
+    limits=lambda c: TextLimits(c.vocab_size, c.max_position_embeddings, pairs=True, cut=True),
     base="model",
     backbone=lambda config, kind, rngs: ModernBert(config, rngs=rngs),
     heads={

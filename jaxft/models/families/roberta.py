@@ -149,7 +149,7 @@ def _choice(config: Config, num_labels: int, rngs: nnx.Rngs) -> Classifier:
 
 def _limits(config: Config) -> TextLimits:
     positions = config.max_position_embeddings - config.first_position
-    return TextLimits(config.vocab_size, positions, pairs=True)
+    return TextLimits(config.vocab_size, positions, pairs=True, cut=True)
 
 
 def _depth_rules(config: Config) -> tuple[tuple[str, int], ...]:

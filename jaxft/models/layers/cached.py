@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxft.models.family import Carry, Context, Kept
-from jaxft.models.layers import ops
+from jaxft.models.layers import attention, ops
+from jaxft.models.layers.sight import Places, Sight
 
 
 def attend(
@@ -27,13 +28,17 @@ def attend(
     """Query [B, Q, H, C] at `context.reads`, key and value [B, T, G, C] of all tokens -> [B, Q, H, C].
 
     A cache with tokens takes one more of each sequence. It is written before it is read: read first, XLA
-    copies all of it at each step. Other arguments as of `ops.attention` and `ops.causal_mask`.
+    copies all of it at each step. Other arguments as of `ops.attention`.
+
+    Args:
+        window: tokens that a token sees, itself included; None: all before it.
     """
     cache, at = context.cache, carry["positions"]
     if cache is None or cache.keys is None:
-        mask = ops.causal_mask(carry["segment_ids"], at, context.reads, window)
-        attended = ops.attention(
-            query, key, value, mask, rate=rate, seed=seed, scale=scale, cap=cap
+        reach = None if window is None else window - 1
+        sight = Sight(Places(carry["segment_ids"], at), context.reads, causal=True, reach=reach)
+        attended = attention.among(
+            query, key, value, sight, rate=rate, seed=seed, scale=scale, cap=cap
         )
         return attended, {} if cache is None else {"entries": (key, value)}
     assert seed is None and key.shape[1] == 1, "one new token, without dropout"

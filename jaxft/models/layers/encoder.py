@@ -12,6 +12,7 @@ from flax import nnx
 
 from jaxft.models.family import Carry, Context, Kept
 from jaxft.models.layers import modules, ops
+from jaxft.models.layers.sight import Places, Sight
 from jaxft.models.layers.stochastic_depth import Branch
 
 
@@ -117,8 +118,8 @@ class Block(nnx.Module):
         weights_seed, attention_seed, output_seed = ops.split(context.seed, 3)
         first, second = context.branches(2, segment_ids)
         hidden = ops.take(tokens, context.reads)
-        mask = ops.segment_mask(ops.take(segment_ids, context.reads), segment_ids)
-        attended = self.attention.self(hidden, tokens, mask, weights_seed)
+        sight = Sight(Places(segment_ids), context.reads)
+        attended = self.attention.self(hidden, tokens, sight, weights_seed)
         hidden = self.attention.output(attended, hidden, attention_seed, first)
         hidden = self.output(self.intermediate(hidden), hidden, output_seed, second)
         return {**carry, "hidden": hidden}, {}

@@ -13,6 +13,7 @@ from flax import nnx
 
 from jaxft.models.family import Carry, Context, Kept
 from jaxft.models.layers import modules, ops, relative
+from jaxft.models.layers.sight import Places, Sight
 from jaxft.models.layers.stochastic_depth import Branch, whole
 
 
@@ -246,7 +247,8 @@ class DecoderDepth:
         bias = carry["biases"]
         if reads is not None:
             bias = bias[0][:, reads].swapaxes(0, 1)
-        mask = ops.causal_mask(segments, carry["decoder_positions"], reads)
+        places = Places(segments, carry["decoder_positions"])
+        mask = Sight(places, reads, causal=True).mask()
         hidden = attention(carry["hidden"], mask, bias, reads, first, one)
         mask = ops.segment_mask(ops.take(segments, reads), carry["segment_ids"])
         seen = cross.EncDecAttention.keys_and_values(carry["encoded"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
@@ -21,6 +22,7 @@ from jaxft.models.tree import Params, by_path
 
 ROWS = ("data", "fsdp")  # the axes that cut the first axis of a batch
 TENSOR, FSDP = cuts.TENSOR, cuts.FSDP
+CONTEXT = "context"  # cuts the tokens of a row
 
 
 def sizes() -> dict[str, int]:
@@ -38,22 +40,97 @@ def divides(parts: int) -> bool:
     return tensor > 1 and parts % tensor == 0
 
 
+def row_axes(count: int) -> tuple[str, ...]:
+    """The axes over which that many rows are cut; () where these do not divide them."""
+    found = sizes()
+    axes = tuple(name for name in ROWS if name in found)
+    return () if count % math.prod(found[name] for name in axes) else axes
+
+
+def cuts_tokens(length: int) -> bool:
+    """Whether there is a context axis and it divides rows of that many tokens."""
+    context = sizes().get(CONTEXT, 1)
+    return context > 1 and length % context == 0
+
+
 def rows(x: jax.Array) -> jax.Array:
     """Activations, cut by their first axis over the batch's axes of the mesh and whole otherwise.
 
-    With a tensor axis the tokens [R, L, D] of a row are cut over it, if it divides their number: norms,
-    dropout and sums of the residual stream are then computed once, not on each of its devices (sequence
-    parallelism, Korthikanti et al., 2022, arXiv:2205.05198).
+    The tokens [R, L, D] of a row are cut over the context axis, and over a tensor axis, of those that divide
+    their number. Over the latter, norms, dropout and sums of the residual stream are then computed once, not
+    on each of its devices (sequence parallelism, Korthikanti et al., 2022, arXiv:2205.05198).
     """
     found = sizes()
     axes = tuple(name for name in ROWS if name in found)
     if not found or not x.ndim or len(x) % math.prod(found[name] for name in axes):
         return x
-    tensor = found.get(TENSOR, 1)
-    tokens = TENSOR if x.ndim == 3 and tensor > 1 and x.shape[1] % tensor == 0 else None
+    tokens = _token_axes(x.shape[1]) if x.ndim == 3 else ()
     return lax.with_sharding_constraint(
         x, PartitionSpec(axes or None, *((tokens,) if tokens else ()))
     )
+
+
+def _token_axes(length: int) -> tuple[str, ...]:
+    """Those over which the tokens of a row are cut."""
+    found, parts = sizes(), 1
+    axes: tuple[str, ...] = ()
+    for name in (CONTEXT, TENSOR):
+        if name in found and length % (parts * found[name]) == 0:
+            axes, parts = (*axes, name), parts * found[name]
+    return axes
+
+
+def tokens(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """A batch of texts with what it has of each token [R, L] cut over the context axis."""
+    given = dict(batch)
+    if CONTEXT not in sizes() or "input_ids" not in given:
+        return given
+    shape = given["input_ids"].shape
+    if not cuts_tokens(shape[1]):
+        return given
+    spec = PartitionSpec(row_axes(shape[0]) or None, CONTEXT)
+    return {
+        name: lax.with_sharding_constraint(x, spec) if x.shape == shape else x
+        for name, x in given.items()
+    }
+
+
+def in_line(x: jax.Array) -> jax.Array:
+    """[..., D] -> [N, D], for products, of which XLA:CPU copies less so.
+
+    Where tokens [R, L, D] are cut over the context axis, in the order of the devices, so that each keeps its
+    own, and gradients are summed over rows and tokens at once: over the one and then the other, all of them
+    would be sent twice.
+    """
+    if x.ndim != 3 or not cuts_tokens(x.shape[1]):
+        return x.reshape(-1, x.shape[-1])
+    parts, spec = _parts(x.shape[0]), _line(x.shape[0])
+    rows, length, width = x.shape
+    cut = x.reshape(parts[0], rows // parts[0], parts[1], length // parts[1], width)
+    flat = cut.transpose(0, 2, 1, 3, 4).reshape(-1, width)
+    return lax.with_sharding_constraint(flat, spec)
+
+
+def in_rows(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """[N, D] -> [*shape, D]: the inverse."""
+    if len(shape) != 2 or not cuts_tokens(shape[1]):
+        return x.reshape(*shape, x.shape[-1])
+    rows, length = shape
+    parts = _parts(rows)
+    cut = x.reshape(*parts, rows // parts[0], length // parts[1], x.shape[-1])
+    whole = cut.transpose(0, 2, 1, 3, 4).reshape(*shape, x.shape[-1])
+    spec = PartitionSpec(row_axes(rows) or None, CONTEXT, PartitionSpec.UNCONSTRAINED)
+    return lax.with_sharding_constraint(whole, spec)
+
+
+def _parts(rows: int) -> tuple[int, int]:
+    """Into how many those rows, and each of them, are cut."""
+    found = sizes()
+    return math.prod(found[name] for name in row_axes(rows)), found[CONTEXT]
+
+
+def _line(rows: int) -> PartitionSpec:
+    return PartitionSpec((*row_axes(rows), CONTEXT), PartitionSpec.UNCONSTRAINED)
 
 
 def looked_up(table: jax.Array, ids: jax.Array) -> jax.Array:
@@ -66,20 +143,21 @@ def looked_up(table: jax.Array, ids: jax.Array) -> jax.Array:
     and for a table that is whole everywhere the gradients of all those tokens would be gathered.
     """
     found = sizes()
-    data, fsdp, tensor = (found.get(name, 1) for name in ("data", FSDP, TENSOR))
+    data, fsdp, tensor, context = (found.get(name, 1) for name in ("data", FSDP, TENSOR, CONTEXT))
     if not found or ids.ndim != 2 or len(ids) % (data * fsdp):
         return jnp.take(table, ids, axis=0, mode="clip")
     axes = cuts.spec_of("embedding", table.shape, (), fsdp=fsdp, tensor=1)
-    if axes[-1] == FSDP and ids.size < len(table) * data * fsdp:
-        over_data = "data" if data > 1 else None
-        ids = lax.with_sharding_constraint(ids, PartitionSpec(over_data))
-        at = TENSOR if tensor > 1 and ids.shape[1] % tensor == 0 else None
+    if axes[-1] == FSDP and ids.size < len(table) * data * fsdp * context:
+        over_data, at = "data" if data > 1 else None, CONTEXT if cuts_tokens(ids.shape[1]) else None
+        ids = lax.with_sharding_constraint(ids, PartitionSpec(over_data, at))
+        spec = PartitionSpec(over_data, _token_axes(ids.shape[1]) or None, FSDP)
         sent = jnp.take(table, ids, axis=0, mode="clip")
-        return rows(lax.with_sharding_constraint(sent, PartitionSpec(over_data, at, FSDP)))
+        return rows(lax.with_sharding_constraint(sent, spec))
     if FSDP in axes:
         whole = PartitionSpec(TENSOR if tensor > 1 and len(table) % tensor == 0 else None, None)
         table = _gathered(table, whole, table.dtype)
-    return rows(jnp.take(table, ids, axis=0, mode="clip"))
+    line = in_line(ids[..., None])[:, 0]
+    return rows(in_rows(jnp.take(table, line, axis=0, mode="clip"), ids.shape))
 
 
 def columns(x: jax.Array) -> jax.Array:

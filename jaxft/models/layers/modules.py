@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxft.models.layers import mesh, ops
+from jaxft.models.layers import attention, mesh, ops
+from jaxft.models.layers.sight import Sight
 
 
 class Linear(nnx.Module):
@@ -24,8 +25,13 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         bias = None if self.bias is None else self.bias[...]
-        flat = ops.linear(x.reshape(-1, x.shape[-1]), self.kernel[...], bias)
-        return flat.reshape(*x.shape[:-1], flat.shape[-1])
+        return _product(x, self.kernel[...], bias)
+
+
+def _product(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """[..., in] -> [..., out], by a product of [N, in]."""
+    flat = ops.linear(mesh.in_line(x), kernel, bias)
+    return mesh.in_rows(flat, x.shape[:-1])
 
 
 class Embedding(nnx.Module):
@@ -114,14 +120,14 @@ def _columns(fused: Linear, x: jax.Array, columns: slice) -> jax.Array:
     kernel, bias = mesh.columns(fused.kernel[...][:, columns]), None
     if fused.bias is not None:
         bias = mesh.columns(fused.bias[...][columns])
-    flat = ops.linear(x.reshape(-1, x.shape[-1]), kernel, bias)
-    return flat.reshape(*x.shape[:-1], -1)
+    return _product(x, kernel, bias)
 
 
 class SelfAttention(nnx.Module):
     """Multi-head attention up to, not including, its output projection.
 
-    Called with the tokens that look [B, Q, D], those that are looked at [B, T, D] and a mask.
+    Called with the tokens that look [B, Q, D], those that are looked at [B, T, D] and which looks at which;
+    None: each at all.
     """
 
     def __init__(
@@ -141,12 +147,12 @@ class SelfAttention(nnx.Module):
         self.rate = rate
 
     def __call__(
-        self, looking: jax.Array, tokens: jax.Array, mask: jax.Array | None, seed: ops.Seed
+        self, looking: jax.Array, tokens: jax.Array, sight: Sight | None, seed: ops.Seed
     ) -> jax.Array:
         def split(x):  # [B, T, D] -> [B, T, H, D / H]
             return x.reshape(*x.shape[:2], self.heads, -1)
 
         query = split(self.query(looking))
         key, value = split(self.key(tokens)), split(self.value(tokens))
-        context = ops.attention(query, key, value, mask, rate=self.rate, seed=seed)
+        context = attention.among(query, key, value, sight, rate=self.rate, seed=seed)
         return context.reshape(looking.shape)

@@ -22,9 +22,9 @@ from jaxft.models.layers.seeds import without_rows as without_rows
 
 @jax.custom_vjp
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """[N, in] x [in, out] + [out], in the dtype of `x`.
+    """[..., in] x [in, out] + [out], in the dtype of `x`.
 
-    Two-dimensional on purpose: the gradient of a [B, T, in] product contracts two axes, for which
+    [N, in] where that can be had: the gradient of a [B, T, in] product contracts two axes, for which
     XLA:CPU copies the incoming gradient. A feed-forward pair: 147 ms, flattened 74 ms.
     """
     product = x @ kernel.astype(x.dtype)
@@ -40,10 +40,11 @@ def _linear_backward(residuals, gradient):
     # Summed over tokens in fp32 also where activations or parameters are bf16, and only then
     # rounded to the parameter's dtype.
     summed = x.dtype if x.dtype == jnp.float64 else jnp.float32
+    tokens = tuple(range(x.ndim - 1))
     kernel_gradient = lax.dot_general(
-        x, gradient, (((0,), (0,)), ((), ())), preferred_element_type=summed
+        x, gradient, ((tokens, tokens), ((), ())), preferred_element_type=summed
     ).astype(kernel.dtype)
-    bias_gradient = None if bias is None else gradient.sum(0, dtype=summed).astype(bias.dtype)
+    bias_gradient = None if bias is None else gradient.sum(tokens, dtype=summed).astype(bias.dtype)
     return gradient @ kernel.astype(x.dtype).T, kernel_gradient, bias_gradient
 
 
@@ -240,34 +241,6 @@ def segment_mask(queries: jax.Array, keys: jax.Array) -> jax.Array:
     """Segment ids [B, Q] and [B, T] (0 = padding) -> [B, 1, Q, T]: True inside one example."""
     same = queries[:, :, None] == keys[:, None, :]
     return (same & (keys[:, None, :] > 0))[:, None]
-
-
-def causal_mask(
-    segments: jax.Array, positions: jax.Array, reads: jax.Array | None, window: int | None = None
-) -> jax.Array:
-    """[B, 1, Q, T]: True for tokens of the same example up to the one that looks, itself included.
-
-    Args:
-        segments: ids [B, T], 0 = padding.
-        positions: [B, T], from 0 on in each example.
-        reads: positions [B, Q] in the row of those that look; None: all.
-        window: of so many tokens at most; None: of all.
-    """
-    before = take(positions, reads)[:, None, :, None] - positions[:, None, None, :]
-    seen = before >= 0 if window is None else (before >= 0) & (before < window)
-    return segment_mask(take(segments, reads), segments) & seen
-
-
-def near_mask(
-    segments: jax.Array, positions: jax.Array, reads: jax.Array | None, reach: int | None
-) -> jax.Array:
-    """[B, 1, Q, T]: True for tokens of the same example, at most `reach` before or after the one that
-    looks; None: all. Arguments as in `causal_mask`."""
-    mask = segment_mask(take(segments, reads), segments)
-    if reach is None:
-        return mask
-    before = take(positions, reads)[:, None, :, None] - positions[:, None, None, :]
-    return mask & (jnp.abs(before) <= reach)
 
 
 def take(x: jax.Array, positions: jax.Array | None) -> jax.Array:

@@ -5,6 +5,8 @@ does, and so does each device under pmap, whose seeds know its number.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,12 +59,28 @@ def hash_bits(shape: tuple[int, ...], seed: jax.Array, first: jax.Array | int = 
     cores: 0.1 ms of this, 1.5 ms of bernoulli. The mixer is from the public-domain
     https://github.com/skeeto/hash-prospector; tests/models/test_ops.py holds what is asked of it.
     """
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    position = sum(
-        lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
-        for axis, stride in enumerate(strides)
+    return hashed(_position(shape, shape, [0] * len(shape)) + jnp.uint32(first), seed)
+
+
+def _position(shape: tuple[int, ...], whole: tuple[int, ...], starts: Sequence[Any]) -> jax.Array:
+    """Of each element, in an array of shape `whole`, uint32 (modulo 2**32)."""
+    strides = [math.prod(whole[axis + 1 :]) for axis in range(len(whole))]
+    places = (
+        (lax.broadcasted_iota(jnp.uint32, shape, axis) + start) * jnp.uint32(stride % 2**32)
+        for axis, (start, stride) in enumerate(zip(starts, strides, strict=True))
     )
-    return hashed(position + jnp.uint32(first), seed)
+    return sum(places, jnp.uint32(0))
+
+
+def tile_bits(
+    shape: tuple[int, ...],
+    seed: jax.Array,
+    starts: tuple[jax.Array | int, ...],
+    whole: tuple[int, ...],
+) -> jax.Array:
+    """What `hash_bits` has for a larger array of shape `whole`, from `starts` on along each axis."""
+    position = _position(shape, whole, [jnp.uint32(start) for start in starts])
+    return hashed(position, seed)
 
 
 def hashed(number: jax.Array, seed: jax.Array) -> jax.Array:

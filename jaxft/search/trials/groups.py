@@ -70,7 +70,7 @@ def can_join(prepared: Prepared) -> bool:
         and not (isinstance(task, Writes) and config.eval.generate)
         and not config.data.stream
         and p.mode in ("auto", "jit")
-        and p.fsdp == p.tensor == 1
+        and p.fsdp == p.context == p.tensor == 1
     )
 
 
