@@ -14,8 +14,8 @@ from jaxft.planning.plan import Plan, from_json
 
 # What a plan settles, and `train --plan` takes from it.
 SETTLED = (
-    "parallel.mode", "parallel.data", "parallel.fsdp", "parallel.tensor", "train.batch_size",
-    "train.accumulate", "model.dtype", "model.remat",
+    "parallel.mode", "parallel.data", "parallel.fsdp", "parallel.context", "parallel.tensor",
+    "train.batch_size", "train.accumulate", "model.dtype", "model.remat",
 )  # fmt: skip
 # What it rests on, beside every field that is compiled into the step.
 _ASSUMED = (

@@ -163,7 +163,8 @@ class World:
             return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
         rest = (bare(whole.frozen), bare(whole.stats), batch, _KEY)
-        return kept_bytes(loss, bare(whole.params), rest) / self.parallel.shards
+        cut = self.parallel.shards * self.mesh.get("context", 1)
+        return kept_bytes(loss, bare(whole.params), rest) / cut
 
     def _batch(self) -> dict[str, int]:
         config = self.prepared.config

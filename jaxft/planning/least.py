@@ -47,14 +47,15 @@ def least(
     """Bytes that each device receives of the others, by kind.
 
     Args:
-      mesh: axis -> devices.
+      mesh: axis -> devices. What goes around a context axis for attention is not counted.
       lowest: depth of the lowest parameter that trains; the backward pass does not reach below.
       tokens: of an update, over all devices.
       width: bytes of a gradient's number as it is summed.
       compute: bytes of a number in the computation, in which parameters are gathered.
       accumulate: microbatches: parameters are gathered for each, gradients summed once.
     """
-    data, fsdp, tensor = (mesh.get(axis, 1) for axis in ("data", "fsdp", "tensor"))
+    fsdp, tensor, context = (mesh.get(axis, 1) for axis in ("fsdp", "tensor", "context"))
+    data = mesh.get("data", 1) * context  # over both, parameters are the same and tokens are cut
     sums = {"all-gather": 0.0, "reduce-scatter": 0.0, "all-reduce": 0.0}
     for leaf in leaves:
         own = leaf.size / (tensor if "tensor" in leaf.placement else 1)

@@ -64,7 +64,7 @@ def test_flops_are_those_of_the_formula(plan):
 
 
 def test_traffic_is_along_the_axes_of_the_mesh(plan):
-    assert plan.mesh == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert plan.mesh == {"data": 2, "fsdp": 4, "context": 1, "tensor": 1}
     assert {axis for one in plan.traffic for axis in one["axes"]} <= {"data", "fsdp"}
     assert plan.over_least >= 0.9
     assert plan.batch == {
