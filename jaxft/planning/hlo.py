@@ -30,7 +30,8 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r"known_trip_count\D*(\d+)")
-_LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})?\}")
+_LISTED = re.compile(r"replica_groups=\{(\{[\d,{} ]*\})?\}")
+_PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{} ]*\})\}")
 _TILED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESHED = re.compile(r"replica_groups=mesh\[([^\]]*)\]([^{]*)\{([^}]*)\}")
 _ORDER = re.compile(r"\[([\d,]+)\](?:<=\[([\d,]+)\])?(?:T\(([\d,]+)\))?")
@@ -275,6 +276,8 @@ def _group(line: str, devices: int, mesh: Mapping[str, int]) -> tuple[int, tuple
         first = _of_mesh(*meshed.groups())
     elif tiled := _TILED.search(line):
         first = _ordered(*tiled.groups())[0].ravel()
+    elif pairs := _PAIRS.search(line):
+        first = np.array(_ring(dict(re.findall(r"(\d+),(\d+)", pairs[1]))))
     elif (listed := _LISTED.search(line)) and listed[1]:
         first = np.array([int(n) for n in re.findall(r"\d+", listed[1].split("}")[0])])
     else:
@@ -285,6 +288,15 @@ def _group(line: str, devices: int, mesh: Mapping[str, int]) -> tuple[int, tuple
     return len(first), tuple(
         axis for axis, place in zip(mesh, places, strict=True) if len(set(place.tolist())) > 1
     )
+
+
+def _ring(targets: Mapping[str, str]) -> list[int]:
+    """The devices to which what the first source sends would come, itself first: all of a ring or a row."""
+    place = next(iter(targets))
+    found = [place]
+    while (place := targets.get(place, found[0])) not in found:
+        found.append(place)
+    return [int(one) for one in found]
 
 
 def _ordered(shape: str, source: str, order: str | None) -> np.ndarray:

@@ -114,6 +114,13 @@ def test_loops_count_as_often_as_they_run(said, condition, times):
     assert found.count == times and found.bytes == times * 2 * 32 * 7 / 8
 
 
+def test_a_permute_is_along_the_axis_around_which_it_sends():
+    ring = "{{0,1},{1,2},{2,3},{3,0},{4,5},{5,6},{6,7},{7,4}}"
+    line = f"%p = f32[8]{{0}} collective-permute(%x), channel_id=1, source_target_pairs={ring}"
+    found = only(entry(line))
+    assert (found.group, found.axes, found.bytes) == (4, ("fsdp",), 8 * 4)
+
+
 def test_a_loop_whose_counter_moves_by_two_runs_half_as_often():
     before = (
         "%body (x: (f32[8], s32[])) -> (f32[8], s32[]) {\n"
