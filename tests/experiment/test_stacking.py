@@ -141,6 +141,9 @@ def test_over_a_mesh_each_block_is_gathered_in_the_scan(deep, monkeypatch):
     found = hlo.collectives(traced.lower().compile().as_text())
     gathered = Counter(shape for one in found if one.kind == "all-gather" for shape in one.shapes)
     # Of five stacked blocks the one that runs, and the last, which is not stacked; no stack whole.
+    # A table of fewer rows than a device has tokens is gathered, too.
+    leaves = optim.by_path(ready.architecture.abstract)
+    gathered.subtract(hlo.shape_of(x) for path, x in leaves.items() if path.endswith("embedding"))
     for kernel in ("32,64", "64,32"):
         assert gathered[f"f32[1,{kernel}]"] == gathered[f"f32[{kernel}]"] == 1, gathered
     assert not any(shape.startswith("f32[5,") for shape in gathered), gathered
