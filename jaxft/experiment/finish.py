@@ -104,7 +104,8 @@ def export(
       origin: see `model_card`.
       dtype, max_shard_bytes: see `hf.write_checkpoint`.
     """
-    whole = jax.tree.map(gathered, whole)
+    # One after the other: a process that does not write holds no more than one whole parameter.
+    whole = jax.tree.map(lambda x: gathered(x) if lead else _passed(x), whole)
     if lead:
         hf.write_checkpoint(
             output,
@@ -121,6 +122,11 @@ def export(
             files=KINDS[prepared.task.inputs].companions(prepared.directory),
             beside=_beside(prepared),
         )
+
+
+def _passed(x: jax.Array) -> None:
+    """Takes part in the gathering of an array, and keeps nothing of it."""
+    gathered(x)
 
 
 def _beside(prepared: Prepared) -> dict[str, Any]:
