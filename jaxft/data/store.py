@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pyarrow.fs import FileSelector, FileSystem, FileType
-
 from jaxft.data import files, remote
 
 T = TypeVar("T")
@@ -212,9 +210,11 @@ def open_store(address: str, waits: tuple[float, ...] = WAITS) -> Store:
 
 def _below(system: Any, folder: str) -> dict[str, dict[str, Any]]:
     """What is said of each file in a folder and its folders, by path."""
-    if isinstance(
-        getattr(system, "fs", None), FileSystem
-    ):  # pyarrow's, which lists all in one request
+    # Here and not above: 30 ms, which a run without a store need not take.
+    from pyarrow.fs import FileSelector, FileSystem, FileType
+
+    # Pyarrow's own lists all in one request.
+    if isinstance(getattr(system, "fs", None), FileSystem):
         found = system.fs.get_file_info(FileSelector(folder, recursive=True))
         files = [info for info in found if info.type == FileType.File]
         return {f.path: {"type": "file", "size": f.size, "mtime": f.mtime} for f in files}
