@@ -40,11 +40,11 @@ def divides(parts: int) -> bool:
     return tensor > 1 and parts % tensor == 0
 
 
-def row_axes(count: int) -> tuple[str, ...]:
-    """The axes over which that many rows are cut; () where these do not divide them."""
+def row_axes(count: int) -> tuple[str, ...] | None:
+    """The axes over which that many rows are cut; None where these do not divide them."""
     found = sizes()
     axes = tuple(name for name in ROWS if name in found)
-    return () if count % math.prod(found[name] for name in axes) else axes
+    return None if count % math.prod(found[name] for name in axes) else axes
 
 
 def cuts_tokens(length: int) -> bool:
@@ -60,9 +60,8 @@ def rows(x: jax.Array) -> jax.Array:
     their number. Over the latter, norms, dropout and sums of the residual stream are then computed once, not
     on each of its devices (sequence parallelism, Korthikanti et al., 2022, arXiv:2205.05198).
     """
-    found = sizes()
-    axes = tuple(name for name in ROWS if name in found)
-    if not found or not x.ndim or len(x) % math.prod(found[name] for name in axes):
+    axes = row_axes(len(x)) if sizes() and x.ndim else None
+    if axes is None:
         return x
     tokens = _token_axes(x.shape[1]) if x.ndim == 3 else ()
     return lax.with_sharding_constraint(
@@ -104,11 +103,11 @@ def in_line(x: jax.Array) -> jax.Array:
     """
     if x.ndim != 3 or not cuts_tokens(x.shape[1]):
         return x.reshape(-1, x.shape[-1])
-    parts, spec = _parts(x.shape[0]), _line(x.shape[0])
     rows, length, width = x.shape
+    parts, axes = _parts(rows), (*(row_axes(rows) or ()), CONTEXT)
     cut = x.reshape(parts[0], rows // parts[0], parts[1], length // parts[1], width)
     flat = cut.transpose(0, 2, 1, 3, 4).reshape(-1, width)
-    return lax.with_sharding_constraint(flat, spec)
+    return lax.with_sharding_constraint(flat, PartitionSpec(axes, PartitionSpec.UNCONSTRAINED))
 
 
 def in_rows(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -126,11 +125,7 @@ def in_rows(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def _parts(rows: int) -> tuple[int, int]:
     """Into how many those rows, and each of them, are cut."""
     found = sizes()
-    return math.prod(found[name] for name in row_axes(rows)), found[CONTEXT]
-
-
-def _line(rows: int) -> PartitionSpec:
-    return PartitionSpec((*row_axes(rows), CONTEXT), PartitionSpec.UNCONSTRAINED)
+    return math.prod(found[name] for name in row_axes(rows) or ()), found[CONTEXT]
 
 
 def looked_up(table: jax.Array, ids: jax.Array) -> jax.Array:

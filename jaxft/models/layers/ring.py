@@ -94,7 +94,7 @@ class _Cut(NamedTuple):
         if not mesh.cuts_tokens(length):
             return cls(False, (), None, shape)
         divides = mesh.divides(heads) and mesh.divides(key.shape[2])
-        return cls(True, mesh.row_axes(batch), TENSOR if divides else None, shape)
+        return cls(True, mesh.row_axes(batch) or (), TENSOR if divides else None, shape)
 
     @property
     def place(self) -> Place:
