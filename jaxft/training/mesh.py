@@ -10,19 +10,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from jaxft.training.parallel import PMAP_AXIS, Parallel
+from jaxft.training.parallel import BATCH_AXES, PMAP_AXIS, Parallel
 
-
-class Sizes(NamedTuple):
-    """Devices along each axis of a mesh, those of the batch first."""
-
-    data: int
-    fsdp: int
-    context: int
-    tensor: int
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name}={size}" for name, size in self._asdict().items())
+AXES = (*BATCH_AXES, "context", "tensor")
 
 
 def make_parallel(
@@ -67,11 +57,22 @@ def make_parallel(
         return Parallel("pmap", mesh, len(devices))
     sizes = _sizes(Sizes(data, fsdp, context, tensor), len(devices), processes)
     # Auto axes: the compiler lays out what lies between; Explicit ones need annotations in the model.
-    axes = Sizes._fields
-    mesh = Mesh(np.array(devices).reshape(sizes), axes, axis_types=(AxisType.Auto,) * len(axes))
+    mesh = Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
     shards = sizes.data * sizes.fsdp
     sharers = max(1, sizes.context * sizes.tensor * processes // len(devices))
     return Parallel("shard", mesh, shards, None if given is None else devices[0], sharers)
+
+
+class Sizes(NamedTuple):
+    """Devices along each axis of a mesh, in the order of `AXES`."""
+
+    data: int
+    fsdp: int
+    context: int
+    tensor: int
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={size}" for name, size in self._asdict().items())
 
 
 def _sizes(asked: Sizes, count: int, processes: int) -> Sizes:
