@@ -1,4 +1,12 @@
-# Sourced by local.sh and ssh.sh, which start the processes of one run as jobs of the shell.
+# Sourced by local.sh and ssh.sh, which start processes as jobs of the shell.
+
+# COMMAND=train: the processes of one run, which meet. COMMAND=sweep: each works on the same study by itself.
+COMMAND=${COMMAND:-train}
+case $COMMAND in train | sweep) ;; *)
+  echo "$0: COMMAND=$COMMAND is not possible; it may be train or sweep" >&2
+  exit 2
+  ;;
+esac
 
 # Waits for all of them. Returns the status of the first that failed, or 0.
 #   tell SIGNAL   is a function of the caller: passes a signal on to all processes
@@ -11,6 +19,8 @@ until_all_end() {
     code=$?
     if ((code && !status)); then
       status=$code
+      # Those of a sweep take over what it left.
+      if [[ $COMMAND == sweep ]]; then continue; fi
       # Where one has failed, the others may wait for it a long time.
       for ((tenths = 10 * ${GRACE:-5}; tenths > 0; tenths--)); do
         [[ $(jobs -rp) ]] || break

@@ -3,9 +3,11 @@
 #
 #   launch/ssh.sh node1,node2 --config configs/text_classification.py --workdir /shared/runs/mine --config.…
 #   launch/ssh.sh hosts.txt …          a file of one host a line
+#   COMMAND=sweep launch/ssh.sh …      as workers of one sweep
 #
 # A host is what ssh takes: a name, user@name, or one of ~/.ssh/config. The other arguments are those of
-# `python -m jaxft.train`; --workdir must lie on storage that all hosts share. Environment:
+# `python -m jaxft.train`, or `jaxft.sweep`; --workdir must lie on storage that all hosts share. Environment:
+#   COMMAND=train   or sweep, whose processes are on their own
 #   DIRECTORY       of this project on each host (default: that from which this is started)
 #   PYTHON=python   the interpreter there
 #   ADDRESS=node1   of the first host, as the others reach it (default: its name)
@@ -65,8 +67,10 @@ tell() {
 }
 trap '' PIPE
 for id in "${!hosts[@]}"; do
-  command=$(quoted bash -c "$there" bash "${DIRECTORY:-$PWD}" "${PYTHON:-python}" -m jaxft.train "$@" \
-    --coordinator="$address:${PORT:-47700}" --num_processes="${#hosts[@]}" --process_id="$id")
+  meet=(--coordinator="$address:${PORT:-47700}" --num_processes="${#hosts[@]}" --process_id="$id")
+  if [[ $COMMAND == sweep ]]; then meet=(); fi
+  command=$(quoted bash -c "$there" bash "${DIRECTORY:-$PWD}" "${PYTHON:-python}" -m "jaxft.$COMMAND" "$@" \
+    "${meet[@]}")
   mkfifo "$folder/$id"
   (
     for input in "${inputs[@]}"; do exec {input}>&-; done # or nobody would see their ends

@@ -25,7 +25,8 @@ AWKWARD = [
 PYTHON = """#!{python}
 import json, os, signal, sys, time
 here = os.path.dirname(os.path.abspath(__file__))
-number = next((a.split("=")[1] for a in sys.argv if a.startswith("--process_id=")), "0")
+number = next((a.split("=")[1] for a in sys.argv if a.startswith("--process_id=")), None)
+number = number or os.environ.get("CUDA_VISIBLE_DEVICES", "0")
 with open(f"{{here}}/called-{{number}}.tmp", "w") as file:
     json.dump([os.getcwd(), sys.argv[1:]], file)
 signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
@@ -128,3 +129,35 @@ def test_mpi_hands_arguments_on_unchanged(bench):
     assert ended(started(bench, "launch/mpi.sh", *AWKWARD, **ranks)) == (0, "")
     assert called(bench, 1)[1][2:-3] == AWKWARD
     assert "start this with mpirun" in ended(started(bench, "launch/mpi.sh"))[1]
+
+
+def test_workers_of_a_sweep_do_not_meet_and_each_has_a_gpu(bench):
+    (bench / "nvidia-smi").write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    (bench / "nvidia-smi").chmod(0o755)
+    (bench / "ends").write_text('{"0": 3}')
+    child = started(bench, "launch/local.sh", "2", *AWKWARD, COMMAND="sweep")
+    assert ended(child)[0] == 3
+    for gpu in (0, 1):
+        assert called(bench, gpu)[1] == ["-m", "jaxft.sweep", *AWKWARD]
+
+
+def test_a_worker_of_a_sweep_that_fails_does_not_end_the_others(bench):
+    (bench / "ends").write_text('{"1": 3, "0": "never"}')
+    child = started(
+        bench, "launch/local.sh", "2", COMMAND="sweep", GRACE="0", CUDA_VISIBLE_DEVICES="0,1"
+    )
+    called(bench, 0), called(bench, 1)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(1.5)
+    child.send_signal(signal.SIGTERM)
+    assert ended(child)[0] == 3
+
+
+@pytest.mark.parametrize("launcher", ["launch/ssh.sh", "launch/mpi.sh"])
+def test_other_launchers_start_workers_of_a_sweep(bench, launcher):
+    ranks = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1", "COMMAND": "sweep"}
+    hosts = ["a"] if "ssh" in launcher else []
+    assert ended(started(bench, launcher, *hosts, *AWKWARD, **ranks)) == (0, "")
+    assert called(bench, 0)[1] == ["-m", "jaxft.sweep", *AWKWARD]
+    status, errors = ended(started(bench, launcher, *hosts, **{**ranks, "COMMAND": "swep"}))
+    assert status == 2 and "it may be train or sweep" in errors
