@@ -38,8 +38,8 @@ def command(world: Path, folder: Path, trials: int) -> list[str]:
     return [*arguments(world, folder, *own), f"--trials={trials}", "--at_once=4"]
 
 
-def start(world: Path, folder: Path, trials: int) -> subprocess.Popen:
-    _, *flags = command(world, folder, trials)
+def start(world: Path, folder: Path, trials: int, *more: str) -> subprocess.Popen:
+    _, *flags = [*command(world, folder, trials), *more]
     with open(f"{folder}.log", "a") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "jaxft.sweep", *flags], stdout=log, stderr=log, cwd=ROOT

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,17 @@ from optuna.trial import FrozenTrial, TrialState
 from jaxft.search.sweeps.optuna_study import Plan, propose, study_direction
 from jaxft.search.sweeps.presence import Presence
 from jaxft.search.sweeps.space import Space
+from jaxft.search.sweeps.turns import Turn, turns
 
 JOURNAL = "study.journal"
 # Attributes of the study and of its trials.
 _SWEEP, _OWNER, _BATCH, _CHANGES = "jaxft sweep", "process", "batch", "changes"
+# What to install for a module that SQLAlchemy asks for.
+_DRIVERS = {
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +68,9 @@ class Told:
 class Study:
     """One study, of which this process takes batches. Made by `open_study`."""
 
-    def __init__(self, storage: BaseStorage, number: int, directory: Path, presence: Presence):
+    def __init__(self, storage: BaseStorage, number: int, presence: Presence, turn: Turn):
         self._storage, self._number = storage, number
-        self._directory, self._presence = directory, presence
+        self._presence, self._turn = presence, turn
 
     def trials(self) -> list[FrozenTrial]:
         """All of them, in order."""
@@ -87,7 +93,7 @@ class Study:
 
     def begin(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Note what it is of, unless another process was faster. Returns what it is of, as JSON has it."""
-        with _locked(self._directory):
+        with self._turn():
             if (known := self.identity()) is None:
                 self._storage.set_study_user_attr(self._number, _SWEEP, dict(identity))
                 known = self._storage.get_study_user_attrs(self._number)[_SWEEP]
@@ -98,7 +104,7 @@ class Study:
 
         None: there are none that nobody runs.
         """
-        with _locked(self._directory):
+        with self._turn():
             self._set_free()
             waiting = [
                 one
@@ -206,7 +212,7 @@ def open_study(
             f"the study {name!r} in {where or directory} has other objectives; give another --study"
         )
     with Presence(storage, number, directory / "processes") as presence:
-        yield Study(storage, number, directory, presence)
+        yield Study(storage, number, presence, turns(storage, number, directory))
 
 
 def _storage(directory: Path, where: str) -> BaseStorage:
@@ -215,6 +221,9 @@ def _storage(directory: Path, where: str) -> BaseStorage:
             return RDBStorage(where)
         except Exception as error:  # of SQLAlchemy or of the database's own driver
             line = " ".join(str(error).split())[:200]
+            if isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name:
+                name = error.__cause__.name
+                line = f"its driver is not installed: pip install '{_DRIVERS.get(name, name)}'"
             raise ValueError(f"--storage {where} cannot be opened: {line}") from error
     path = Path(where) if where else directory / JOURNAL
     if not path.parent.is_dir():
@@ -223,13 +232,3 @@ def _storage(directory: Path, where: str) -> BaseStorage:
         return JournalStorage(JournalFileBackend(str(path)))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no journal of Optuna: {error}") from error
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """One process of those that share the directory at a time."""
-    with open(directory / ".lock", "w") as lock:
-        # A mount without locks: two processes that begin in the same instant may run a trial twice.
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
