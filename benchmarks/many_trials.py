@@ -1,9 +1,10 @@
-"""Eight learning rates as one program beside as many processes of `train`: CPU seconds, operations, losses.
+"""Eight learning rates as one program beside as many processes of `train`: seconds, operations, losses.
 
     python benchmarks/many_trials.py --model DIR --train train.csv --freeze all [--epochs 3] [--processes 8]
 
 Processes of `train` run one after the other and have a cache of compiled programs in common; that of the
-trials is its own and empty. Seconds are those of all cores, so that other work on the machine counts little.
+trials is its own and empty. Seconds are those of all cores, in which other work on the machine counts little,
+and those of the clock.
 Operations are those of XLA's cost analysis, of a step without a prefix cache.
 """
 
@@ -15,6 +16,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,30 +48,33 @@ def main(argv: Sequence[str]) -> int:
         return 0
     rates = [1e-5 * 2**n for n in range(values.rates)]
     with tempfile.TemporaryDirectory() as folder:
-        own, losses, alone = 0.0, list[float](), list[float]()
+        own, losses, alone = (0.0, 0.0), list[float](), list[tuple[float, float]]()
         if values.only in ("", "trials"):
             command = [sys.executable, __file__, *argv[1:], f"--workdir={folder}/trials"]
-            own = _cpu_seconds(command)
+            own = _seconds(command)
             losses = json.loads(Path(folder, "trials/losses.json").read_text())
-            print(f"{values.rates} trials, one program: {own:.1f} CPU seconds", flush=True)
+            print(f"{values.rates} trials, one program: {_said(own)}", flush=True)
         if values.only in ("", "processes"):
             for number, rate in list(enumerate(rates))[: values.processes]:
                 workdir = f"{folder}/run{number}"
                 fields = _fields(values, rate) | {"train.compile_cache": f"{folder}/compiled"}
                 flags = [f"--config.{name}={value}" for name, value in fields.items()]
                 command = [sys.executable, "-m", "jaxft.train", f"--config={CONFIG}"]
-                alone.append(_cpu_seconds([*command, f"--workdir={workdir}", *flags]))
+                alone.append(_seconds([*command, f"--workdir={workdir}", *flags]))
                 loss = _last_loss(Path(workdir))
                 beside = f", as a trial {losses[number]:.6f}" * bool(losses)
                 print(
-                    f"rate {rate:.1e}: {alone[-1]:.1f} CPU seconds, last loss {loss:.6f}{beside}",
-                    flush=True,
+                    f"rate {rate:.1e}: {_said(alone[-1])}, last loss {loss:.6f}{beside}", flush=True
                 )
-        if own and alone:
-            whole = sum(alone) / len(alone) * values.rates
-            print(
-                f"trials: {own / whole:.2f} of {values.rates} processes, {own / alone[-1]:.2f} x the last one"
-            )
+        if losses and alone:
+            for kind, together, each in zip(
+                ("CPU", "clock"), own, zip(*alone, strict=True), strict=True
+            ):
+                whole = sum(each) / len(each) * values.rates
+                print(
+                    f"trials, {kind}: {together / whole:.2f} of {values.rates} processes, "
+                    f"{together / each[-1]:.2f} x the last one"
+                )
     if values.only in ("", "operations"):
         _operations(values, rates)
     return 0
@@ -109,18 +114,24 @@ def _last_loss(workdir: Path) -> float:
     return [row for row in map(json.loads, lines) if row["kind"] == "eval"][-1]["loss"]
 
 
-def _cpu_seconds(command: Sequence[str]) -> float:
+def _said(seconds: tuple[float, float]) -> str:
+    return f"{seconds[0]:.1f} CPU s, {seconds[1]:.1f} s"
+
+
+def _seconds(command: Sequence[str]) -> tuple[float, float]:
+    """Of all cores, and of the clock."""
+
     def spent() -> float:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         return used.ru_utime + used.ru_stime
 
-    before = spent()
+    before, start = spent(), time.perf_counter()
     result = subprocess.run(
         command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True
     )
     if result.returncode:
         raise RuntimeError(result.stderr[-2000:])
-    return spent() - before
+    return spent() - before, time.perf_counter() - start
 
 
 def _operations(values: Any, rates: Sequence[float]) -> None:
