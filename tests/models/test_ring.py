@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxft.models.layers import attention, blockwise, ring
+from jaxft.models.layers import attention, blockwise, ring, slices
 from jaxft.models.layers.sight import Places, Sight
+from jaxft.models.layers.slices import Slices
+from jaxft.planning import hlo
 from jaxft.training.mesh import make_parallel
 
 ROWS, LENGTH, HEADS, KEY_HEADS, WIDTH = 2, 64, 4, 2, 8
@@ -48,13 +52,17 @@ def among(causal: bool, reach: int | None, cap: float | None, rate: float):
     return both
 
 
-def over(sizes, function):
+def over(sizes, function, inputs=INPUTS):
     """Its results over a mesh."""
+    return compiled(sizes, function, inputs)(*inputs)
+
+
+def compiled(sizes, function, inputs=INPUTS):
     parallel = make_parallel("shard", **sizes)
     whole = jax.sharding.NamedSharding(parallel.mesh, jax.sharding.PartitionSpec())
     with jax.sharding.use_abstract_mesh(parallel.mesh.abstract_mesh):
-        mapped = jax.jit(function, out_shardings=whole)
-        return mapped(*jax.device_put(INPUTS, whole))
+        mapped = jax.jit(function, in_shardings=whole, out_shardings=whole)
+        return mapped.lower(*inputs).compile()
 
 
 def cases():
@@ -105,6 +113,89 @@ def test_a_long_row_of_one_device_is_attended_in_chunks(monkeypatch, rate):
         *map(jax.tree.leaves, (expected, lowered.compile()(*INPUTS))), strict=True
     ):
         np.testing.assert_allclose(found, one, atol=5e-6)
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_each_device_has_as_much_to_do_at_each_step_of_a_causal_row(count):
+    length = 16384 // count
+    found = Slices.of(count, length, True, None).pairs(True, None)
+    assert (found == found[0]).all()
+    # Of 32 chunks, those of a query and a key that is not after it.
+    assert found.sum() == 32 * 33 // 2
+    before = Slices(count, length, False).pairs(True, None)
+    assert before.sum() == found.sum()
+    assert before.max(0).sum() / before.sum(1).mean() > 2 * count / (count + 1)
+
+
+@pytest.mark.parametrize(
+    ("length", "causal", "reach", "paired"),
+    [
+        (2048, False, None, False),  # every device sees all
+        (2048, True, 2048, False),  # each sees its own slice and the one before
+        (2048, False, 2048, False),
+        (2048, True, 16383, True),
+        (1, True, None, False),
+        (2, True, None, True),
+    ],
+)
+def test_slices_are_paired_where_that_spares_work(length, causal, reach, paired):
+    assert Slices.of(8, length, causal, reach).paired == paired
+
+
+def one_text(length: int) -> Places:
+    return Places(jnp.ones((ROWS, length), jnp.int32), jnp.tile(jnp.arange(length), (ROWS, 1)))
+
+
+def test_no_device_computes_more_than_is_counted(monkeypatch):
+    monkeypatch.setattr(blockwise, "CHUNK", 4)
+    done, added = Counter(), blockwise.Sums.added
+
+    def counted(self, part, queries, keys, seen):
+        def count(*at):
+            done[tuple(int(x) for x in at)] += 1
+
+        device = jax.lax.axis_index("context")
+        jax.debug.callback(count, device, queries.first, keys.first)
+        return added(self, part, queries, keys, seen)
+
+    monkeypatch.setattr(blockwise.Sums, "added", counted)
+
+    def attend(*inputs):
+        sight = Sight(one_text(LENGTH), causal=True)
+        return attention.among(*inputs, sight, rate=0.0, seed=None)
+
+    jax.block_until_ready(over({"context": 8}, attend))
+    jax.effects_barrier()
+    cut = Slices.of(8, LENGTH // 8, True, None)
+    assert cut.size == 4
+    firsts = cut.firsts(np.arange(8))
+    owner = {int(first): device for device, own in enumerate(firsts) for first in own}
+    assert sorted(owner) == list(range(0, LENGTH, 4))
+    found = np.zeros((8, 8), int)
+    for (device, query, key), times in done.items():
+        assert owner[query] == device and key <= query and times == 1
+        found[device, (device - owner[key]) % 8] += 1
+    np.testing.assert_array_equal(found, cut.pairs(True, None))
+
+
+def test_half_of_queries_keys_values_and_output_is_sent_to_balance_a_row(monkeypatch):
+    def permuted():
+        def total(*inputs):
+            sight = Sight(one_text(LENGTH), causal=True)
+            return attention.among(*inputs, sight, rate=0.0, seed=None).sum()
+
+        text = compiled({"context": 8}, jax.grad(total, (0, 1, 2))).as_text()
+        return hlo.by_kind(hlo.collectives(text, {"context": 8}))["collective-permute"]
+
+    balanced = permuted()
+    monkeypatch.setattr(slices, "WORTH", 0)
+    queries, keys, tokens = (
+        x // 8 for x in (INPUTS[0].nbytes, INPUTS[1].nbytes, ROWS * LENGTH * 4)
+    )
+    # Queries, output, their gradients, keys and values; places, and a sum for each query and head. The
+    # gradients of keys and values go to where their slices are instead of to the next device.
+    half = (4 * queries + 2 * keys + 2 * tokens + HEADS * tokens) / 2
+    assert balanced - permuted() == half
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The arithmetic of attention with some of the keys at a time, forward and backward, of one device.
+"""The arithmetic of attention of some queries to some keys at a time, forward and backward, of one device.
 
 Softmax is finished when all keys were seen: Dao, 2023, "FlashAttention-2", arXiv:2307.08691. Heads lie before
 tokens here, and queries by the heads of their keys.
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxft.models.layers import seeds
 from jaxft.models.layers.sight import Places, visible
 
-CHUNK = 512  # keys at a time
+CHUNK = 512  # queries, and keys, at a time
 _LEAST = float(jnp.finfo(jnp.float32).min)
 
 
@@ -30,87 +30,111 @@ class How(NamedTuple):
     rate: float
 
 
-class Place(NamedTuple):
-    """Which part of all queries a device has.
+class Part(NamedTuple):
+    """Of the scores [B, H, T, T] of all devices, what all chunks of one device have in common.
 
     Attributes:
-        whole: B, H and T of all devices.
-        starts: `(B, H, T)` of what a device has `->` the numbers of its first row, head and token.
+        whole: B, H and T.
+        row: the number of the device's first.
+        head: the number of its first.
+        seed: of dropout; None: there is none.
     """
 
-    whole: tuple[int, int, int]
-    starts: Callable[[int, int, int], tuple[jax.Array | int, ...]]
-
-
-class Queries(NamedTuple):
-    """Of one device: [B, G, H / G * Q, C] by heads of the keys, scaled, and what their scores depend on."""
-
-    grouped: jax.Array
-    places: Places
-    heads: int
-    seed: seeds.Seed
     how: How
-    place: Place
+    whole: tuple[int, int, int]
+    row: jax.Array | int
+    head: jax.Array | int
+    seed: seeds.Seed
 
-    @classmethod
-    def of(
-        cls, query: jax.Array, groups: int, places: Places, seed: seeds.Seed, how: How, place: Place
-    ) -> Queries:
-        """Of [B, Q, H, C]."""
-        query = query.transpose(0, 2, 1, 3)
-        return cls(grouped(query * how.scale, groups), places, query.shape[1], seed, how, place)
-
-    def scores(self, block: Block) -> tuple[jax.Array, jax.Array | None]:
+    def scores(self, queries: Queries, keys: Keys) -> tuple[jax.Array, jax.Array | None]:
         """[B, H, Q, T] fp32, and the slope of the cap there."""
-        found = _product("bgqd,bgkd->bgqk", self.grouped, block.key)
-        found = found.reshape(found.shape[0], self.heads, -1, found.shape[-1])
+        found = _product("bgqd,bgkd->bgqk", queries.grouped, keys.key)
+        found = found.reshape(len(found), -1, queries.places.segments.shape[-1], found.shape[-1])
         if self.how.cap is None:
             return found, None
         bent = jnp.tanh(found / self.how.cap)
         return self.how.cap * bent, 1 - bent * bent
 
-    def sees(self, block: Block) -> jax.Array:
+    def sees(self, queries: Queries, keys: Keys) -> jax.Array:
         """[B, 1, Q, T]."""
-        return visible(self.places, block.places, self.how.causal, self.how.reach)
+        return visible(queries.places, keys.places, self.how.causal, self.how.reach)
 
-    def dropped(self, weights: jax.Array, first: jax.Array) -> jax.Array:
-        """Weights [B, H, Q, T] of keys from number `first` of the row on, as one device would drop them."""
+    def dropped(self, weights: jax.Array, queries: Queries, keys: Keys) -> jax.Array:
+        """Weights [B, H, Q, T], as one device would drop them."""
         if self.seed is None:
             return weights
-        starts = (*self.place.starts(*weights.shape[:3]), first)
-        whole = (*self.place.whole, self.place.whole[-1])
-        bits = seeds.tile_bits(weights.shape, self.seed, starts, whole)
+        starts = (self.row, self.head, queries.first, keys.first)
+        bits = seeds.tile_bits(weights.shape, self.seed, starts, (*self.whole, self.whole[-1]))
         keep = bits >= jnp.uint32(round(self.how.rate * 2**32))
         return jnp.where(keep, weights * (1 / (1 - self.how.rate)), 0)
 
 
-class Block(NamedTuple):
-    """Keys and values [B, G, T, C], and where they are."""
+class Queries(NamedTuple):
+    """A chunk, or many with one more axis before the others.
+
+    Attributes:
+        grouped: [B, G, H / G * Q, C] by heads of the keys, scaled.
+        places: [B, Q].
+        first: number in the row of the first.
+    """
+
+    grouped: jax.Array
+    places: Places
+    first: jax.Array
+
+    @classmethod
+    def of(
+        cls, query: jax.Array, groups: int, places: Places, firsts: jax.Array, scale: float
+    ) -> Queries:
+        """Chunks [N, ...] of [B, N * Q, H, C]."""
+        count = len(firsts)
+        return cls(grouped(chunks(query * scale, count), groups), _of(places, count), firsts)
+
+
+class Keys(NamedTuple):
+    """A chunk of keys and values [B, G, T, C], or many with one more axis before the others.
+
+    Attributes:
+        places: [B, T].
+        first: number in the row of the first.
+    """
 
     key: jax.Array
     value: jax.Array
     places: Places
+    first: jax.Array
 
     @classmethod
-    def of(cls, key: jax.Array, value: jax.Array, places: Places) -> Block:
-        """Of [B, T, G, C]."""
-        return cls(key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3), places)
+    def of(cls, key: jax.Array, value: jax.Array, places: Places, firsts: jax.Array) -> Keys:
+        """Chunks [N, ...] of [B, N * T, G, C]."""
+        count = len(firsts)
+        return cls(chunks(key, count), chunks(value, count), _of(places, count), firsts)
 
-    def chunks(self) -> tuple[Block, int]:
-        """The same with a first axis of chunks, and how many keys each has."""
-        length = self.key.shape[2]
-        size = chunk_of(length)
 
-        def cut(x: jax.Array, axis: int) -> jax.Array:
-            shape = (*x.shape[:axis], length // size, size, *x.shape[axis + 1 :])
-            return jnp.moveaxis(x.reshape(shape), axis, 0)
+def _of(places: Places, count: int) -> Places:
+    return jax.tree.map(lambda x: x.reshape(len(x), count, -1).swapaxes(0, 1), places)
 
-        places = jax.tree.map(lambda x: cut(x, 1), self.places)
-        return Block(cut(self.key, 2), cut(self.value, 2), places), size
+
+def chunks(x: jax.Array, count: int) -> jax.Array:
+    """[B, N * Q, H, C] -> [N, B, H, Q, C]."""
+    batch, length, heads, width = x.shape
+    cut = x.reshape(batch, count, length // count, heads, width)
+    return cut.transpose(1, 0, 3, 2, 4)
+
+
+def joined(x: jax.Array) -> jax.Array:
+    """The inverse."""
+    count, batch, heads, size, width = x.shape
+    return x.transpose(1, 0, 3, 2, 4).reshape(batch, count * size, heads, width)
+
+
+def grouped(x: jax.Array, groups: int) -> jax.Array:
+    """[..., H, Q, N] -> [..., G, H / G * Q, N]."""
+    return x.reshape(*x.shape[:-3], groups, -1, x.shape[-1])
 
 
 def chunk_of(length: int) -> int:
-    """Into equal chunks: the most keys up to `CHUNK`, or all where none divides well."""
+    """Into equal chunks: the most tokens up to `CHUNK`, or all where none divides well."""
     fewest = -(-length // CHUNK)
     parts = next(n for n in range(fewest, length + 1) if length % n == 0)
     return length // parts if parts <= 2 * fewest else length
@@ -136,16 +160,24 @@ class Sums(NamedTuple):
         safe = jnp.where(real, self.total, 1)
         return self.values / safe[..., None], jnp.where(real, self.most + jnp.log(safe), 0)
 
-    def added(self, queries: Queries, block: Block, seen: jax.Array, first: jax.Array) -> Sums:
-        """With a chunk of keys, `first` being the number of its first in the row."""
-        scores, _ = queries.scores(block)
+    def added(self, part: Part, queries: Queries, keys: Keys, seen: jax.Array) -> Sums:
+        """With the keys that are seen."""
+        scores, _ = part.scores(queries, keys)
         most = jnp.maximum(self.most, jnp.where(seen, scores, _LEAST).max(-1))
         weights = jnp.where(seen, jnp.exp(scores - most[..., None]), 0)
         before = jnp.exp(self.most - most)
-        dropped = queries.dropped(weights, first).astype(block.value.dtype)
-        values = _product("bgqk,bgkd->bgqd", grouped(dropped, block.key.shape[1]), block.value)
+        dropped = part.dropped(weights, queries, keys).astype(keys.value.dtype)
+        values = _product("bgqk,bgkd->bgqd", grouped(dropped, keys.key.shape[1]), keys.value)
         values = self.values * before[..., None] + values.reshape(self.values.shape)
         return Sums(most, self.total * before + weights.sum(-1), values)
+
+
+class Gradients(NamedTuple):
+    """By queries [B, G, H / G * Q, C], and by keys and values [B, G, T, C], all fp32."""
+
+    by_query: jax.Array
+    by_key: jax.Array
+    by_value: jax.Array
 
 
 class Back(NamedTuple):
@@ -157,29 +189,25 @@ class Back(NamedTuple):
     mean: jax.Array
     gradient: jax.Array
 
-    def added(
-        self, by_query: jax.Array, block: Block, seen: jax.Array, first: jax.Array
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """The gradient of the queries with that of a chunk's, and those of its keys and values."""
-        queries, groups = self.queries, block.key.shape[1]
-        scores, slope = queries.scores(block)
+    def added(self, part: Part, keys: Keys, seen: jax.Array, found: Gradients) -> Gradients:
+        """With what these queries and the keys that they see add."""
+        queries, groups = self.queries, keys.key.shape[1]
+        scores, slope = part.scores(queries, keys)
         weights = jnp.where(seen, jnp.exp(scores - self.normaliser[..., None]), 0)
-        dropped = grouped(queries.dropped(weights, first).astype(block.value.dtype), groups)
-        by_value = _product("bgqk,bgqd->bgkd", dropped, self.gradient)
-        by_weights = _product("bgqd,bgkd->bgqk", self.gradient, block.value).reshape(weights.shape)
-        by_scores = weights * (queries.dropped(by_weights, first) - self.mean[..., None])
+        dropped = part.dropped(weights, queries, keys).astype(keys.value.dtype)
+        by_value = _product("bgqk,bgqd->bgkd", grouped(dropped, groups), self.gradient)
+        by_weights = _product("bgqd,bgkd->bgqk", self.gradient, keys.value).reshape(weights.shape)
+        dropped = part.dropped(by_weights, queries, keys)
+        by_scores = weights * (dropped - self.mean[..., None])
         by_scores = by_scores if slope is None else by_scores * slope
         by_scores = grouped(by_scores.astype(queries.grouped.dtype), groups)
-        by_key = _product("bgqk,bgqd->bgkd", by_scores, queries.grouped)
-        by_query = by_query + _product("bgqk,bgkd->bgqd", by_scores, block.key)
-        return by_query, (by_key, by_value)
+        return Gradients(
+            found.by_query + _product("bgqk,bgkd->bgqd", by_scores, keys.key),
+            found.by_key + _product("bgqk,bgqd->bgkd", by_scores, queries.grouped),
+            found.by_value + by_value,
+        )
 
 
 _product: Callable[..., jax.Array] = functools.partial(
     jnp.einsum, preferred_element_type=jnp.float32
 )
-
-
-def grouped(x: jax.Array, groups: int) -> jax.Array:
-    """[B, H, Q, N] -> [B, G, H / G * Q, N]."""
-    return x.reshape(x.shape[0], groups, -1, x.shape[-1])

@@ -4,11 +4,12 @@ Each device keeps its queries. Keys and values go around, and whoever has some a
 them by the softmax that is finished at the end: Liu et al., 2023, "Ring Attention with Blockwise Transformers
 for Near-Infinite Context", arXiv:2310.01889. Written by hand are both directions: the gradients of keys and
 values travel with them, and what is kept from one pass to the other is as large as the queries. While a block
-is there, the next is on its way.
+is there, the next is on its way. Where the work of devices would differ, `slices.py` says which tokens they
+work on, and halves of queries, keys and values are sent there, and of the output and gradients back.
 
-No array has more than `blockwise.CHUNK` keys for each query of a device. A chunk of which no query may see
-anything is left out, as most are of a sliding window. Rows of more than `LONG` tokens that are not cut are a
-ring of one.
+No array has more than `blockwise.CHUNK` queries and keys. Chunks of which no query may see a key are left
+out: half of those of a causal row, and most of a sliding window or of many texts. Rows of more than `LONG`
+tokens that are not cut are a ring of one.
 
 The gradient and dropout are those of `ops.attention`. But a query that may look at nothing, which is padding,
 gets 0 and not the mean of all values: nothing reads it.
@@ -26,8 +27,20 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxft.models.layers import mesh, seeds
-from jaxft.models.layers.blockwise import Back, Block, How, Place, Queries, Sums, grouped
+from jaxft.models.layers.blockwise import (
+    Back,
+    Gradients,
+    How,
+    Keys,
+    Part,
+    Queries,
+    Sums,
+    chunks,
+    grouped,
+    joined,
+)
 from jaxft.models.layers.sight import Places
+from jaxft.models.layers.slices import Slices
 
 CONTEXT, TENSOR = mesh.CONTEXT, mesh.TENSOR
 # Scores of all pairs take 2 GiB there for each row, of 32 heads in fp32. Forward and backward of 8 heads of
@@ -52,25 +65,25 @@ def attention(
 
 def _forward(query, key, value, places, seed, how):
     seed = None if how.rate == 0 else seed
-    cut = _Cut.of(query, key)
+    cut = _Cut.of(query.shape, key.shape[2], how)
     run = cut.mapped(
         functools.partial(_forward_here, how, cut),
         (*(cut.heads,) * 3, cut.tokens, PartitionSpec()),
-        (cut.heads, cut.sums),
+        (cut.heads, cut.kept),
     )
-    out, normaliser = run(query, key, value, places, seed)
-    return out, (query, key, value, places, seed, out, normaliser)
+    out, kept = run(query, key, value, places, seed)
+    return out, (*kept, seed, out)
 
 
 def _backward(how, residuals, gradient):
-    query, key, value, places, seed, out, normaliser = residuals
-    cut = _Cut.of(query, key)
+    queries, keys, normaliser, seed, out = residuals
+    cut = _Cut.of(out.shape, keys.key.shape[2], how)
     run = cut.mapped(
         functools.partial(_backward_here, how, cut),
-        (*(cut.heads,) * 3, cut.tokens, PartitionSpec(), cut.heads, cut.sums, cut.heads),
+        (*cut.kept, PartitionSpec(), cut.heads, cut.heads),
         (cut.heads,) * 3,
     )
-    return *run(query, key, value, places, seed, out, normaliser, gradient), None, None
+    return *run(queries, keys, normaliser, seed, out, gradient), None, None
 
 
 attention.defvjp(_forward, _backward)
@@ -86,19 +99,19 @@ class _Cut(NamedTuple):
     rows: tuple[str, ...]
     tensor: str | None
     shape: tuple[int, int, int]  # B, H, T of all devices
+    slices: Slices
 
     @classmethod
-    def of(cls, query: jax.Array, key: jax.Array) -> _Cut:
-        batch, length, heads, _ = query.shape
+    def of(cls, query: tuple[int, ...], groups: int, how: How) -> _Cut:
+        """Of queries of shape [B, T, H, C] and so many heads of keys."""
+        batch, length, heads, _ = query
         shape = batch, heads, length
         if not mesh.cuts_tokens(length):
-            return cls(False, (), None, shape)
-        divides = mesh.divides(heads) and mesh.divides(key.shape[2])
-        return cls(True, mesh.row_axes(batch) or (), TENSOR if divides else None, shape)
-
-    @property
-    def place(self) -> Place:
-        return Place(self.shape, self.starts)
+            return cls(False, (), None, shape, Slices(1, length, False))
+        count = mesh.sizes()[CONTEXT]
+        slices = Slices.of(count, length // count, how.causal, how.reach)
+        divides = mesh.divides(heads) and mesh.divides(groups)
+        return cls(True, mesh.row_axes(batch) or (), TENSOR if divides else None, shape, slices)
 
     @property
     def heads(self) -> PartitionSpec:
@@ -111,106 +124,147 @@ class _Cut(NamedTuple):
         return PartitionSpec(self.rows or None, CONTEXT)
 
     @property
-    def sums(self) -> PartitionSpec:
-        """Of [B, H, T]."""
-        return PartitionSpec(self.rows or None, self.tensor, CONTEXT)
+    def kept(self) -> tuple[Any, ...]:
+        """Of queries, keys and the normaliser: of chunks [N, B, H, ...] and their places [N, B, Q]."""
+        heads: Any = PartitionSpec(CONTEXT, self.rows or None, self.tensor)
+        places: Any = PartitionSpec(CONTEXT, self.rows or None)
+        firsts: Any = PartitionSpec(CONTEXT)
+        return Queries(heads, places, firsts), Keys(heads, heads, places, firsts), heads
 
     def mapped(self, function: Callable[..., Any], inputs: Any, outputs: Any) -> Callable[..., Any]:
         if not self.ring:
             return function
         return jax.shard_map(function, in_specs=inputs, out_specs=outputs, check_vma=False)
 
-    def starts(self, batch: int, heads: int, tokens: int) -> tuple[jax.Array | int, ...]:
-        """Of this device, the number of its first row, head and token."""
+    def part(self, how: How, seed: seeds.Seed, batch: int, heads: int) -> Part:
+        """What this device has, so many rows and heads."""
         row = lax.axis_index(self.rows) * batch if self.rows else 0
         head = lax.axis_index(self.tensor) * heads if self.tensor else 0
-        return row, head, lax.axis_index(CONTEXT) * tokens if self.ring else 0
+        return Part(how, self.shape, row, head, seed)
 
-    def around(self, look: Callable[[Any, Any, Any], Any], kept: Any, moving: Any) -> Any:
-        """(kept, moving) after `look(kept, moving, owner) -> (kept, moving)` of what each device had.
+    def firsts(self) -> jax.Array:
+        """Of the chunks [N] that this device works on, the number of the first token in the row."""
+        here = lax.axis_index(CONTEXT) if self.ring else jnp.zeros((), jnp.int32)
+        return self.slices.firsts(here)
+
+    def around(self, look: Callable[[Any, Any], Any], kept: Any, moving: Any) -> Any:
+        """(kept, moving) after `look(kept, moving) -> (kept, moving)` of what each device had.
 
         What moves ends one step from home, where `home` sends it.
         """
         if not self.ring:
-            return look(kept, moving, 0)
-        count, here = lax.axis_size(CONTEXT), lax.axis_index(CONTEXT)
+            return look(kept, moving)
 
-        def step(state, number):
-            kept, moving = state
-            kept, moving = look(kept, moving, (here - number) % count)
-            return (kept, _sent(moving)), None
+        def step(state, _):
+            kept, moving = look(*state)
+            return (kept, _sent(moving, _next)), None
 
-        (kept, moving), _ = lax.scan(step, (kept, moving), jnp.arange(count - 1))
-        return look(kept, moving, (here + 1) % count)
+        (kept, moving), _ = lax.scan(step, (kept, moving), length=self.slices.devices - 1)
+        return look(kept, moving)
 
-    def home(self, moving: Any) -> Any:
-        return _sent(moving) if self.ring else moving
+    def home(self, x: Any) -> Any:
+        """Of tokens [B, T, ...] that went around, to the devices that have their slices."""
+        if not self.ring:
+            return x
+        if not self.slices.paired:
+            return _sent(x, _next)
+        return self._halves(x, _next, lambda i, count: self.slices.other(_next(i, count)))
+
+    def exchanged(self, x: Any) -> Any:
+        """Of tokens [B, T, ...], from the device that has their slice to the one that works on them; or
+        back."""
+        if not self.slices.paired:
+            return x
+        return self._halves(x, None, lambda i, count: self.slices.other(i))
+
+    def _halves(self, x: Any, first: _To | None, second: _To) -> Any:
+        def halves(leaf: jax.Array) -> jax.Array:
+            one, two = jnp.split(leaf, 2, axis=1)
+            one = one if first is None else _sent(one, first)
+            return jnp.concatenate([one, _sent(two, second)], axis=1)
+
+        return jax.tree.map(halves, x)
 
 
-def _sent(x: Any) -> Any:
-    """To the next device of the ring, from the one before."""
+_To = Callable[[int, int], int]  # (number of a device, how many there are) -> of another
+
+
+def _next(device: int, count: int) -> int:
+    return (device + 1) % count
+
+
+def _sent(x: Any, to: _To) -> Any:
     count = lax.axis_size(CONTEXT)
-    ring = [(i, (i + 1) % count) for i in range(count)]
-    return jax.tree.map(lambda leaf: lax.ppermute(leaf, CONTEXT, ring), x)
+    pairs = [(i, to(i, count)) for i in range(count)]
+    return jax.tree.map(lambda leaf: lax.ppermute(leaf, CONTEXT, pairs), x)
 
 
 def _forward_here(how, cut, query, key, value, places, seed):
-    queries = Queries.of(query, key.shape[2], places, seed, how, cut.place)
-    batch, length, heads, width = query.shape
+    (batch, _, heads, width), groups = query.shape, key.shape[2]
+    query, key, value, places = cut.exchanged((query, key, value, places))
+    part, firsts = cut.part(how, seed, batch, heads), cut.firsts()
+    queries = Queries.of(query, groups, places, firsts, how.scale)
 
-    def look(sums, block, owner):
-        chunks, size = block.chunks()
+    def look(sums, keys):
+        def of_queries(_, numbered):
+            queries, sums = numbered
 
-        def see(sums, numbered):
-            number, chunk = numbered
-            seen, first = queries.sees(chunk), owner * length + number * size
+            def see(sums, keys):
+                seen = part.sees(queries, keys)
+                # One branch is run: what nobody sees costs nothing.
+                return lax.cond(
+                    seen.any(), lambda sums: sums.added(part, queries, keys, seen), _as_it_is, sums
+                ), None
 
-            def add(sums):
-                return sums.added(queries, chunk, seen, first)
+            return None, lax.scan(see, sums, keys)[0]
 
-            # One branch is run: what nobody sees costs nothing.
-            return lax.cond(seen.any(), add, lambda sums: sums, sums), None
+        return lax.scan(of_queries, None, (queries, sums))[1], keys
 
-        sums, _ = lax.scan(see, sums, (jnp.arange(length // size), chunks))
-        return sums, block
-
-    start = Sums.none((batch, heads, length, width))
-    sums, _ = cut.around(look, start, Block.of(key, value, places))
+    keys = Keys.of(key, value, places, firsts)
+    start = Sums.none((len(firsts), batch, heads, cut.slices.size, width))
+    sums, _ = cut.around(look, start, keys)
     out, normaliser = sums.finished()
-    return out.astype(query.dtype).transpose(0, 2, 1, 3), normaliser
+    return cut.exchanged(joined(out.astype(query.dtype))), (queries, keys, normaliser)
 
 
-def _backward_here(how, cut, query, key, value, places, seed, out, normaliser, gradient):
-    groups, length = key.shape[2], key.shape[1]
-    queries = Queries.of(query, groups, places, seed, how, cut.place)
-    out, gradient = (x.transpose(0, 2, 1, 3) for x in (out, gradient))
+def _backward_here(how, cut, queries, keys, normaliser, seed, out, gradient):
+    (batch, _, heads, _), groups = out.shape, keys.key.shape[2]
+    part, count = cut.part(how, seed, batch, heads), len(normaliser)
     # Over all keys, of weight times its gradient; with dropout, too, as `out` is of the dropped weights.
-    mean = (out.astype(jnp.float32) * gradient.astype(jnp.float32)).sum(-1)
-    back = Back(queries, normaliser, mean, grouped(gradient, groups))
+    mean = (out.astype(jnp.float32) * gradient.astype(jnp.float32)).sum(-1, keepdims=True)
+    mean, gradient = (chunks(x, count) for x in cut.exchanged((mean, gradient)))
+    backs = Back(queries, normaliser, mean[..., 0], grouped(gradient, groups))
 
-    def look(by_query, moving, owner):
-        block, (by_key, by_value) = moving
-        chunks, size = block.chunks()
+    def look(by_query, moving):
+        keys, by_keys = moving
 
-        def see(by_query, numbered):
-            number, chunk = numbered
-            seen, first = queries.sees(chunk), owner * length + number * size
-            zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (chunk.key, chunk.value))
+        def of_queries(by_keys, numbered):
+            back, by_query = numbered
 
-            def add(found):
-                return back.added(found, chunk, seen, first)
+            def see(by_query, numbered):
+                keys, by_key = numbered
+                seen, found = part.sees(back.queries, keys), Gradients(by_query, *by_key)
+                found = lax.cond(
+                    seen.any(), lambda found: back.added(part, keys, seen, found), _as_it_is, found
+                )
+                return found[0], found[1:]
 
-            return lax.cond(seen.any(), add, lambda found: (found, zeros), by_query)
+            by_query, by_keys = lax.scan(see, by_query, (keys, by_keys))
+            return by_keys, by_query
 
-        by_query, more = lax.scan(see, by_query, (jnp.arange(length // size), chunks))
-        more = [jnp.moveaxis(x, 0, 2).reshape(by_key.shape) for x in more]
-        return by_query, (block, (by_key + more[0], by_value + more[1]))
+        by_keys, by_query = lax.scan(of_queries, by_keys, (backs, by_query))
+        return by_query, (keys, by_keys)
 
-    block = Block.of(key, value, places)
-    zeros = jnp.zeros(block.key.shape, jnp.float32)
+    zeros = jnp.zeros(keys.key.shape, jnp.float32)
     start = jnp.zeros(queries.grouped.shape, jnp.float32)
-    by_query, (_, by_others) = cut.around(look, start, (block, (zeros, zeros)))
-    by_query = (by_query * how.scale).reshape(out.shape)
-    by_key, by_value = cut.home(by_others)
-    found = zip((by_query, by_key, by_value), (query, key, value), strict=True)
-    return tuple(x.transpose(0, 2, 1, 3).astype(of.dtype) for x, of in found)
+    by_query, (_, by_keys) = cut.around(look, start, (keys, (zeros, zeros)))
+    by_query = (by_query * how.scale).reshape(count, batch, heads, -1, by_query.shape[-1])
+    by_query = cut.exchanged(joined(by_query).astype(out.dtype))
+    by_keys = [
+        joined(x).astype(of.dtype) for x, of in zip(by_keys, (keys.key, keys.value), strict=True)
+    ]
+    return by_query, *cut.home(by_keys)
+
+
+def _as_it_is(x):
+    return x
