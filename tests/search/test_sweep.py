@@ -12,7 +12,7 @@ from optuna.storages import JournalStorage
 
 from jaxft.base.nested import flatten
 from jaxft.config import override
-from jaxft.search.sweeps import presence
+from jaxft.search.sweeps import presence, study
 from jaxft.search.sweeps.domains import Choice, Float
 from jaxft.search.sweeps.optuna_study import PRUNERS, SAMPLERS
 from jaxft.search.sweeps.space import make_space
@@ -216,7 +216,7 @@ def test_another_sweep_in_the_same_directory_is_refused(tmp_path, changed, words
         ({"objectives": "loss,loss"}, "is there twice"),
         ({"trials": -1}, "--trials=-1 is negative"),
         ({"storage": "/nowhere/at/all.journal"}, "no such directory"),
-        ({"storage": "oracle://x"}, "cannot be opened"),
+        ({"storage": "oracle://me:secret@x"}, "--storage oracle://me:***@x cannot be opened"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, asked, words):
@@ -256,13 +256,29 @@ def test_a_study_of_somebody_else_and_a_file_that_is_no_journal_are_refused(tmp_
         sweep(tmp_path / "u", storage=str(tmp_path / "text"))
 
 
+def test_processes_that_begin_together_on_an_empty_database_wait_for_its_tables(
+    tmp_path, monkeypatch
+):
+    tries = []
+
+    def opened(where):
+        tries.append(where)
+        if len(tries) == 1:
+            raise RuntimeError("table studies already exists")
+        return optuna.storages.RDBStorage(where)
+
+    monkeypatch.setattr(study, "RDBStorage", opened)
+    found, _ = sweep(tmp_path / "s", storage=f"sqlite:///{tmp_path}/new.db", trials=2)
+    assert len(found.rows) == len(tries) == 2
+
+
 def test_a_process_elsewhere_is_dead_after_minutes_without_a_sign(tmp_path, monkeypatch):
     storage = optuna.storages.InMemoryStorage()
-    study = storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "s")
-    with presence.Presence(storage, study, tmp_path / "here") as here:
-        with presence.Presence(storage, study, tmp_path / "here") as near:
+    number = storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "s")
+    with presence.Presence(storage, number, tmp_path / "here") as here:
+        with presence.Presence(storage, number, tmp_path / "here") as near:
             assert here.lives(near.name) and here.lives(here.name)
-        with presence.Presence(storage, study, tmp_path / "there") as far:
+        with presence.Presence(storage, number, tmp_path / "there") as far:
             assert here.lives(far.name)
             monkeypatch.setattr(presence, "_GRACE_SECONDS", -1.0)
             assert not here.lives(far.name) and here.lives(here.name)

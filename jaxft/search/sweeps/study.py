@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from jaxft.search.sweeps.turns import Turn, turns
 JOURNAL = "study.journal"
 # Attributes of the study and of its trials.
 _SWEEP, _OWNER, _BATCH, _CHANGES = "jaxft sweep", "process", "batch", "changes"
+_PASSWORD = re.compile(r"(://[^:/@]*:).*@")  # of the address of a database
 # What to install for a module that SQLAlchemy asks for.
 _DRIVERS = {
     "psycopg": "psycopg[binary]",
@@ -215,16 +218,26 @@ def open_study(
         yield Study(storage, number, presence, turns(storage, number, directory))
 
 
-def _storage(directory: Path, where: str) -> BaseStorage:
-    if "://" in where:
+def _database(where: str) -> RDBStorage:
+    for pause in (0.3, 1.0, None):
         try:
             return RDBStorage(where)
         except Exception as error:  # of SQLAlchemy or of the database's own driver
-            line = " ".join(str(error).split())[:200]
+            # Of processes that begin together on an empty database, all but one find tables half made.
+            if pause and re.search("exist|unique|duplicate", str(error), re.IGNORECASE):
+                time.sleep(pause)
+                continue
+            line, shown = " ".join(str(error).split())[:200], _PASSWORD.sub(r"\1***@", where)
             if isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name:
                 name = error.__cause__.name
                 line = f"its driver is not installed: pip install '{_DRIVERS.get(name, name)}'"
-            raise ValueError(f"--storage {where} cannot be opened: {line}") from error
+            raise ValueError(f"--storage {shown} cannot be opened: {line}") from error
+    raise AssertionError("the last try returns or raises")
+
+
+def _storage(directory: Path, where: str) -> BaseStorage:
+    if "://" in where:
+        return _database(where)
     path = Path(where) if where else directory / JOURNAL
     if not path.parent.is_dir():
         raise ValueError(f"--storage {where}: no such directory {path.parent}")
