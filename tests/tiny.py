@@ -24,6 +24,32 @@ FILLER = ["the", "a", "it", "was", "is", "film", "day", "meal", "very", "quite",
 
 def bert(directory: Path, *, blocks: int = 2, dropout: float = 0.1, width: int = 32) -> str:
     """A BertForSequenceClassification-like base checkpoint with its tokenizer."""
+    return _encoder(directory, "bert", blocks, dropout, width)
+
+
+def deberta(directory: Path, *, blocks: int = 2, dropout: float = 0.1, width: int = 32) -> str:
+    """A DeBERTa-v3 with its tokenizer."""
+    own = {
+        "type_vocab_size": 0,
+        "relative_attention": True,
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": "p2c|c2p",
+        "position_biased_input": False,
+        "layer_norm_eps": 1e-7,
+    }
+    _encoder(directory, "deberta-v2", blocks, dropout, width, **own)
+    names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **names})
+    )
+    return str(directory)
+
+
+def _encoder(
+    directory: Path, kind: str, blocks: int, dropout: float, width: int, **own: object
+) -> str:
     directory.mkdir(parents=True)
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *FILLER, *sum(WORDS.values(), [])]
     ids = {word: i for i, word in enumerate(vocabulary)}
@@ -32,7 +58,7 @@ def bert(directory: Path, *, blocks: int = 2, dropout: float = 0.1, width: int =
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     tokenizer.save(str(directory / "tokenizer.json"))
     config = {
-        "model_type": "bert",
+        "model_type": kind,
         "vocab_size": len(vocabulary),
         "hidden_size": width,
         "num_hidden_layers": blocks,
@@ -41,6 +67,7 @@ def bert(directory: Path, *, blocks: int = 2, dropout: float = 0.1, width: int =
         "max_position_embeddings": 64,
         "hidden_dropout_prob": dropout,
         "attention_probs_dropout_prob": dropout,
+        **own,
     }
     return _with_weights(directory, config)
 

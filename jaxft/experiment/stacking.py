@@ -82,10 +82,6 @@ def _obstacle(config: ConfigDict, architecture: Architecture, task: Task[Any]) -
     """Why nothing can be stacked; '' where something may."""
     if not isinstance(architecture, NativeArchitecture):
         return "a bridged model is one traced module"
-    if any(architecture.left_out):
-        return "each block leaves out branches as often as its depth says (model.stochastic_depth)"
-    if not architecture.family.stacks:
-        return f"the blocks of {architecture.model_type!r} share parameters"
     if not architecture.repeats:
         return f"this {architecture.model_type!r} has no two equal blocks beside each other"
     if config.optim.groups:

@@ -78,6 +78,11 @@ class Architecture:
         return self.family.model_type
 
     @property
+    def shares(self) -> tuple[str, ...]:
+        """Of the carry, what several blocks take that has a gradient, beside 'hidden'."""
+        return self.family.shares
+
+    @property
     def note(self) -> str:
         """Which implementation this is, and what that means."""
         said = f"native {self.model_type}" + ": texts share rows" * (self.inputs == "text")
@@ -180,11 +185,8 @@ class Architecture:
     def repeats(self) -> tuple[Group, ...]:
         """Equal blocks that follow each other, which may be stacked; the last one is never among them.
 
-        It alone is computed for the tokens that are read. Not equal are blocks with batch statistics, nor
-        such as leave out branches, each as often as its depth says.
+        It alone is computed for the tokens that are read. Not equal are blocks with batch statistics.
         """
-        if any(self.left_out) or not self.family.stacks:
-            return ()
         backbone, _ = self.modules(self.whole)
         return repeated(backbone.blocks, self.depths, self.whole, self.num_blocks - 1)
 
@@ -207,8 +209,7 @@ class Architecture:
                 carry = scanned(whole.blocks[depth - 1], carry, depth, stack, key, how, self)
                 continue
             if depth in alike and how.isolated:
-                hidden = alone(whole.blocks[depth - 1], carry, depth, depth, key, how)
-                carry = {**carry, "hidden": hidden}
+                carry = alone(whole.blocks[depth - 1], carry, depth, key, how, self)
                 continue
             block: Callable[..., Any] = functools.partial(run, depth)
             if how.remat and depth > how.frozen_blocks:

@@ -11,7 +11,7 @@ from jaxft.models.cuts import Rules
 from jaxft.models.family import Batch, Context, ImageLimits, Outputs, Stored, TextLimits
 from jaxft.models.layers import ops, seeds
 from jaxft.models.layers.batch_norm import Sample
-from jaxft.models.layers.stochastic_depth import StochasticDepth
+from jaxft.models.layers.stochastic_depth import Odds, StochasticDepth, odds
 from jaxft.models.naming import Naming
 from jaxft.models.tree import Params
 
@@ -72,8 +72,12 @@ class Pass:
         seed = self.seed(key, depth)
         if key is None or seed is None or left_out == 0:
             return Context(seed, reads, own)
-        branches = seeds.seed_of(jax.random.fold_in(key, _BRANCHES), depth, self.axis_name)
-        return Context(seed, reads, own, depth=StochasticDepth(branches, left_out))
+        return Context(seed, reads, own, depth=self.branches(key, depth, odds(left_out)))
+
+    def branches(self, key: jax.Array, depth: int | jax.Array, odds: Odds) -> StochasticDepth:
+        """How those of one depth that is not frozen are left out."""
+        seed = seeds.seed_of(jax.random.fold_in(key, _BRANCHES), depth, self.axis_name)
+        return StochasticDepth(seed, odds)
 
 
 PLAIN = Pass()

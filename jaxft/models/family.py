@@ -274,7 +274,7 @@ class Family(Generic[C]):
         tensor_rules: how the tensor axis cuts parameters, see cuts.py.
         stored: `(path, number of axes, config) ->` how a parameter or statistic lies in a checkpoint.
         causal: a token sees itself and those before it, none after it.
-        stacks: equal blocks may be stacked: they share nothing with a gradient.
+        shares: of the carry, what several blocks take that has a gradient from each, beside 'hidden'.
         settled: `(config, directory) ->` the config with what only the tensors there say; there may be
             none.
         other_heads: patterns of tensors of heads that are not here, and of buffers.
@@ -296,7 +296,7 @@ class Family(Generic[C]):
     stored: Callable[[str, int, C], Stored] = stored_by_leaf
     completed: Callable[[type[C], Mapping[str, Any]], dict[str, Any]] = with_defaults
     causal: bool = False
-    stacks: bool = True
+    shares: tuple[str, ...] = ()
     settled: Callable[[C, str], C] = lambda config, directory: config
     other_heads: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()

@@ -1,15 +1,19 @@
 """Equal blocks in order: scanned where they are stacked, and each by itself where bits must agree."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jaxft.models.contract import Pass
 from jaxft.models.family import Carry, Context
-from jaxft.models.layers import mesh, ops, seeds
+from jaxft.models.layers import mesh, seeds
+from jaxft.models.layers.stochastic_depth import Odds, odds
 from jaxft.models.stacking import STACKED, Group
 from jaxft.models.tree import Params, by_path, nested
 
@@ -38,10 +42,14 @@ def steps_through(depths: range, stacks: Params) -> Iterator[tuple[int, Params |
 
 
 class Repeated(mesh.Placed, Protocol):
-    """Of an architecture, its equal blocks, and where its parameters are."""
+    """Of an architecture, its equal blocks, what they share, and where its parameters are."""
 
     @property
     def repeats(self) -> tuple[Group, ...]: ...
+    @property
+    def shares(self) -> tuple[str, ...]: ...
+    @property
+    def left_out(self) -> tuple[float, ...]: ...
 
 
 def scanned(
@@ -61,71 +69,146 @@ def scanned(
         leaves: of all of them, [L, ...] by path in a block.
         of: whose blocks they are.
     """
-    graph = nnx.graphdef(block)
-    (group,) = (group for group in of.repeats if first in group.depths)
+    graph, group = nnx.graphdef(block), _group(first, of)
     paths = {within: "/".join(map(str, keys[0])) for within, keys in group.members.items()}
 
     def merged(own: Params) -> Any:
         used = {w: mesh.used_one(paths[w], x, of, how.dtype) for w, x in own.items()}
         return nnx.merge(graph, nested(used))
 
-    def body(hidden: jax.Array, of_one: tuple[jax.Array, Params]) -> tuple[jax.Array, None]:
-        depth, own = of_one
-        after = _after(merged, own, {**carry, "hidden": hidden}, first, depth, key, how)
-        return mesh.rows(after), None
+    def body(state: tuple[jax.Array, Links], of_one: Any) -> tuple[Any, None]:
+        depth, own, odds = of_one
+        hidden, links = _after(merged, own, given, *state, _At(first, depth, odds), key, how)
+        return (mesh.rows(hidden), links), None
 
-    count = len(next(iter(leaves.values())))
-    depths = jnp.arange(first, first + count, dtype=jnp.uint32)
-    hidden, _ = jax.lax.scan(body, carry["hidden"], (depths, leaves))
-    return {**carry, "hidden": hidden}
+    depths = range(first, first + len(next(iter(leaves.values()))))
+    numbers = jnp.arange(depths.start, depths.stop, dtype=jnp.uint32)
+    given, links = _shared(carry, of)
+    of_each = (numbers, leaves, _odds(group, depths, of))
+    (hidden, links), _ = jax.lax.scan(body, (carry["hidden"], links), of_each)
+    return _left(given, hidden, links)
 
 
 def alone(
-    block: Any, carry: Carry, at: int, depth: int | jax.Array, key: jax.Array | None, how: Pass
-) -> jax.Array:
-    """'hidden' after one of several equal blocks.
-
-    Args:
-        at: a depth that is frozen if this one is.
-        depth: its own, which may be traced.
-    """
+    block: Any, carry: Carry, depth: int, key: jax.Array | None, how: Pass, of: Repeated
+) -> Carry:
+    """After one of several equal blocks, compiled by itself."""
     graph, state = nnx.split(block)
-    return _after(lambda own: nnx.merge(graph, own), state, carry, at, depth, key, how)
+    odds = _odds(_group(depth, of), range(depth, depth + 1), of)
+    # As the scan has them: a constant would be merged with those of dropout.
+    odds = jax.lax.optimization_barrier(jax.tree.map(lambda x: jnp.asarray(x[0]), odds))
+    at = _At(depth, depth, odds)
+    given, links = _shared(carry, of)
+    hidden, links = _after(
+        lambda own: nnx.merge(graph, own), state, given, carry["hidden"], links, at, key, how
+    )
+    return _left(given, hidden, links)
+
+
+class _At(NamedTuple):
+    """A block.
+
+    Attributes:
+        as_frozen_as: a depth that is frozen if it is.
+        depth: its own, which may be traced.
+        odds: of its branches; None: none is left out.
+    """
+
+    as_frozen_as: int
+    depth: int | jax.Array
+    odds: Odds | None
 
 
 def _after(
-    merged: Callable[[Any], Any], state: Any, carry: Carry, at: int, depth: int | jax.Array,
+    merged: Callable[[Any], Any], state: Any, carry: Carry, hidden: jax.Array, links: Links, at: _At,
     key: jax.Array | None, how: Pass,
-) -> jax.Array:  # fmt: skip
-    """The same, of the block that `merged` makes of its parameters."""
-    random = key is not None and at > how.frozen_blocks
-    seed = seeds.seed_of(key, depth, how.axis_name) if random and key is not None else None
+) -> tuple[jax.Array, Links]:  # fmt: skip
+    """'hidden', and the links, of the block that `merged` makes of its parameters."""
+    seed, branches = None, None
+    if key is not None and at.as_frozen_as > how.frozen_blocks:
+        seed = seeds.seed_of(key, at.depth, how.axis_name)
+        branches = None if at.odds is None else how.branches(key, at.depth, at.odds)
 
-    def run(hidden: jax.Array, own: Any, seed: ops.Seed) -> jax.Array:
+    def run(hidden: jax.Array, links: Links, shared: Links, own: Any, *random: Any) -> Any:
         # Over a mesh they are gathered in here, so that a block that is rerun lets them go.
-        after, kept = merged(own)({**carry, "hidden": hidden}, Context(seed))
+        used, links = _used(shared, links) if links else (shared, links)
+        seed, branches = random
+        given = {**carry, **used, "hidden": hidden}
+        after, kept = merged(own)(given, Context(seed, depth=branches))
         assert after.keys() == carry.keys() and not kept, "a block leaves more than its output"
-        return after["hidden"]
+        return after["hidden"], links
 
-    again: Callable[..., jax.Array] = run
-    if how.remat and at > how.frozen_blocks:
+    again: Callable[..., Any] = run
+    if how.remat and at.as_frozen_as > how.frozen_blocks:
         again = jax.checkpoint(run)
-    return (isolated(again) if how.isolated else again)(carry["hidden"], state, seed)
+    if how.isolated:
+        again = isolated(again, lambda hidden, links, *_: (hidden, links))
+    return again(hidden, links, {name: carry[name] for name in links}, state, seed, branches)
 
 
-def isolated(compute: Callable[..., jax.Array], like: int = 0) -> Callable[..., jax.Array]:
+# What blocks share is a constant of the scan, and its gradient, a sum over blocks, would be summed apart from
+# that of later blocks and then added: in another order than where they are not scanned. So it goes by a link,
+# which a block hands on: its gradient is that of the blocks above and this one's. Nothing reads its value.
+Links = dict[str, jax.Array]
+
+
+def _shared(carry: Carry, of: Repeated) -> tuple[Carry, Links]:
+    """(the carry with a gradient of 'hidden' alone, the links of the rest)."""
+    links = {name: carry[name] for name in of.shares if name in carry}
+    return {**carry, **jax.lax.stop_gradient(links)}, links
+
+
+def _left(carry: Carry, hidden: jax.Array, links: Links) -> Carry:
+    """The carry after blocks, with its gradients again."""
+    shared = {name: carry[name] for name in links}
+    return {**carry, **(_linked(shared, links) if links else {}), "hidden": hidden}
+
+
+@jax.custom_vjp
+def _linked(shared: Links, links: Links) -> Links:
+    return shared
+
+
+_linked.defvjp(lambda shared, links: (shared, None), lambda _, gradient: (None, gradient))
+
+
+@jax.custom_vjp
+def _used(shared: Links, links: Links) -> tuple[Links, Links]:
+    return shared, links
+
+
+_used.defvjp(
+    lambda shared, links: ((shared, links), None),
+    lambda _, gradients: (None, jax.tree.map(jnp.add, gradients[1], gradients[0])),
+)
+
+
+def _group(depth: int, of: Repeated) -> Group:
+    return next(group for group in of.repeats if depth in group.depths)
+
+
+def _odds(group: Group, depths: range, of: Repeated) -> Odds | None:
+    """Of some blocks of a group, arrays [L]; None where no block of the group leaves a branch out."""
+    rates = {depth: of.left_out[depth - 1] for depth in group.depths}
+    if not any(rates.values()):
+        return None
+    of_each = [odds(rates[depth]) for depth in depths]
+    return Odds(*(np.array(part) for part in zip(*of_each, strict=True)))
+
+
+def isolated(compute: Callable[..., Any], like: Callable[..., Any]) -> Callable[..., Any]:
     """`compute(x, …)`, compiled by itself: as a branch that is always taken.
 
     XLA:CPU drops optimization barriers and inlines calls; a branch on what it does not know stays. Where `x`
     begins with NaN or minus infinity, everything is NaN.
 
     Args:
-        compute: gives an array of the shape and dtype of its argument number `like`.
+        like: gives arrays of the shapes and dtypes of its result, of the same arguments.
     """
 
-    def branched(x: jax.Array, *rest: Any) -> jax.Array:
-        def lost(*given: Any) -> jax.Array:
-            return jnp.full_like(given[like], jnp.nan)
+    def branched(x: jax.Array, *rest: Any) -> Any:
+        def lost(*given: Any) -> Any:
+            return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), like(*given))
 
         return jax.lax.cond(x.reshape(-1)[0] > -jnp.inf, compute, lost, x, *rest)
 
@@ -156,7 +239,8 @@ def norm_of(groups: Sequence[Group], whole: Params) -> Callable[[Any], jax.Array
         return total
 
     def alone_added(total: jax.Array, leaves: list[jax.Array]) -> jax.Array:
-        return isolated(added, like=1)(leaves[0], total, leaves[1:]) if leaves else total
+        alone = isolated(added, lambda first, total, rest: total)
+        return alone(leaves[0], total, leaves[1:]) if leaves else total
 
     def norm(tree: Any) -> jax.Array:
         own, total, done = by_path(tree), jnp.zeros(()), set[int]()

@@ -7,8 +7,11 @@ A program of its own, since the tests compile without LLVM's optimisations, whic
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -20,44 +23,93 @@ from jaxft.experiment.steps import devices
 from tests import tiny, worlds
 
 BLOCKS = 6
-CASES: dict[str, tuple[str, ...]] = {
-    "full": (),
-    "frozen": ("--config.optim.freeze_below=2",),
-    "decay": ("--config.optim.layer_decay=0.7", "--config.optim.freeze_below=1"),
-    "patterns": ("--config.optim.frozen=(r'.*/attention/self/.*',)",),
-    "remat": ("--config.model.remat=true", "--config.optim.layer_decay=0.8"),
-    "accumulate": ("--config.train.accumulate=2",),
-    "lion": ("--config.optim.optimizer=lion", "--config.optim.lr=1e-4"),
-    "sgd": ("--config.optim.optimizer=sgd", "--config.optim.clip=None"),
-    "pretrained": ("--config.optim.decay_towards=pretrained",),
-    "averages": ("--config.optim.average=ema",),
-    "schedule_free": ("--config.optim.schedule_free=true", "--config.optim.schedule=constant"),
-    "bottom_up": ("--config.optim.unfreeze=bottom_up", "--config.optim.unfreeze_every=1 steps"),
-    "top_down": ("--config.optim.unfreeze=top_down", "--config.optim.unfreeze_every=1 steps"),
-    "lp_ft": ("--config.optim.unfreeze=lp_ft", "--config.optim.unfreeze_every=2 steps"),
-    "bfloat16": ("--config.model.dtype=bfloat16",),
-    "skip": ("--config.train.on_nonfinite=skip",),
-    "pmap": ("--config.parallel.mode=pmap", "--config.optim.freeze_below=2"),
+MODELS: dict[str, Callable[[Path], str]] = {
+    "deep": functools.partial(tiny.bert, blocks=BLOCKS),
+    "deberta": functools.partial(tiny.deberta, blocks=5),
+    "t5": functools.partial(tiny.t5, blocks=5, dropout=0.1),  # of each stack
+    "vit": functools.partial(tiny.vit, blocks=5),
+}
+
+
+class Case(NamedTuple):
+    """A run: flags, and a key of `MODELS`."""
+
+    extra: tuple[str, ...] = ()
+    model: str = "deep"
+
+
+# Under the plans a stage begins with each update, or with every other.
+BOTTOM_UP = ("--config.optim.unfreeze=bottom_up", "--config.optim.unfreeze_every=1 steps")
+TOP_DOWN = ("--config.optim.unfreeze=top_down", "--config.optim.unfreeze_every=1 steps")
+BRANCHES = "--config.model.stochastic_depth=0.4"
+CASES = {
+    "full": Case(),
+    "frozen": Case(("--config.optim.freeze_below=2",)),
+    "decay": Case(("--config.optim.layer_decay=0.7", "--config.optim.freeze_below=1")),
+    "patterns": Case(("--config.optim.frozen=(r'.*/attention/self/.*',)",)),
+    "remat": Case(("--config.model.remat=true", "--config.optim.layer_decay=0.8")),
+    "accumulate": Case(("--config.train.accumulate=2",)),
+    "lion": Case(("--config.optim.optimizer=lion", "--config.optim.lr=1e-4")),
+    "sgd": Case(("--config.optim.optimizer=sgd", "--config.optim.clip=None")),
+    "pretrained": Case(("--config.optim.decay_towards=pretrained",)),
+    "averages": Case(("--config.optim.average=ema",)),
+    "schedule_free": Case(("--config.optim.schedule_free=true", "--config.optim.schedule=constant")),
+    "bottom_up": Case(BOTTOM_UP),
+    "top_down": Case(TOP_DOWN),
+    "lp_ft": Case(("--config.optim.unfreeze=lp_ft", "--config.optim.unfreeze_every=2 steps")),
+    "bfloat16": Case(("--config.model.dtype=bfloat16",)),
+    "skip": Case(("--config.train.on_nonfinite=skip",)),
+    "pmap": Case(("--config.parallel.mode=pmap", "--config.optim.freeze_below=2")),
+    "branches": Case((BRANCHES,)),
+    "branches, frozen": Case((BRANCHES, "--config.optim.freeze_below=2")),
+    "branches, remat": Case((BRANCHES, "--config.model.remat=true")),
+    "branches, bfloat16": Case((BRANCHES, "--config.model.dtype=bfloat16")),
+    "branches, pmap": Case((BRANCHES, "--config.parallel.mode=pmap")),
+    "vit": Case(model="vit"),
+    "vit, branches": Case((BRANCHES,), "vit"),
+    **{
+        f"{model}{name}": Case(extra, model)
+        for model in ("deberta", "t5")
+        for name, extra in {
+            "": (),
+            ", frozen": ("--config.optim.freeze_below=2",),
+            ", decay": ("--config.optim.layer_decay=0.7",),
+            ", bottom_up": BOTTOM_UP,
+            ", top_down": TOP_DOWN,
+            ", remat": ("--config.model.remat=true",),
+            ", bfloat16": ("--config.model.dtype=bfloat16",),
+            ", branches": (BRANCHES,),
+            ", pmap": ("--config.parallel.mode=pmap",),
+        }.items()
+    },
+    # All but the tables of relative positions: only what is shared has a gradient in every block.
+    "deberta, table": Case(("--config.optim.frozen=(r'(?!.*rel_embeddings).*',)",), "deberta"),
+    "t5, table": Case(("--config.optim.frozen=(r'(?!.*relative_attention_bias).*',)",), "t5"),
 }  # fmt: skip
 STEPS = 10
 
 
 def make(folder: Path) -> Path:
-    """A BERT with dropout that is large enough to clip and small enough to compile."""
-    tiny.bert(folder / "deep", blocks=BLOCKS)
+    """Data, and a BERT with dropout that is large enough to clip and small enough to compile."""
+    MODELS["deep"](folder / "deep")
     tiny.texts(folder / "train.csv")
+    tiny.images(folder / "images")
     return folder
 
 
-def prepared(folder: Path, stack: str, *extra: str) -> Prepared:
-    """A short run of it."""
+def prepared(folder: Path, stack: str, *extra: str, model: str = "deep") -> Prepared:
+    """A short run of one of the models, which is made where it is not there."""
+    if not (folder / model).exists():
+        MODELS[model](folder / model)
     own = (f"--config.model.stack={stack}", f"--config.train.steps={STEPS}")
-    return worlds.prepared(worlds.arguments(folder, folder / "unused", *extra, *own, model="deep"))
+    return worlds.prepared(worlds.arguments(folder, folder / "unused", *extra, *own, model=model))
 
 
-def after(folder: Path, stack: str, *extra: str) -> tuple[dict[str, np.ndarray], list[float]]:
+def after(
+    folder: Path, stack: str, *extra: str, model: str = "deep"
+) -> tuple[dict[str, np.ndarray], list[float]]:
     """Parameters and slots by path after some updates, and the norms of their gradients."""
-    ready = prepared(folder, stack, *extra)
+    ready = prepared(folder, stack, *extra, model=model)
     run, state = build(ready, devices(ready.config), cache=None, stack=True)
     assert any(run.stacking.layouts) == (stack == "on"), run.stacking.said
     state, metrics = worlds.updated(run, state, STEPS)
@@ -67,9 +119,11 @@ def after(folder: Path, stack: str, *extra: str) -> tuple[dict[str, np.ndarray],
     return {path: np.asarray(leaf) for path, leaf in optim.by_path(tree).items()}, norms
 
 
-def differing(folder: Path, *extra: str) -> list[str]:
+def differing(folder: Path, *extra: str, model: str = "deep") -> list[str]:
     """Paths of what is not the same bits."""
-    (one, norms), (other, others) = (after(folder, stack, *extra) for stack in ("on", "off"))
+    (one, norms), (other, others) = (
+        after(folder, stack, *extra, model=model) for stack in ("on", "off")
+    )
     assert one.keys() == other.keys()
     found = [path for path in one if not np.array_equal(one[path], other[path])]
     return found + [
@@ -82,7 +136,8 @@ def main() -> int:
     folder, *names = sys.argv[1:]
     status = 0
     for name in names or CASES:
-        wrong = differing(Path(folder), *CASES[name])
+        case = CASES[name]
+        wrong = differing(Path(folder), *case.extra, model=case.model)
         print(f"{name}: {f'{len(wrong)} differ, {wrong[:3]}' if wrong else 'the same'}", flush=True)
         status |= bool(wrong)
     return status

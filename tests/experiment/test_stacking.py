@@ -88,7 +88,6 @@ def test_auto_leaves_few_blocks_as_they_are(deep):
     [
         ((), "no two equal blocks"),
         (("--config.optim.sam_radius=0.05",), "measures gradients one by one"),
-        (("--config.model.stochastic_depth=0.2",), "leaves out branches"),
         (("--config.optim.groups=(('.*', {'lr': 1e-3}),)",), "parameters one by one"),
         (("--config.optim.frozen=(r'.*/layer/[024]/.*',)",), "no two blocks beside each other"),
     ],
@@ -111,21 +110,31 @@ def test_updates_are_the_same_bits_as_users_compile_them(deep, case):
 
 
 MESH = "--config.parallel.mode=shard"
+BOTH = ("fsdp=2", "tensor=2")
 
 
 @pytest.mark.parametrize(
-    "axes",
+    ("model", "axes"),
     [
-        ("fsdp=4", "tensor=2"),
-        *(pytest.param(a, marks=pytest.mark.slow) for a in ((), ("fsdp=8",), ("tensor=2",))),
+        ("deep", ("fsdp=4", "tensor=2")),
+        *(
+            pytest.param(model, axes, marks=pytest.mark.slow)
+            for model, axes in (
+                ("deep", ()), ("deep", ("fsdp=8",)), ("deep", ("tensor=2",)),
+                ("deberta", BOTH), ("t5", BOTH), ("vit", BOTH),
+            )
+        ),
     ],
-)
-def test_over_a_mesh_updates_are_those_of_blocks_that_are_not_stacked(deep, monkeypatch, axes):
+)  # fmt: skip
+def test_over_a_mesh_updates_are_those_of_blocks_that_are_not_stacked(
+    deep, monkeypatch, model, axes
+):
     monkeypatch.setattr(cuts, "MIN_FSDP_SIZE", 64)  # the tiny model's matrices, too
-    extra = ("--config.optim.freeze_below=2", "--config.optim.layer_decay=0.7")
+    extra = ["--config.optim.layer_decay=0.7", check_stacking.BRANCHES]
+    extra += ["--config.optim.freeze_below=2"] * (model == "deep")
     mesh = (MESH, "--config.model.remat=true", *(f"--config.parallel.{axis}" for axis in axes))
-    found, norms = check_stacking.after(deep, "on", *extra, *mesh)
-    expected, others = check_stacking.after(deep, "off", *extra, *mesh)
+    found, norms = check_stacking.after(deep, "on", *extra, *mesh, model=model)
+    expected, others = check_stacking.after(deep, "off", *extra, *mesh, model=model)
     np.testing.assert_allclose(norms, others, rtol=1e-4)
     for path, leaf in expected.items():
         if path.startswith("whole"):

@@ -256,7 +256,7 @@ def test_each_device_under_pmap_gets_its_part_of_the_mask():
 
     def drop(x, axis_name=None):
         first, second, third = seeds.split(seeds.seed_of(key, 1, axis_name), 3)
-        depth = stochastic_depth.StochasticDepth(third, 0.5)
+        depth = stochastic_depth.StochasticDepth(third, stochastic_depth.odds(0.5))
         (branch,) = depth.branches(1, None)
         return (
             ops.dropout(x, 0.3, first),

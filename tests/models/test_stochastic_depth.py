@@ -13,7 +13,13 @@ from jaxft import models, train
 from jaxft.models import Pass, vocabulary
 from jaxft.models.family import Context
 from jaxft.models.layers import seeds
-from jaxft.models.layers.stochastic_depth import StochasticDepth, left_out, rising, whole
+from jaxft.models.layers.stochastic_depth import (
+    StochasticDepth,
+    left_out,
+    odds,
+    rising,
+    whole,
+)
 from tests import tiny
 from tests.models.native_rows import LABELS, ROWS
 from tests.models.test_native import OUTPUTS, compiled, packed
@@ -29,7 +35,7 @@ FAST = ("siglip",)
 
 def test_whole_images_are_left_out_and_the_others_scaled():
     x = jnp.arange(1.0, 1 + 400 * 6).reshape(400, 2, 3)
-    out = np.asarray(left_out(x, seed=SEED, rate=0.3, segments=None))
+    out = np.asarray(left_out(x, seed=SEED, odds=odds(0.3), segments=None))
     kept = out.reshape(400, -1).any(1)
     np.testing.assert_allclose(out[kept], np.asarray(x)[kept] / 0.7, rtol=1e-6)
     assert not out[~kept].any() and 0.6 < kept.mean() < 0.8
@@ -38,7 +44,7 @@ def test_whole_images_are_left_out_and_the_others_scaled():
 def test_each_text_of_a_row_draws_for_itself_and_all_of_its_tokens_alike():
     segments = jnp.repeat(jnp.arange(1, 6), 4)[None] + jnp.zeros((200, 1), jnp.int32)
     x = jnp.ones((200, 20, 3), jnp.bfloat16)
-    out = np.asarray(left_out(x, seed=SEED, rate=0.5, segments=segments).astype(jnp.float32))
+    out = np.asarray(left_out(x, seed=SEED, odds=odds(0.5), segments=segments).astype(jnp.float32))
     texts = out.reshape(200, 5, 12)
     assert (texts == texts[..., :1]).all() and set(np.unique(texts)) == {0.0, 2.0}
     # No two texts of a row, nor the same of two rows, agree more than chance has it.
@@ -46,7 +52,7 @@ def test_each_text_of_a_row_draws_for_itself_and_all_of_its_tokens_alike():
     assert np.abs(np.corrcoef(kept.T) - np.eye(5)).max() < 0.25
     assert 0.45 < kept.mean() < 0.55 and 0.4 < (kept[1:] == kept[:-1]).mean() < 0.6
     # Where only some tokens are computed, these have the draws of their texts.
-    context = Context(reads=jnp.array([[9, 0]] * 200), depth=StochasticDepth(SEED, 0.5))
+    context = Context(reads=jnp.array([[9, 0]] * 200), depth=StochasticDepth(SEED, odds(0.5)))
     both, alone = context.branches(2, segments)
     narrow = np.asarray(both(x[:, :2])[..., 0].astype(jnp.float32))
     wide = dataclasses.replace(context, reads=None).branches(2, segments)[0](x)
@@ -57,11 +63,11 @@ def test_each_text_of_a_row_draws_for_itself_and_all_of_its_tokens_alike():
 def test_the_mean_is_that_of_the_whole_and_a_sharded_array_draws_the_same():
     keys = jax.vmap(lambda n: seeds.seed_of(jax.random.key(1), n))(jnp.arange(4000))
     x = jnp.array([[1.0], [-3.0]])
-    draws = jax.vmap(lambda seed: left_out(x, seed=seed, rate=0.2, segments=None))(keys)
+    draws = jax.vmap(lambda seed: left_out(x, seed=seed, odds=odds(0.2), segments=None))(keys)
     np.testing.assert_allclose(draws.mean(0), x, rtol=0.03)
     mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
     x = jnp.ones((8, 4, 2))
-    run = jax.jit(lambda x: left_out(x, seed=SEED, rate=0.5, segments=None))
+    run = jax.jit(lambda x: left_out(x, seed=SEED, odds=odds(0.5), segments=None))
     there = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
     np.testing.assert_array_equal(run(there), run(x))
     assert "all-" not in run.lower(there).compile().as_text()

@@ -304,7 +304,7 @@ _TABLE = "deberta/embeddings/word_embeddings/embedding"
 FAMILY = Family(
     model_type="deberta-v2",
     config=Config,
-    stacks=False,  # the table of relative positions is every block's
+    shares=("relative",),
     dropouts=(
         "hidden_dropout_prob",
         "attention_probs_dropout_prob",

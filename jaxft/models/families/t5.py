@@ -23,6 +23,7 @@ from jaxft.models.checkpoint import config_json, tensors
 from jaxft.models.checkpoint.config_json import Rule
 from jaxft.models.family import (
     Batch,
+    Block,
     Carry,
     Context,
     Family,
@@ -33,7 +34,7 @@ from jaxft.models.family import (
 )
 from jaxft.models.heads import TwoLayers, every_token
 from jaxft.models.layers import modules, ops
-from jaxft.models.layers.encoder_decoder import DecoderDepth, EncoderDepth, Layer, Stack
+from jaxft.models.layers.encoder_decoder import Finishing, Layer, Stack
 from jaxft.models.vocabulary import Unembedding
 
 _WIDTH = config_json.RULES["hidden_size"]
@@ -213,10 +214,9 @@ class T5(nnx.Module):
         }
 
     @property
-    def blocks(self) -> list[EncoderDepth | DecoderDepth]:
-        encoder = [EncoderDepth(self.encoder, n) for n in range(len(self.encoder.block))]
-        decoder = [DecoderDepth(self.decoder, n) for n in range(len(self.decoder.block))]
-        return [*encoder, *decoder]
+    def blocks(self) -> list[Block]:
+        *encoder, last = self.encoder.block
+        return [*encoder, Finishing(last, self.encoder), *self.decoder.block]
 
     def finish(self, hidden: jax.Array) -> jax.Array:
         return self.decoder.final_layer_norm(hidden)
@@ -314,6 +314,7 @@ FAMILY = Family(
     model_type="t5",
     config=Config,
     dropouts=("dropout_rate", "classifier_dropout"),
+    shares=("biases", "encoded"),
     limits=lambda config: TextLimits(
         config.vocab_size, _NEVER, pairs=False, usual=config.n_positions or _USUAL
     ),

@@ -180,68 +180,42 @@ class FeedForwardLayer(nnx.Module):
         return hidden + branch(ops.dropout(update, self.rate, output_seed))
 
 
-class Block(nnx.Module):
-    """The layers of one depth; the decoder's has one between the others that looks at the encoder."""
+class EncoderBlock(nnx.Module):
+    """One depth of the encoder; the first one leaves the biases of relative positions."""
 
-    def __init__(self, layer: Layer, *, decodes: bool, first: bool, rngs: nnx.Rngs):
-        positions = (not decodes) if first else None
-        layers: list[nnx.Module] = [SelfLayer(layer, positions=positions, rngs=rngs)]
-        if decodes:
-            layers.append(CrossLayer(layer, rngs=rngs))
-        self.layer = nnx.List([*layers, FeedForwardLayer(layer, rngs=rngs)])
-
-
-class Stack(nnx.Module):
-    def __init__(self, layer: Layer, count: int, *, decodes: bool, rngs: nnx.Rngs):
-        self.block = nnx.List(
-            [Block(layer, decodes=decodes, first=not n, rngs=rngs) for n in range(count)]
-        )
-        self.final_layer_norm = layer.norm()
-        self.rate = layer.rate
-
-    @property
-    def positions(self) -> Attention:
-        """The attention that has the table of relative positions."""
-        first: Any = self.block[0].layer[0]
-        return first.SelfAttention
-
-
-@dataclasses.dataclass(frozen=True)
-class EncoderDepth:
-    """One block of the encoder; the last one gives what the decoder looks at."""
-
-    stack: Stack
-    number: int
+    def __init__(self, layer: Layer, *, first: bool, rngs: nnx.Rngs):
+        attention = SelfLayer(layer, positions=True if first else None, rngs=rngs)
+        self.layer = nnx.List([attention, FeedForwardLayer(layer, rngs=rngs)])
+        self.first = first
 
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
-        attention, feed_forward = self.stack.block[self.number].layer
-        first, last, end = ops.split(context.seed, 3)
+        layers: Any = self.layer
+        attention, feed_forward = layers
+        first, last = ops.split(context.seed, 2)
         hidden, segments = carry["hidden"], carry["segment_ids"]
         one, two = context.branches(2, segments)
-        if self.number == 0:
-            carry = {**carry, "biases": self.stack.positions.biases_in_row(hidden.shape[1])}
+        if self.first:
+            biases = attention.SelfAttention.biases_in_row(hidden.shape[1])
+            carry = {**carry, "biases": biases}
         mask = ops.segment_mask(segments, segments)
         hidden = attention(hidden, mask, carry["biases"], None, first, one)
-        hidden = feed_forward(hidden, last, two)
-        if self.number < len(self.stack.block) - 1:
-            return {**carry, "hidden": hidden}, {}
-        finished = ops.dropout(self.stack.final_layer_norm(hidden), self.stack.rate, end)
-        rest = {name: value for name, value in carry.items() if name != "biases"}
-        return {**rest, "hidden": finished}, {}
+        return {**carry, "hidden": feed_forward(hidden, last, two)}, {}
 
 
-@dataclasses.dataclass(frozen=True)
-class DecoderDepth:
-    """One block of the decoder; the first one turns to the decoder's tokens."""
+class DecoderBlock(nnx.Module):
+    """One depth of the decoder; the first one turns to the decoder's tokens."""
 
-    stack: Stack
-    number: int
+    def __init__(self, layer: Layer, *, first: bool, rngs: nnx.Rngs):
+        attention = SelfLayer(layer, positions=False if first else None, rngs=rngs)
+        cross, feed_forward = CrossLayer(layer, rngs=rngs), FeedForwardLayer(layer, rngs=rngs)
+        self.layer = nnx.List([attention, cross, feed_forward])
+        self.first = first
 
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
-        layers: Any = self.stack.block[self.number].layer
+        layers: Any = self.layer
         attention, cross, feed_forward = layers
         first, second, last = ops.split(context.seed, 3)
-        carry = self._begun(carry) if self.number == 0 else carry
+        carry = self._begun(carry, attention.SelfAttention) if self.first else carry
         segments, reads = carry["decoder_segment_ids"], context.reads
         one, two, three = context.branches(3, segments)
         bias = carry["biases"]
@@ -255,8 +229,37 @@ class DecoderDepth:
         hidden = feed_forward(cross(hidden, seen, mask, second, two), last, three)
         return {**carry, "hidden": hidden}, {}
 
-    def _begun(self, carry: Carry) -> Carry:
+    def _begun(self, carry: Carry, positions: Attention) -> Carry:
         carry, encoded = dict(carry), carry["hidden"]
         hidden = carry.pop("decoder_hidden").astype(encoded.dtype)
-        biases = self.stack.positions.biases_in_row(hidden.shape[1])
+        biases = positions.biases_in_row(hidden.shape[1])
         return {**carry, "hidden": hidden, "encoded": encoded, "biases": biases}
+
+
+class Stack(nnx.Module):
+    def __init__(self, layer: Layer, count: int, *, decodes: bool, rngs: nnx.Rngs):
+        block = DecoderBlock if decodes else EncoderBlock
+        self.block = nnx.List([block(layer, first=not n, rngs=rngs) for n in range(count)])
+        self.final_layer_norm = layer.norm()
+        self.rate = layer.rate
+
+    @property
+    def positions(self) -> Attention:
+        """The attention that has the table of relative positions."""
+        first: Any = self.block[0].layer[0]
+        return first.SelfAttention
+
+
+@dataclasses.dataclass(frozen=True)
+class Finishing:
+    """The encoder's last block, with the norm that gives what the decoder looks at."""
+
+    block: EncoderBlock
+    stack: Stack
+
+    def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
+        carry, kept = self.block(carry, context)
+        *_, end = ops.split(context.seed, 3)
+        normed = self.stack.final_layer_norm(carry["hidden"])
+        rest = {name: value for name, value in carry.items() if name != "biases"}
+        return {**rest, "hidden": ops.dropout(normed, self.stack.rate, end)}, kept

@@ -7,6 +7,7 @@ it, and what is kept is scaled, so that the mean stays. In packed rows of text e
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,23 @@ Branch = Callable[[jax.Array], jax.Array]
 _SEGMENTS = 2**16
 
 
+class Odds(NamedTuple):
+    """How often a branch is left out, as a program takes it: scalars, or arrays of as many blocks.
+
+    Attributes:
+        least: uint32, of the hashes of which a branch is kept.
+        scale: fp32, of what is kept.
+    """
+
+    least: Any
+    scale: Any
+
+
+def odds(rate: float) -> Odds:
+    """Of a rate below 1."""
+    return Odds(np.uint32(round(rate * 2**32)), np.float32(1 / (1 - rate)))
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StochasticDepth:
@@ -28,11 +46,11 @@ class StochasticDepth:
 
     Attributes:
         seed: of `seeds.seed_of`.
-        rate: how often a branch is left out of an example; below 1.
+        odds: how often a branch is left out of an example.
     """
 
     seed: jax.Array
-    rate: float = dataclasses.field(metadata={"static": True})
+    odds: Odds
 
     def branches(self, count: int, segments: jax.Array | None) -> tuple[Branch, ...]:
         """Of `count` branches, each with its draws.
@@ -41,7 +59,7 @@ class StochasticDepth:
             segments: ids [R, T] of the tokens that the branches give, 0 = padding; None: images.
         """
         return tuple(
-            functools.partial(left_out, seed=seed, rate=self.rate, segments=segments)
+            functools.partial(left_out, seed=seed, odds=self.odds, segments=segments)
             for seed in seeds.split(self.seed, count)
             if seed is not None
         )
@@ -53,9 +71,9 @@ def whole(update: jax.Array) -> jax.Array:
 
 
 def left_out(
-    update: jax.Array, *, seed: jax.Array, rate: float, segments: jax.Array | None
+    update: jax.Array, *, seed: jax.Array, odds: Odds, segments: jax.Array | None
 ) -> jax.Array:
-    """Zeros for examples that are drawn with probability `rate`, the others scaled by 1 / (1 - rate).
+    """Zeros for examples that are drawn, the others scaled.
 
     A draw depends on the seed, the row and the segment alone, so a sharded array gets those of the whole,
     and each device under pmap those of its part.
@@ -67,9 +85,9 @@ def left_out(
     number = jax.lax.iota(jnp.uint32, len(update)) + seeds.before(seed, len(update))
     if segments is not None:
         number = number[:, None] * jnp.uint32(_SEGMENTS) + segments.astype(jnp.uint32)
-    keep = seeds.hashed(number, seed) >= jnp.uint32(round(rate * 2**32))
+    keep = seeds.hashed(number, seed) >= odds.least
     keep = keep.reshape(keep.shape + (1,) * (update.ndim - keep.ndim))
-    return jnp.where(keep, update * (1 / (1 - rate)), 0).astype(update.dtype)
+    return jnp.where(keep, update * jnp.asarray(odds.scale, update.dtype), 0)
 
 
 def rising(rate: float, blocks: int) -> tuple[float, ...]:
