@@ -6,20 +6,13 @@ trip counts of the loops around it. Convolutions and library calls for a product
 
 import math
 import re
-from collections import Counter
 from typing import Any, NamedTuple
 
-from jaxft.planning.hlo import Sent, sent
+from jaxft.planning.hlo import Sent, runs, sent
 
-_COMPUTATION = re.compile(r"^(?:ENTRY\s+)?%?([\w.\-]+)\s*\(.*\)\s*->.*\{\s*$")
 _PRODUCT = re.compile(
     r"=\s.*?\s(dot|convolution)\(|custom_call_target=\"[^\"]*(?:matmul|gemm|conv)", re.I
 )
-_CALLED = re.compile(
-    r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
-)
-_BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
-_TRIPS = re.compile(r"known_trip_count\D*(\d+)")
 
 
 def count_matmuls(compiled) -> int:
@@ -32,16 +25,11 @@ def count_matmuls(compiled) -> int:
 
 def count_in_text(text: str) -> int:
     """The same, of HLO text."""
-    products, calls, entry = _parse(text)
-    totals: dict[str, int] = {}
+    return sum(times * sum(map(_is_product, lines)) for times, lines in runs(text))
 
-    def total(name: str) -> int:
-        if name not in totals:
-            inner = sum(times * total(callee) for callee, times in calls.get(name, {}).items())
-            totals[name] = products[name] + inner
-        return totals[name]
 
-    return total(entry)
+def _is_product(line: str) -> bool:
+    return _PRODUCT.search(line) is not None
 
 
 class Collective(NamedTuple):
@@ -88,31 +76,3 @@ def _shapes(one: Sent) -> tuple[str, ...]:
     if one.starts and one.kind == "all-gather":  # of its start: what goes in, and what comes out
         shapes = shapes[len(shapes) // 2 :]
     return shapes
-
-
-def _parse(text: str) -> tuple[Counter, dict[str, Counter], str]:
-    products: Counter = Counter()
-    calls: dict[str, Counter] = {}
-    entry = current = ""
-    for line in text.splitlines():
-        if header := _COMPUTATION.match(line):
-            current = header[1]
-            entry = current if line.startswith("ENTRY") else entry
-            calls[current] = Counter()
-            continue
-        products[current] += bool(_PRODUCT.search(line))
-        callees = _CALLED.findall(line)
-        for group in _BRANCHES.findall(line):
-            callees += [name.strip().lstrip("%") for name in group.split(",")]
-        times = _trips(line) if " while(" in line and callees else 1
-        for name in callees:
-            calls[current][name] += times
-    assert entry, "no ENTRY computation in the HLO text"
-    return products, calls, entry
-
-
-def _trips(line: str) -> int:
-    known = _TRIPS.search(line)
-    if not known:
-        raise ValueError(f"a loop of unknown length: {line.strip()[:200]}")
-    return int(known[1])

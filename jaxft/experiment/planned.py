@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from jaxft.config import ConfigDict
@@ -29,6 +30,7 @@ from jaxft.training.programs import CPU_OPTIONS
 def plan_run(
     config: ConfigDict, topology: Topology, *, length: int = 0, examples: int = 0,
     price: float | None = None, watts: float | None = None, compiles: bool = True,
+    chip: Mapping[str, Any] | None = None,
 ) -> Plan:  # fmt: skip
     """Compile a run's step for a machine, in a process with `topology.environment`.
 
@@ -36,6 +38,7 @@ def plan_run(
       length: tokens of every text, of data that nobody reads; 0: the data are read.
       examples: of such data; 0: not known.
       price, watts: of a device, in place of the table's.
+      chip: fields of one that is known; None: as `chip_of` says.
       compiles: False leaves out what only the compiler tells: temporaries and traffic are then estimates.
 
     Raises:
@@ -62,8 +65,8 @@ def plan_run(
         compiled = traced.lower().compile(compiler_options=options)
     seconds = {"trace": spent, "compile": time.perf_counter() - began}
     release_free_memory()
-    chip = chip_of(topology)
-    world = World(prepared, parallel, topology, chip, stage, shapes)
+    known_chip = chip_of(topology) if chip is None else Chip(**chip)
+    world = World(prepared, parallel, topology, known_chip, stage, shapes)
     plan = world.plan(flops, compiled, trips, seconds)
     known = bool(examples or not length or config.train.steps)
     memory = dict(plan.memory)
@@ -72,8 +75,8 @@ def plan_run(
     plan = dataclasses.replace(
         plan,
         memory=memory,
-        price=chip.price if price is None else price,
-        watts=chip.watts if watts is None else watts,
+        price=known_chip.price if price is None else price,
+        watts=known_chip.watts if watts is None else watts,
         steps=prepared.length.steps if known else 0,
     )
     return dataclasses.replace(plan, advice=advice(plan))

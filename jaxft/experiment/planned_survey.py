@@ -4,39 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 from jax.sharding import PartitionSpec
 
 from jaxft.config import ConfigDict, override
-from jaxft.experiment.planned import chip_of, plan_run, prepared_for
+from jaxft.experiment.planned import plan_run, prepared_for
+from jaxft.experiment.planned_leaves import leaves_of
 from jaxft.experiment.prepared import Prepared
 from jaxft.models.cuts import param_specs
 from jaxft.optim import by_path
 from jaxft.planning.estimate import estimate
 from jaxft.planning.hardware import Chip
-from jaxft.planning.hlo import Collective
 from jaxft.planning.holding import width_of
-from jaxft.planning.least import Leaf, least
+from jaxft.planning.least import Leaf, gathered, least
 from jaxft.planning.plan import Plan
 from jaxft.planning.survey import Candidate, batches, meshes
 from jaxft.planning.topology import Topology
+from jaxft.planning.whole_slice import as_compiled
 
 # Beside what is counted: logits of a chunk and their gradient, and what the compiler needs for itself.
 _ROOM = 2**29
 
 
 def survey(
-    config: ConfigDict, topology: Topology, *, length: int, examples: int
+    config: ConfigDict, topology: Topology, chip: Chip, *, length: int, examples: int
 ) -> list[Candidate]:
     """Every candidate, the most promising first.
+
+    Args:
+      chip: what all of them are held against; that of this machine is measured, never twice the same.
 
     Raises:
       ValueError: as `plan_run`; or no mesh cuts the batch.
     """
     found: list[Candidate] = []
-    chip = chip_of(topology)
-    for dtype in dict.fromkeys((config.model.dtype, "bfloat16")):
+    # XLA's CPU backend computes bfloat16 in float32.
+    others = () if topology.platform == "cpu" else ("bfloat16",)
+    for dtype in dict.fromkeys((config.model.dtype, *others)):
         for remat in dict.fromkeys((False, True)):
             plain = {
                 "model.dtype": dtype, "model.remat": remat, "parallel.data": 1, "parallel.fsdp": 1,
@@ -44,7 +48,10 @@ def survey(
             }  # fmt: skip
             one = override(config, plain)
             alone = dataclasses.replace(topology, shape=(1,) * len(topology.shape))
-            counted = plan_run(one, alone, length=length, examples=examples, compiles=False)
+            counted = plan_run(
+                one, alone, length=length, examples=examples, compiles=False,
+                chip=dataclasses.asdict(chip),
+            )  # fmt: skip
             prepared = prepared_for(one, length, examples)
             found += _of_type(prepared, counted, topology, chip)
     if not found:
@@ -52,7 +59,7 @@ def survey(
             f"config.train.batch_size={config.train.batch_size} cannot be cut over {topology.devices} "
             f"devices in any way; give a multiple of {topology.devices}"
         )
-    return sorted(found, key=lambda one: (not one.fits, -one.rank))
+    return sorted(found, key=lambda one: (not one.fits, -one.rank, one.fields["train.accumulate"]))
 
 
 def _of_type(prepared: Prepared, counted: Plan, topology: Topology, chip: Chip) -> list[Candidate]:
@@ -73,10 +80,10 @@ def _of_type(prepared: Prepared, counted: Plan, topology: Topology, chip: Chip) 
             )  # fmt: skip
             kept = (counted.memory["activations"] + counted.memory["block"]) * share / parts
             needed = held.bytes + kept * (1 + held.shared / tensor - held.shared) + _ROOM
-            traffic = tuple(Collective(kind, 2, (), size, 0) for kind, size in sent.items())
             took = estimate(
                 chip, flops=counted.flops * larger / topology.devices, dtype=config.model.dtype,
-                held=held.state, found=traffic, hosted=topology.hosted,
+                held=held.state, found=as_compiled(sent, topology, mesh), mesh=mesh,
+                hosted=topology.hosted,
             ).seconds  # fmt: skip
             fields = {
                 "parallel.mode": "shard", **{f"parallel.{axis}": n for axis, n in mesh.items()},
@@ -102,18 +109,12 @@ def _held(
     prepared: Prepared, counted: Plan, specs: dict[str, PartitionSpec], mesh: dict[str, int]
 ) -> _Held:
     frozen = prepared.decisions.frozen_in(len(prepared.decisions.starts) - 1)
-    blocks: dict[int, float] = {}
-    leaves, own, trained = [], 0.0, 0.0
-    for row in prepared.decisions:
-        spec: tuple[Any, ...] = tuple(specs[row.path])
-        cut = math.prod(mesh[axis] for axis in spec if axis)
-        trains = row.path not in frozen
-        leaves.append(Leaf(row.shape, spec, trains, row.depth, row.path.endswith("embedding")))
-        own += 4 * row.size / cut
-        trained += 4 * row.size / cut * trains
-        whole = row.size / (mesh["tensor"] if "tensor" in spec else 1)
-        blocks[row.depth] = blocks.get(row.depth, 0.0) + whole
+    leaves = leaves_of(prepared, specs, {row.path for row in prepared.decisions} - frozen)
+    own = trained = 0.0
+    for leaf in leaves:
+        share = 4 * leaf.size / math.prod(mesh[axis] for axis in leaf.placement if axis)
+        own += share
+        trained += share * leaf.trains
     slots = trained * counted.memory["slots"] / max(1.0, counted.memory["trainable"])
-    width = width_of(prepared.config.model.dtype)
-    gathered = 2 * max(blocks.values()) * width if mesh["fsdp"] > 1 else 0.0
-    return _Held(leaves, own + slots, own + slots + trained + gathered)
+    whole = gathered(leaves, mesh, compute=width_of(prepared.config.model.dtype))
+    return _Held(leaves, own + slots, own + slots + trained + whole)

@@ -11,17 +11,18 @@ import jax
 from jaxft.base.nested import flatten
 from jaxft.experiment.decide import frozen_blocks
 from jaxft.experiment.planned_config import SETTLED, assumed
+from jaxft.experiment.planned_leaves import leaves_of
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.stages import Stage
-from jaxft.models.architecture import Architecture as NativeArchitecture
 from jaxft.optim import by_path, merge
 from jaxft.planning.estimate import estimate
 from jaxft.planning.hardware import Chip
-from jaxft.planning.hlo import Collective, collectives
+from jaxft.planning.hlo import Collective, by_kind, collectives
 from jaxft.planning.holding import bytes_of, kept_bytes, leaf_bytes, width_of
-from jaxft.planning.least import Leaf, least
+from jaxft.planning.least import Leaf, gathered, least
 from jaxft.planning.plan import Plan
 from jaxft.planning.topology import Topology
+from jaxft.planning.whole_slice import as_compiled
 from jaxft.tasks.contract import Contrastive
 from jaxft.tasks.vocabulary_loss import BUDGET
 from jaxft.training.parallel import Parallel
@@ -64,14 +65,9 @@ class World:
         """
         prepared, config = self.prepared, self.prepared.config
         values = flatten(config)
-        found: tuple[Collective, ...] = ()
         minimum = self.least()
-        if compiled is None:
-            found = tuple(
-                Collective(kind, self.topology.devices, (), size, 0)
-                for kind, size in minimum.items()
-            )
-        elif self.parallel.mesh is not None:
+        found = as_compiled(minimum, self.topology, self.mesh)
+        if compiled and self.parallel.mesh is not None:
             found = collectives(compiled.as_text(), self.mesh, unknown_trips=trips)
         said = _compiler(compiled)
         memory = self._memory(said)
@@ -79,7 +75,7 @@ class World:
         held = sum(memory[name] for name in ("trainable", "frozen", "slots")) + memory["trainable"]
         guess = estimate(
             self.chip, flops=flops / devices, dtype=config.model.dtype, held=held, found=found,
-            hosted=self.topology.hosted,
+            mesh=self.mesh, hosted=self.topology.hosted,
         )  # fmt: skip
         decided = prepared.decisions.totals
         return Plan(
@@ -92,7 +88,7 @@ class World:
                 "frozen_blocks": self.frozen_blocks + 1,
             },
             memory=memory, compiler=said, held=self._held(), flops=flops,
-            traffic=[_collective(one) for one in found if compiled], least=minimum,
+            traffic=[_collective(one) for one in found if compiled], least=by_kind(minimum),
             estimate=dataclasses.asdict(guess), price=None, watts=None, steps=0,
             settled={f: values[f] for f in SETTLED} | {f"parallel.{a}": n for a, n in self.mesh.items()},
             given={f: values[f] for f in SETTLED},
@@ -111,35 +107,20 @@ class World:
         still = self.stage.frozen | self.stage.held
         return frozen_blocks(self.prepared.architecture, still)
 
-    def least(self) -> dict[str, float]:
+    def least(self) -> tuple[Collective, ...]:
         """See `planning.least`."""
-        config, decisions = self.prepared.config, self.prepared.decisions
-        trains = by_path(self.stage.state.params)
-        tables = {row.path: row.depth for row in decisions if row.path.endswith("embedding")}
-        tied = self._tied(set(tables.values()))
-        leaves = [
-            Leaf(
-                row.shape, tuple(row.placement), row.path in trains and trains[row.path] is not None,
-                row.depth, row.path in tables,
-                tables.get(row.path) == 0 and row.path != tied,
-            )
-            for row in decisions
-        ]  # fmt: skip
+        config = self.prepared.config
         batch = self._batch()
         return least(
-            leaves, self.mesh, lowest=self.frozen_blocks + 1,
+            self._leaves(), self.mesh, lowest=self.frozen_blocks + 1,
             tokens=batch["tokens"] or batch["examples"], width=_GRADIENT,
             compute=width_of(config.model.dtype), accumulate=config.train.accumulate,
         )  # fmt: skip
 
-    def _tied(self, depths: set[int]) -> str:
-        """Path of the table of inputs where it is that of the outputs, too: the head is given it, and no
-        other lies at its depth."""
-        architecture = self.prepared.architecture
-        if not isinstance(architecture, NativeArchitecture):
-            return ""
-        own = architecture.num_blocks + 1 in depths
-        return "" if own else architecture.family.heads[architecture.head].table
+    def _leaves(self) -> list[Leaf]:
+        params = by_path(self.stage.state.params)
+        trained = {path for path, leaf in params.items() if leaf is not None}
+        return leaves_of(self.prepared, self.prepared.decisions.placements, trained)
 
     def activations(self, *, remat: bool) -> float:
         """Bytes a device that the forward pass keeps for the backward one, of one microbatch; 0 where the
@@ -196,23 +177,16 @@ class World:
             # The backward pass of a block needs about as much again as the block keeps, and this where it is
             # computed anew.
             block = plain / max(1, blocks) * (1 + remat)
-            others = parts["trainable"] + self._gathered() + block
+            width = width_of(self.prepared.config.model.dtype)
+            # Logits of a chunk of tokens, with their gradient.
+            chunk = 8 * BUDGET if getattr(self.prepared.architecture.limits, "vocabulary", 0) else 0
+            whole = gathered(self._leaves(), self.mesh, compute=width)
+            others = parts["trainable"] + whole + chunk + block
             needed = sum(parts.values()) + kept + others
         return {
             **parts, "activations": kept, "temporaries": others, "needed": needed,
             "available": float(self.chip.memory), "block": block,
         }  # fmt: skip
-
-    def _gathered(self) -> float:
-        """Bytes, where nobody compiled: the largest block twice, as the next is gathered meanwhile; and
-        logits of a chunk of tokens with their gradient."""
-        config, blocks = self.prepared.config, dict[int, float]()
-        for row in self.prepared.decisions:
-            own = row.size / (self.mesh.get("tensor", 1) if "tensor" in row.placement else 1)
-            blocks[row.depth] = blocks.get(row.depth, 0.0) + own
-        chunk = 8 * BUDGET if getattr(self.prepared.architecture.limits, "vocabulary", 0) else 0
-        whole = max(blocks.values()) if self.mesh.get("fsdp", 1) > 1 else 0.0
-        return 2 * whole * width_of(config.model.dtype) + chunk
 
     def _held(self) -> list[list[float]]:
         """[depth, bytes of trainable parameters, of frozen ones, of slots] a device."""

@@ -34,9 +34,12 @@ def planned(config: ConfigDict, topology: str, **how: Any) -> Plan:
     return plans.from_json(_asked("plan", config, topology, how), "the plan")
 
 
-def surveyed(config: ConfigDict, topology: str, **how: Any) -> list[Candidate]:
-    """`planned_survey.survey`, likewise."""
-    return [Candidate(**one) for one in _asked("survey", config, topology, how)]
+def surveyed(
+    config: ConfigDict, topology: str, **how: Any
+) -> tuple[list[Candidate], dict[str, Any]]:
+    """`planned_survey.survey`, likewise, and the chip against which it held them, for `planned`."""
+    found = _asked("survey", config, topology, how)
+    return [Candidate(**one) for one in found["candidates"]], found["chip"]
 
 
 def _asked(what: str, config: ConfigDict, topology: str, how: dict[str, Any]) -> Any:
@@ -69,17 +72,19 @@ def _asked(what: str, config: ConfigDict, topology: str, how: dict[str, Any]) ->
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     # These import jax, for which the environment is settled.
-    from jaxft.experiment.planned import plan_run
+    from jaxft.experiment.planned import chip_of, plan_run
     from jaxft.experiment.planned_survey import survey
 
     config, topology = from_json(request["config"]), parse_topology(request["topology"])
     try:
         if request["what"] == "plan":
             return {"found": plan_run(config, topology, **request["how"]).to_json()}
-        found = survey(config, topology, **request["how"])
+        chip = chip_of(topology)
+        found = survey(config, topology, chip, **request["how"])
     except ValueError as error:
         return {"error": str(error)}
-    return {"found": [dataclasses.asdict(one) for one in found]}
+    candidates = [dataclasses.asdict(one) for one in found]
+    return {"found": {"candidates": candidates, "chip": dataclasses.asdict(chip)}}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jaxft.planning.plan import Plan
 from jaxft.planning.topology import parse_topology
+from jaxft.planning.whole_slice import is_summed
 
 _MUCH = 1.1  # times the least that a plan may send without a word
 
@@ -40,19 +41,14 @@ def advice(plan: Plan) -> list[str]:
             f"along {' x '.join(most['axes']) or 'no axis'}"
         )
         half = plan.devices // 2
-        if _is_whole_slice(plan) and most["kind"] == "all-reduce":
+        summed = is_summed(parse_topology(plan.topology), plan.mesh)
+        if summed and most["kind"] == "all-reduce":
             lines.append(
-                "where fsdp goes over every chip of a slice, XLA sums whole gradients on many of them: with "
+                "where fsdp goes over every chip of this slice, XLA sums whole gradients: with "
                 f"--config.parallel.fsdp={half} (data 2) each is scattered, for twice the parameters and "
                 "slots a device"
             )
     return lines
-
-
-def _is_whole_slice(plan: Plan) -> bool:
-    """Whether fsdp alone goes over all chips of a TPU slice, which are more than one host has."""
-    is_tpu = parse_topology(plan.topology).platform == "tpu"
-    return is_tpu and plan.devices == plan.mesh.get("fsdp", 1) > plan.hosted
 
 
 def _savings(plan: Plan) -> list[tuple[float, str]]:

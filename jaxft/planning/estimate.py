@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from jaxft.planning.hardware import Chip
 from jaxft.planning.hlo import Collective
@@ -31,29 +32,47 @@ class Estimate:
 
 
 def estimate(
-    chip: Chip, *, flops: float, dtype: str, held: float, found: tuple[Collective, ...], hosted: int
-) -> Estimate:
+    chip: Chip, *, flops: float, dtype: str, held: float, found: tuple[Collective, ...],
+    mesh: Mapping[str, int], hosted: int,
+) -> Estimate:  # fmt: skip
     """Of one device.
 
     Args:
       flops: of the products of a device.
       dtype: of the computation.
       held: bytes of arguments and results, which an update reads and writes.
-      hosted: devices of a host; larger groups of GPUs go over the network.
+      mesh: axis -> devices, in the order in which these are numbered.
+      hosted: devices of a host, which have numbers that follow each other.
     """
     peak = chip.peak(dtype)
     products = flops / (peak * chip.reached)
     memory = held / chip.bandwidth
-    traffic = sum(one.bytes / _speed(chip, one.group, hosted) for one in found)
+    traffic = sum(one.bytes / _speed(chip, one, mesh, hosted) for one in found)
     work = max(products, memory)
     least, most = max(work, traffic), work + traffic
     seconds = (least + most) / 2
     return Estimate(products, memory, traffic, least, most, seconds, flops / (peak * seconds))
 
 
-def _speed(chip: Chip, group: int, hosted: int) -> float:
-    """Bytes/s at which a device of a group receives."""
-    return chip.network if chip.network and group > hosted else chip.links
+def _speed(chip: Chip, one: Collective, mesh: Mapping[str, int], hosted: int) -> float:
+    """Bytes/s at which a device of a group receives. Of GPUs each has a way of its own to the network, and
+    what a group sends between hosts goes by those of all its devices there, as NCCL lays its rings."""
+    here = _together(one, mesh, hosted)
+    if not chip.network or here >= one.group:
+        return chip.links
+    return min(chip.links, here * chip.network)
+
+
+def _together(one: Collective, mesh: Mapping[str, int], hosted: int) -> int:
+    """Devices of a group in one host."""
+    if not one.axes:
+        return min(one.group, hosted)
+    places, apart = [0], 1
+    for axis, size in reversed(mesh.items()):
+        if axis in one.axes:
+            places = [place + apart * number for number in range(size) for place in places]
+        apart *= size
+    return min(one.group, sum(place < hosted for place in places))
 
 
 def cost(seconds: float, devices: int, price: float | None) -> float | None:

@@ -150,6 +150,21 @@ def _sent(computations: Mapping[str, list[str]]) -> Iterator[Sent]:
             yield Sent(kind, name, line, result, bool(found[2]), hidden)
 
 
+def runs(text: str, *, unknown_trips: int | None = None) -> list[tuple[int, list[str]]]:
+    """(how often it runs, its lines) of each computation of optimised HLO text; both branches of a
+    conditional run.
+
+    Args:
+      unknown_trips: of a loop that does not say how often.
+
+    Raises:
+      ValueError: there is one, and nothing is given for it.
+    """
+    computations, entry = _parse(text)
+    times = _times(computations, entry, unknown_trips)
+    return [(times[name], lines) for name, lines in computations.items()]
+
+
 def by_kind(found: Iterable[Collective]) -> dict[str, float]:
     """Bytes that a device receives, of each kind that there is."""
     sums: dict[str, float] = {}
@@ -173,7 +188,7 @@ def _parse(text: str) -> tuple[dict[str, list[str]], str]:
     return computations, entry
 
 
-def _times(computations: Mapping[str, list[str]], entry: str, unknown: int) -> Counter:
+def _times(computations: Mapping[str, list[str]], entry: str, unknown: int | None) -> Counter[str]:
     """How often each computation runs when the entry does."""
     calls: dict[str, Counter] = {name: Counter() for name in computations}
     for name, lines in computations.items():
@@ -208,7 +223,7 @@ def _callers_first(calls: Mapping[str, Counter], entry: str) -> list[str]:
     return done[::-1]
 
 
-def _trips(line: str, computations: Mapping[str, list[str]], unknown: int) -> int:
+def _trips(line: str, computations: Mapping[str, list[str]], unknown: int | None) -> int:
     """As the compiler says, else as the condition does that compares a counter from 0 with a constant.
 
     The second is so of a product that a TPU does piece by piece, sending a piece on meanwhile; its loop is
@@ -221,6 +236,8 @@ def _trips(line: str, computations: Mapping[str, list[str]], unknown: int) -> in
     constants = _constants(condition)
     compares = any("direction=LT" in one for one in condition)
     if len(constants) != 1 or not compares:
+        if unknown is None:
+            raise ValueError(f"a loop of unknown length: {line.strip()[:200]}")
         return unknown
     return math.ceil(next(iter(constants.values())) / _step(condition, body))
 

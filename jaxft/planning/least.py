@@ -11,7 +11,9 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 
-from jaxft.planning.hlo import on_the_wire
+from jaxft.planning.hlo import Collective, on_the_wire
+
+_SAME = ("data", "context")  # axes over which parameters are the same
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Leaf:
 def least(
     leaves: Iterable[Leaf], mesh: Mapping[str, int], *, lowest: int, tokens: int, width: int,
     compute: int, accumulate: int = 1,
-) -> dict[str, float]:  # fmt: skip
-    """Bytes that each device receives of the others, by kind.
+) -> tuple[Collective, ...]:  # fmt: skip
+    """What each device receives of the others, by kind and axes; `count` is 0.
 
     Args:
       mesh: axis -> devices. What goes around a context axis for attention is not counted.
@@ -56,35 +58,53 @@ def least(
     """
     fsdp, tensor, context = (mesh.get(axis, 1) for axis in ("fsdp", "tensor", "context"))
     data = mesh.get("data", 1) * context  # over both, parameters are the same and tokens are cut
-    sums = {"all-gather": 0.0, "reduce-scatter": 0.0, "all-reduce": 0.0}
+    sums: dict[tuple[str, tuple[str, ...]], float] = {}
+
+    def add(kind: str, axes: tuple[str, ...], size: float) -> None:
+        moved = on_the_wire(kind, size, math.prod(mesh.get(axis, 1) for axis in axes))
+        sums[kind, axes] = sums.get((kind, axes), 0.0) + moved
+
     for leaf in leaves:
         own = leaf.size / (tensor if "tensor" in leaf.placement else 1)
         is_cut = "fsdp" in leaf.placement and fsdp > 1
         if is_cut and leaf.is_looked_up:
             # A device reads, of the table or of what others looked up for it, no more than it has tokens.
             read = tokens / (data * fsdp) * leaf.shape[-1]
-            moved = min(own * accumulate, read) * compute
-            sums["all-gather"] += on_the_wire("all-gather", moved, fsdp)
+            add("all-gather", ("fsdp",), min(own * accumulate, read) * compute)
             if leaf.trains:
-                moved = min(own, read) * width
-                sums["reduce-scatter"] += on_the_wire("reduce-scatter", moved, fsdp)
-                sums["all-reduce"] += on_the_wire("all-reduce", own * width / fsdp, data)
+                add("reduce-scatter", ("fsdp",), min(own, read) * width)
+                add("all-reduce", _SAME, own * width / fsdp)
             continue
         if is_cut:
             # Forward; and backward, where the gradient of what it is applied to is needed.
             again = leaf.depth > lowest and not leaf.is_table
-            sums["all-gather"] += accumulate * (1 + again) * on_the_wire(
-                "all-gather", own * compute, fsdp
-            )  # fmt: skip
+            add("all-gather", ("fsdp",), accumulate * (1 + again) * own * compute)
         if leaf.trains and is_cut:
-            sums["reduce-scatter"] += on_the_wire("reduce-scatter", own * width, fsdp)
-            sums["all-reduce"] += on_the_wire("all-reduce", own * width / fsdp, data)
+            add("reduce-scatter", ("fsdp",), own * width)
+            add("all-reduce", _SAME, own * width / fsdp)
         elif leaf.trains:
-            sums["all-reduce"] += on_the_wire("all-reduce", own * width, data * fsdp)
+            add("all-reduce", ("data", "fsdp", "context"), own * width)
         # A kernel whose inputs are cut gives a sum over the axis: of its outputs, and on the way back of the
         # gradient of what the kernels before it read, which are as wide.
         if tensor > 1 and len(leaf.shape) > 1 and leaf.placement[0] == "tensor":
             hidden = tokens / (data * fsdp) * leaf.shape[-1] * compute
-            passes = 1 + (leaf.depth >= lowest)
-            sums["all-reduce"] += passes * on_the_wire("all-reduce", hidden, tensor)
-    return {kind: value for kind, value in sums.items() if value}
+            add("all-reduce", ("tensor",), (1 + (leaf.depth >= lowest)) * hidden)
+    return tuple(
+        Collective(kind, math.prod(mesh.get(axis, 1) for axis in axes), axes, moved, 0)
+        for (kind, axes), moved in sums.items()
+        if moved
+    )
+
+
+def gathered(leaves: Iterable[Leaf], mesh: Mapping[str, int], *, compute: int) -> float:
+    """Bytes a device of the largest block twice, as the next is gathered while one is used; 0 where fsdp
+    cuts nothing.
+
+    Args:
+      mesh, compute: as of `least`.
+    """
+    blocks: dict[int, float] = {}
+    for leaf in leaves:
+        own = leaf.size / (mesh.get("tensor", 1) if "tensor" in leaf.placement else 1)
+        blocks[leaf.depth] = blocks.get(leaf.depth, 0.0) + own
+    return 2 * max(blocks.values()) * compute if mesh.get("fsdp", 1) > 1 else 0.0

@@ -8,13 +8,14 @@ compiled afterwards.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # A batch that is twice as large must be so much faster a token to be preferred: it trains otherwise.
 GAIN = 1.05
 _LARGER = (1, 2, 4)  # times the batch of the config
 _PARTS = (1, 2, 4, 8)
+_AXES = ("parallel.data", "parallel.fsdp", "parallel.tensor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,32 @@ class Candidate:
     @property
     def rank(self) -> float:
         """What is fastest first, larger batches only where they gain."""
-        return self.rate / GAIN ** (self.larger.bit_length() - 1)
+        return self.worth(self.rate)
+
+    @property
+    def mesh(self) -> tuple[Any, ...]:
+        """Devices along each axis."""
+        return tuple(n for name, n in self.fields.items() if name in _AXES)
+
+    def worth(self, rate: float) -> float:
+        """`rank`, at another rate."""
+        return rate / GAIN ** (self.larger.bit_length() - 1)
+
+
+def promising(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """In which order to compile: the best of each mesh, then the others. Those of one mesh differ by what
+    arithmetic counts; of meshes only the compiler knows what it makes of them.
+
+    Args:
+      candidates: the best first. Where none fits, those that need least come first.
+    """
+    if not any(one.fits for one in candidates):
+        candidates = sorted(candidates, key=lambda one: one.needed)
+    first: dict[tuple[Any, ...], Candidate] = {}
+    for one in candidates:
+        first.setdefault(one.mesh, one)
+    own = {id(one) for one in first.values()}
+    return [*first.values(), *(one for one in candidates if id(one) not in own)]
 
 
 def meshes(devices: int, hosted: int, *, tensor: bool) -> Iterator[tuple[int, int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from jaxft.experiment.planning_process import planned, surveyed
 from jaxft.planning import page, told
 from jaxft.planning.advice import size
 from jaxft.planning.plan import Plan
-from jaxft.planning.survey import Candidate
+from jaxft.planning.survey import Candidate, promising
 from jaxft.planning.topology import check_installed, parse_topology
 
 
@@ -70,23 +71,47 @@ def make_plan(
 def _best(
     config: ConfigDict, topology: str, how: dict[str, Any], count: int, say: Callable[[str], None]
 ) -> tuple[Plan, list[list[str]]]:
-    """The fastest of those that were compiled and fit, else the one that lacks least."""
+    """The fastest of those that were compiled and fit, else the one that lacks least; and cells of what
+    else was looked at."""
     say("looking at meshes, batches, compute types and recomputation, without compiling")
-    candidates = surveyed(config, topology, length=how["length"], examples=how["examples"])
-    fitting = [one for one in candidates if one.fits]
-    chosen = (fitting or sorted(candidates, key=lambda one: one.needed))[:count]
-    say(f"{len(candidates)} looked at, {len(fitting)} may fit; compiling {len(chosen)}")
-    plans: list[Plan] = []
-    for one in chosen:
-        say(f"compiling {_said(one)}")
-        changed = override(config, {name: as_tuples(value) for name, value in one.fields.items()})
-        plans.append(planned(changed, topology, **how))
-    best = min(
-        plans, key=lambda p: (not p.fits, -p.tokens_per_second if p.fits else p.memory["needed"])
+    candidates, chip = surveyed(config, topology, length=how["length"], examples=how["examples"])
+    fitting = sum(one.fits for one in candidates)
+    say(f"{len(candidates)} looked at, {fitting} may fit; compiling {min(count, len(candidates))}")
+    best, seconds = _compiled(
+        config, topology, {**how, "chip": chip}, promising(candidates), count, say
     )
+    say(f"compiling took {told.seconds(seconds)}")
     given = dict(planned_fields(config, best))
     others = [_cells(one) for one in candidates[: 3 * count + 10]]
     return Plan(**{**vars(best), "given": given}), others
+
+
+def _compiled(
+    config: ConfigDict, topology: str, how: dict[str, Any], waiting: list[Candidate], count: int,
+    say: Callable[[str], None],
+) -> tuple[Plan, float]:  # fmt: skip
+    """(the best of the first `count`, or of twice as many where none of these fits; seconds of all).
+
+    By how much one needs more than arithmetic had said is taken to be so of the others, too: those that then
+    do not fit are left out.
+    """
+    began, found, more = time.perf_counter(), list[tuple[Plan, float]](), 1.0
+    while waiting and len(found) < (count if any(p.fits for p, _ in found) else 2 * count):
+        one = waiting.pop(0)
+        say(f"compiling {_said(one)}")
+        changed = override(config, {name: as_tuples(value) for name, value in one.fields.items()})
+        plan = planned(changed, topology, **how)
+        say(f"{told.headline(plan)}; {told.number(plan.tokens_per_second)} a second")
+        found.append((plan, one.worth(plan.tokens_per_second)))
+        if not plan.fits:
+            more = max(more, plan.memory["needed"] / one.needed)
+            waiting = [
+                other for other in waiting if other.needed * more <= other.available
+            ] or waiting
+    best, _ = min(
+        found, key=lambda x: (not x[0].fits, -x[1] if x[0].fits else x[0].memory["needed"])
+    )
+    return best, time.perf_counter() - began
 
 
 def planned_fields(config: ConfigDict, plan: Plan) -> list[tuple[str, Any]]:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from jaxft.planning.least import Leaf, least
+from jaxft.planning import least as counting
+from jaxft.planning.hlo import by_kind
+from jaxft.planning.least import Leaf
 
 HOW = {"lowest": 0, "tokens": 4096, "width": 4, "compute": 2}
+
+
+def least(*given, **how):
+    return by_kind(counting.least(*given, **how))
 
 
 def kernel(depth: int = 1, trains: bool = True, placement=("fsdp", None), shape=(64, 128)):
@@ -71,3 +77,11 @@ def test_weak_scaling_is_flat(axis):
         sums.append(sum(least([kernel(placement=placement)], mesh, **HOW).values()))
     limit = sums[0] * 8 / 7
     assert sums[0] < sums[1] < sums[2] < limit and sums[2] < 1.15 * sums[0]
+
+
+def test_the_largest_block_is_gathered_twice():
+    leaves = [kernel(), kernel(), kernel(depth=2, placement=("fsdp", "tensor"))]
+    mesh = {"data": 1, "fsdp": 4, "tensor": 2}
+    assert counting.gathered(leaves, mesh, compute=2) == 2 * 2 * (2 * 64 * 128)
+    assert counting.gathered(leaves[2:], mesh, compute=2) == 2 * 2 * (64 * 128 / 2)
+    assert counting.gathered(leaves, {"data": 4, "fsdp": 1}, compute=2) == 0.0

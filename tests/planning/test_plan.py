@@ -8,7 +8,7 @@ import json
 import pytest
 
 from jaxft.config import default_config, override
-from jaxft.experiment.planned import plan_run
+from jaxft.experiment.planned import chip_of, plan_run
 from jaxft.experiment.planned_config import with_plan
 from jaxft.experiment.planned_survey import survey
 from jaxft.planning import page
@@ -142,7 +142,8 @@ def test_one_that_does_not_fit_says_what_to_change(plan):
 @pytest.mark.slow
 def test_a_search_looks_at_every_mesh(config):
     """By arithmetic, over eight devices of this machine; four traces."""
-    found = survey(config, parse_topology("cpu:8"), length=LENGTH, examples=0)
+    here = parse_topology("cpu:8")
+    found = survey(config, here, chip_of(here), length=LENGTH, examples=0)
     sizes = [
         tuple(one.fields[f"parallel.{axis}"] for axis in ("data", "fsdp", "tensor"))
         for one in found

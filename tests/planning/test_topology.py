@@ -7,7 +7,7 @@ import pytest
 from jaxft.planning import topology
 from jaxft.planning.gpu_target import TARGETS, target_text
 from jaxft.planning.hardware import CHIPS
-from jaxft.planning.survey import batches, meshes
+from jaxft.planning.survey import Candidate, batches, meshes, promising
 from jaxft.planning.topology import check_installed, environment, parse_topology
 
 
@@ -73,3 +73,16 @@ def test_what_a_search_looks_at():
         (4, 32, 2),
         (4, 32, 4),
     ]
+
+
+def candidate(fsdp: int, rate: float, *, needed: float = 1.0, larger: int = 1) -> Candidate:
+    fields = {"parallel.data": 8 // fsdp, "parallel.fsdp": fsdp, "parallel.tensor": 1}
+    return Candidate(fields, needed, 2.0, 1.0, rate, larger)
+
+
+def test_the_best_of_each_mesh_is_compiled_first():
+    a, b, c = candidate(8, 9.0), candidate(8, 8.0), candidate(4, 7.0)
+    assert promising([a, b, c]) == [a, c, b]
+    large, small = candidate(8, 9.0, needed=9.0), candidate(4, 7.0, needed=3.0)
+    assert promising([large, small]) == [small, large]  # neither fits
+    assert candidate(8, 10.4, larger=2).rank < 10.0 < candidate(8, 10.6, larger=2).rank
