@@ -268,7 +268,7 @@ def _check_axes(config: ConfigDict, architecture: Architecture) -> None:
     if not (isinstance(limits, TextLimits) and limits.cut):
         raise ValueError(
             f"config.parallel.context={context}, but rows of {architecture.exports} are not cut: bridged "
-            "models, encoder-decoders, DeBERTa and models of images have no context axis; leave it 1 and "
+            "models, DeBERTa and models of images have no context axis; leave it 1 and "
             "set config.parallel.fsdp"
         )
     if LENGTH_MULTIPLE % context:

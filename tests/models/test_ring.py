@@ -85,6 +85,63 @@ def test_a_row_that_is_cut_is_attended_as_a_whole_one(monkeypatch, name, causal,
         np.testing.assert_allclose(many, one, atol=5e-6)
 
 
+def biased(causal: bool):
+    """(attention with a bias for each distance, its gradients by query, key, value and biases)."""
+    places = Places(jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS))
+
+    def total(query, key, value, biases):
+        sight = Sight(places, causal=causal)
+        out = attention.among(query, key, value, sight, rate=0.3, seed=SEED, biases=biases)
+        out = jnp.where((places.segments > 0)[:, :, None, None], out, 0)
+        return (out * COTANGENT).sum(), out
+
+    return jax.grad(total, (0, 1, 2, 3), has_aux=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "causal"),
+    [
+        ("context 8", True),
+        pytest.param("context 8", False, marks=pytest.mark.slow),
+        pytest.param("fsdp 2 context 2 tensor 2", True, marks=pytest.mark.slow),
+        pytest.param("data 8", True, marks=pytest.mark.slow),
+    ],
+)
+def test_biases_of_distances_are_added_with_their_gradients(monkeypatch, name, causal):
+    monkeypatch.setattr(blockwise, "CHUNK", 4)
+    biases = np.random.default_rng(4).normal(size=(2 * LENGTH, HEADS)).astype(np.float32)
+    inputs = (*INPUTS, biases)
+    expected = jax.jit(biased(causal))(*inputs)
+    monkeypatch.setattr(ring, "LONG", 0)
+    found = over(MESHES.get(name, {"data": 8}), biased(causal), inputs)
+    assert np.abs(expected[0][3]).max() > 0.1
+    for one, many in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(many, one, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["context 8", pytest.param("fsdp 2 context 2 tensor 2", marks=pytest.mark.slow)]
+)
+def test_rows_that_are_cut_look_at_others_that_are(monkeypatch, name):
+    monkeypatch.setattr(blockwise, "CHUNK", 4)
+    segments, half = jnp.asarray(SEGMENTS), LENGTH // 2
+    looking = jnp.repeat(jnp.array([[1] * 9 + [2] * 20 + [0] * 3]), ROWS, 0)
+
+    def both(query, key, value):
+        def total(*inputs):
+            sight = Sight(Places(segments), looking=Places(looking))
+            out = attention.among(*inputs, sight, rate=0.3, seed=SEED)
+            out = jnp.where((looking > 0)[:, :, None, None], out, 0)
+            return (out * COTANGENT[:, :half]).sum(), out
+
+        return jax.grad(total, (0, 1, 2), has_aux=True)(query, key, value)
+
+    inputs = (INPUTS[0][:, :half], *INPUTS[1:])
+    expected, found = jax.jit(both)(*inputs), over(MESHES[name], both, inputs)
+    for one, many in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(many, one, atol=5e-6)
+
+
 def test_what_may_look_at_nothing_gets_nothing():
     places = Places(jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS))
 

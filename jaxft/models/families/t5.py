@@ -316,7 +316,7 @@ FAMILY = Family(
     dropouts=("dropout_rate", "classifier_dropout"),
     shares=("biases", "encoded"),
     limits=lambda config: TextLimits(
-        config.vocab_size, _NEVER, pairs=False, usual=config.n_positions or _USUAL
+        config.vocab_size, _NEVER, pairs=False, usual=config.n_positions or _USUAL, cut=True
     ),
     base="",
     backbone=lambda config, kind, rngs: T5(config, rngs=rngs),

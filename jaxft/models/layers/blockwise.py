@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxft.models.layers import seeds
+from jaxft.models.layers import relative, seeds
 from jaxft.models.layers.sight import Places, visible
 
 CHUNK = 512  # queries, and keys, at a time
@@ -31,29 +31,35 @@ class How(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Of the scores [B, H, T, T] of all devices, what all chunks of one device have in common.
+    """Of the scores [B, H, Q, T] of all devices, what all chunks of one device have in common.
 
     Attributes:
-        whole: B, H and T.
+        whole: B, H, Q and T.
         row: the number of the device's first.
         head: the number of its first.
         seed: of dropout; None: there is none.
+        biases: of its heads for each distance [H, 2 T], see `relative.in_order`; None: there are none.
     """
 
     how: How
-    whole: tuple[int, int, int]
+    whole: tuple[int, int, int, int]
     row: jax.Array | int
     head: jax.Array | int
     seed: seeds.Seed
+    biases: jax.Array | None
 
     def scores(self, queries: Queries, keys: Keys) -> tuple[jax.Array, jax.Array | None]:
         """[B, H, Q, T] fp32, and the slope of the cap there."""
         found = _product("bgqd,bgkd->bgqk", queries.grouped, keys.key)
         found = found.reshape(len(found), -1, queries.places.segments.shape[-1], found.shape[-1])
-        if self.how.cap is None:
-            return found, None
-        bent = jnp.tanh(found / self.how.cap)
-        return self.how.cap * bent, 1 - bent * bent
+        slope = None
+        if self.how.cap is not None:
+            bent = jnp.tanh(found / self.how.cap)
+            found, slope = self.how.cap * bent, 1 - bent * bent
+        if self.biases is not None:
+            size = found.shape[-1]
+            found = found + relative.of_chunks(self.biases, queries.first, keys.first, size)
+        return found, slope
 
     def sees(self, queries: Queries, keys: Keys) -> jax.Array:
         """[B, 1, Q, T]."""
@@ -64,7 +70,7 @@ class Part(NamedTuple):
         if self.seed is None:
             return weights
         starts = (self.row, self.head, queries.first, keys.first)
-        bits = seeds.tile_bits(weights.shape, self.seed, starts, (*self.whole, self.whole[-1]))
+        bits = seeds.tile_bits(weights.shape, self.seed, starts, self.whole)
         keep = bits >= jnp.uint32(round(self.how.rate * 2**32))
         return jnp.where(keep, weights * (1 / (1 - self.how.rate)), 0)
 
@@ -173,8 +179,9 @@ class Sums(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """By queries [B, G, H / G * Q, C], and by keys and values [B, G, T, C], all fp32."""
+    """By biases [H, 2 T], queries [B, G, H / G * Q, C], and keys and values [B, G, T, C], all fp32."""
 
+    by_biases: jax.Array | None
     by_query: jax.Array
     by_key: jax.Array
     by_value: jax.Array
@@ -199,9 +206,14 @@ class Back(NamedTuple):
         by_weights = _product("bgqd,bgkd->bgqk", self.gradient, keys.value).reshape(weights.shape)
         dropped = part.dropped(by_weights, queries, keys)
         by_scores = weights * (dropped - self.mean[..., None])
+        by_biases = found.by_biases
+        if by_biases is not None:
+            at = queries.first, keys.first
+            by_biases = relative.added(by_biases, *at, by_scores.sum(0))
         by_scores = by_scores if slope is None else by_scores * slope
         by_scores = grouped(by_scores.astype(queries.grouped.dtype), groups)
         return Gradients(
+            by_biases,
             found.by_query + _product("bgqk,bgkd->bgqd", by_scores, keys.key),
             found.by_key + _product("bgqk,bgqd->bgkd", by_scores, queries.grouped),
             found.by_value + by_value,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxft.models.family import Carry, Context, Kept
-from jaxft.models.layers import modules, ops, relative
+from jaxft.models.layers import attention, modules, ops, relative, ring
 from jaxft.models.layers.sight import Places, Sight
 from jaxft.models.layers.stochastic_depth import Branch, whole
 
@@ -83,15 +83,25 @@ class Attention(nnx.Module):
         self,
         looking: jax.Array,
         seen: tuple[jax.Array, jax.Array],
-        mask: jax.Array,
-        bias: jax.Array | None = None,
+        sight: Sight | jax.Array,
+        biases: jax.Array | None = None,
         seed: ops.Seed = None,
     ) -> jax.Array:
-        """Tokens [R, Q, D], keys and values [R, T, H, C] each -> [R, Q, D]."""
-        query = self._heads(self.q(looking))
-        attended = ops.attention(
-            query, *seen, mask, rate=self.layer.rate, seed=seed, scale=1.0, bias=bias
-        )
+        """Tokens [R, Q, D], keys and values [R, T, H, C] each -> [R, Q, D].
+
+        Args:
+            sight: or a mask, see `ops.attention`.
+            biases: as `biases_in_row` gives them; beside a mask as of `ops.attention`.
+        """
+        query, rate = self._heads(self.q(looking)), self.layer.rate
+        if isinstance(sight, Sight):
+            attended = attention.among(
+                query, *seen, sight, rate=rate, seed=seed, scale=1.0, biases=biases
+            )
+        else:
+            attended = ops.attention(
+                query, *seen, sight, rate=rate, seed=seed, scale=1.0, bias=biases
+            )
         return self.o(attended.reshape(*attended.shape[:2], -1))
 
     def biases(self, distances: Any) -> jax.Array:
@@ -102,9 +112,13 @@ class Attention(nnx.Module):
         )
         return table[found].astype(jnp.float32)
 
-    def biases_in_row(self, length: int) -> jax.Array:
-        """[1, H, L, L] fp32. Of two tokens of an example, wherever in the row that is."""
-        return relative.by_distance(self.biases(relative.distances_in_a_row(length)))
+    def biases_in_row(self, length: int, seed: ops.Seed) -> jax.Array:
+        """[1, H, L, L] fp32. Of two tokens of an example, wherever in the row that is.
+
+        Of rows that are long or cut, [2 L, H] by distance, of which `attention.among` makes what it needs.
+        """
+        biases = self.biases(relative.distances_in_a_row(length))
+        return biases if ring.takes(length, length, seed) else relative.by_distance(biases)
 
     def _heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:2], self.layer.heads, -1)
@@ -134,17 +148,16 @@ class SelfLayer(nnx.Module):
     def __call__(
         self,
         hidden: jax.Array,
-        mask: jax.Array,
-        bias: jax.Array,
-        reads: jax.Array | None,
+        sight: Sight,
+        biases: jax.Array,
         seed: ops.Seed,
         branch: Branch = whole,
     ) -> jax.Array:
-        """[R, L, D] -> [R, K, D] at `reads`, [R, L, D] where it is None. mask and bias are of those."""
+        """[R, L, D] -> [R, K, D] at the `reads` of sight, [R, L, D] where these are None."""
         weights_seed, output_seed = ops.split(seed, 2)
-        normed = self.layer_norm(hidden)
+        normed, reads = self.layer_norm(hidden), sight.reads
         seen = self.SelfAttention.keys_and_values(normed)
-        update = self.SelfAttention(ops.take(normed, reads), seen, mask, bias, weights_seed)
+        update = self.SelfAttention(ops.take(normed, reads), seen, sight, biases, weights_seed)
         return ops.take(hidden, reads) + branch(ops.dropout(update, self.rate, output_seed))
 
 
@@ -157,13 +170,13 @@ class CrossLayer(nnx.Module):
         self,
         hidden: jax.Array,
         seen: tuple[jax.Array, jax.Array],
-        mask: jax.Array,
+        sight: Sight | jax.Array,
         seed: ops.Seed = None,
         branch: Branch = whole,
     ) -> jax.Array:
         """[R, Q, D], and what `keys_and_values` gives of the encoder's output -> [R, Q, D]."""
         weights_seed, output_seed = ops.split(seed, 2)
-        update = self.EncDecAttention(self.layer_norm(hidden), seen, mask, seed=weights_seed)
+        update = self.EncDecAttention(self.layer_norm(hidden), seen, sight, seed=weights_seed)
         return hidden + branch(ops.dropout(update, self.rate, output_seed))
 
 
@@ -195,10 +208,9 @@ class EncoderBlock(nnx.Module):
         hidden, segments = carry["hidden"], carry["segment_ids"]
         one, two = context.branches(2, segments)
         if self.first:
-            biases = attention.SelfAttention.biases_in_row(hidden.shape[1])
+            biases = attention.SelfAttention.biases_in_row(hidden.shape[1], context.seed)
             carry = {**carry, "biases": biases}
-        mask = ops.segment_mask(segments, segments)
-        hidden = attention(hidden, mask, carry["biases"], None, first, one)
+        hidden = attention(hidden, Sight(Places(segments)), carry["biases"], first, one)
         return {**carry, "hidden": feed_forward(hidden, last, two)}, {}
 
 
@@ -215,24 +227,24 @@ class DecoderBlock(nnx.Module):
         layers: Any = self.layer
         attention, cross, feed_forward = layers
         first, second, last = ops.split(context.seed, 3)
-        carry = self._begun(carry, attention.SelfAttention) if self.first else carry
+        if self.first:
+            carry = self._begun(carry, attention.SelfAttention, context.seed)
         segments, reads = carry["decoder_segment_ids"], context.reads
         one, two, three = context.branches(3, segments)
-        bias = carry["biases"]
-        if reads is not None:
-            bias = bias[0][:, reads].swapaxes(0, 1)
-        places = Places(segments, carry["decoder_positions"])
-        mask = Sight(places, reads, causal=True).mask()
-        hidden = attention(carry["hidden"], mask, bias, reads, first, one)
-        mask = ops.segment_mask(ops.take(segments, reads), carry["segment_ids"])
+        biases = carry["biases"]
+        if reads is not None and biases.ndim == 4:
+            biases = biases[0][:, reads].swapaxes(0, 1)
+        sight = Sight(Places(segments, carry["decoder_positions"]), reads, causal=True)
+        hidden = attention(carry["hidden"], sight, biases, first, one)
+        sight = Sight(Places(carry["segment_ids"]), reads, looking=Places(segments))
         seen = cross.EncDecAttention.keys_and_values(carry["encoded"])
-        hidden = feed_forward(cross(hidden, seen, mask, second, two), last, three)
+        hidden = feed_forward(cross(hidden, seen, sight, second, two), last, three)
         return {**carry, "hidden": hidden}, {}
 
-    def _begun(self, carry: Carry, positions: Attention) -> Carry:
+    def _begun(self, carry: Carry, positions: Attention, seed: ops.Seed) -> Carry:
         carry, encoded = dict(carry), carry["hidden"]
         hidden = carry.pop("decoder_hidden").astype(encoded.dtype)
-        biases = positions.biases_in_row(hidden.shape[1])
+        biases = positions.biases_in_row(hidden.shape[1], seed)
         return {**carry, "hidden": hidden, "encoded": encoded, "biases": biases}
 
 

@@ -82,14 +82,17 @@ def _token_axes(length: int) -> tuple[str, ...]:
 def tokens(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """A batch of texts with what it has of each token [R, L] cut over the context axis."""
     given = dict(batch)
-    if CONTEXT not in sizes() or "input_ids" not in given:
+    if CONTEXT not in sizes():
         return given
-    shape = given["input_ids"].shape
-    if not cuts_tokens(shape[1]):
-        return given
-    spec = PartitionSpec(row_axes(shape[0]) or None, CONTEXT)
+    names = ("input_ids", "decoder_input_ids")
+    shapes = {given[name].shape for name in names if name in given}
+    cut = {
+        shape: PartitionSpec(row_axes(shape[0]) or None, CONTEXT)
+        for shape in shapes
+        if cuts_tokens(shape[1])
+    }
     return {
-        name: lax.with_sharding_constraint(x, spec) if x.shape == shape else x
+        name: lax.with_sharding_constraint(x, cut[x.shape]) if x.shape in cut else x
         for name, x in given.items()
     }
 

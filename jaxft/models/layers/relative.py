@@ -5,10 +5,12 @@ transformers' order of fp32 operations, so that a distance on the edge of two fa
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 
 def buckets(distances: np.ndarray, *, both_ways: bool, count: int, farthest: int) -> np.ndarray:
@@ -49,3 +51,46 @@ def by_distance(values: jax.Array) -> jax.Array:
     # Rows of one less, so each begins one later: element k of row q is value k - q.
     rows = turned[:, : length * (twice - 1)].reshape(heads, length, twice - 1)
     return rows[None, :, :, :length]
+
+
+def in_order(values: jax.Array) -> jax.Array:
+    """Values [2 L, H] of `distances_in_a_row` -> [H, 2 L] of -L (which is none), ..., L - 1."""
+    return jnp.roll(values, len(values) // 2, axis=0).T
+
+
+def of_chunks(
+    ordered: jax.Array, query: jax.Array | int, key: jax.Array | int, size: int
+) -> jax.Array:
+    """[H, 2 L] of `in_order` -> [H, S, S] of `size` tokens from number `query` of the row on, looking at
+    those from `key` on."""
+    start = _start(ordered, query, key, size)
+    return _of_window(lax.dynamic_slice(ordered, start, (len(ordered), 2 * size)))
+
+
+def added(
+    ordered: jax.Array, query: jax.Array | int, key: jax.Array | int, gradient: jax.Array
+) -> jax.Array:
+    """[H, 2 L] with what a gradient [H, S, S] of `of_chunks` adds."""
+    heads, size, _ = gradient.shape
+    start, window = _start(ordered, query, key, size), (heads, 2 * size)
+    pull = jax.linear_transpose(_of_window, jax.ShapeDtypeStruct(window, gradient.dtype))
+    (more,) = pull(gradient)
+    return lax.dynamic_update_slice(
+        ordered, lax.dynamic_slice(ordered, start, window) + more, start
+    )
+
+
+def _start(ordered: jax.Array, query: jax.Array | int, key: jax.Array | int, size: int) -> Any:
+    return 0, key - query - size + ordered.shape[1] // 2
+
+
+def _of_window(own: jax.Array) -> jax.Array:
+    """[H, 2 S] of -S, ..., S - 1 more than the first distance -> [H, S, S]."""
+    return by_distance(jnp.roll(own, own.shape[1] // 2, axis=1).T)[0]
+
+
+def at(values: jax.Array, reads: jax.Array) -> jax.Array:
+    """Values [2 L, H] of `distances_in_a_row` -> [B, H, K, L] of those at `reads` [B, K], looking at all."""
+    length = len(values) // 2
+    found = jnp.take(values, (jnp.arange(length) - reads[..., None]) % (2 * length), axis=0)
+    return found.transpose(0, 3, 1, 2)

@@ -48,42 +48,55 @@ CONTEXT, TENSOR = mesh.CONTEXT, mesh.TENSOR
 LONG = 4096
 
 
-def takes(length: int, seed: seeds.Seed) -> bool:
+def takes(queries: int, keys: int, seed: seeds.Seed) -> bool:
     """Whether rows of so many tokens, each of which looks, are for this file."""
-    if mesh.cuts_tokens(length):
+    if mesh.cuts_tokens(queries) and mesh.cuts_tokens(keys):
         return True
-    return length > LONG and (seed is None or len(seed) == 2)  # under pmap dropout has no tiles
+    # Under pmap dropout has no tiles.
+    return max(queries, keys) > LONG and (seed is None or len(seed) == 2)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
 def attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, places: Places, seed: seeds.Seed, how: How
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    biases: jax.Array | None,
+    places: tuple[Places, Places | None],
+    seed: seeds.Seed,
+    how: How,
 ) -> jax.Array:
-    """Query [B, T, H, C], key and value [B, T, G, C], places [B, T] -> [B, T, H, C]."""
-    return _forward(query, key, value, places, seed, how)[0]
+    """Query [B, Q, H, C], key and value [B, T, G, C] -> [B, Q, H, C].
+
+    Args:
+        biases: of a row's tokens to themselves [H, 2 T], see `relative.in_order`; None: there are none.
+        places: of the keys [B, T], and of the queries [B, Q] where these are others than the keys.
+    """
+    return _forward(query, key, value, biases, places, seed, how)[0]
 
 
-def _forward(query, key, value, places, seed, how):
+def _forward(query, key, value, biases, places, seed, how):
     seed = None if how.rate == 0 else seed
-    cut = _Cut.of(query.shape, key.shape[2], how)
+    cut = _Cut.of(query.shape, key.shape[1], key.shape[2], how)
     run = cut.mapped(
         functools.partial(_forward_here, how, cut),
-        (*(cut.heads,) * 3, cut.tokens, PartitionSpec()),
+        (*(cut.heads,) * 3, cut.biases, cut.tokens, PartitionSpec()),
         (cut.heads, cut.kept),
     )
-    out, kept = run(query, key, value, places, seed)
-    return out, (*kept, seed, out)
+    out, kept = run(query, key, value, biases, places, seed)
+    return out, (*kept, biases, seed, out)
 
 
 def _backward(how, residuals, gradient):
-    queries, keys, normaliser, seed, out = residuals
-    cut = _Cut.of(out.shape, keys.key.shape[2], how)
+    queries, keys, normaliser, biases, seed, out = residuals
+    count, _, groups, size, _ = keys.key.shape
+    cut = _Cut.of(out.shape, count * size, groups, how)
     run = cut.mapped(
         functools.partial(_backward_here, how, cut),
-        (*cut.kept, PartitionSpec(), cut.heads, cut.heads),
-        (cut.heads,) * 3,
+        (*cut.kept, cut.biases, PartitionSpec(), cut.heads, cut.heads),
+        (*(cut.heads,) * 3, cut.biases),
     )
-    return *run(queries, keys, normaliser, seed, out, gradient), None, None
+    return *run(queries, keys, normaliser, biases, seed, out, gradient), None, None
 
 
 attention.defvjp(_forward, _backward)
@@ -98,20 +111,22 @@ class _Cut(NamedTuple):
     ring: bool
     rows: tuple[str, ...]
     tensor: str | None
-    shape: tuple[int, int, int]  # B, H, T of all devices
-    slices: Slices
+    shape: tuple[int, int, int, int]  # B, H, Q, T of all devices
+    slices: Slices  # of queries
+    looked_at: Slices
 
     @classmethod
-    def of(cls, query: tuple[int, ...], groups: int, how: How) -> _Cut:
-        """Of queries of shape [B, T, H, C] and so many heads of keys."""
+    def of(cls, query: tuple[int, ...], keys: int, groups: int, how: How) -> _Cut:
+        """Of queries of shape [B, Q, H, C] to so many keys, of so many heads."""
         batch, length, heads, _ = query
-        shape = batch, heads, length
-        if not mesh.cuts_tokens(length):
-            return cls(False, (), None, shape, Slices(1, length, False))
+        shape = batch, heads, length, keys
+        if not (mesh.cuts_tokens(length) and mesh.cuts_tokens(keys)):
+            whole = (Slices(1, each, False) for each in (length, keys))
+            return cls(False, (), None, shape, *whole)
         count = mesh.sizes()[CONTEXT]
-        slices = Slices.of(count, length // count, how.causal, how.reach)
+        slices = [Slices.of(count, x // count, how.causal, how.reach) for x in (length, keys)]
         divides = mesh.divides(heads) and mesh.divides(groups)
-        return cls(True, mesh.row_axes(batch) or (), TENSOR if divides else None, shape, slices)
+        return cls(True, mesh.row_axes(batch) or (), TENSOR if divides else None, shape, *slices)
 
     @property
     def heads(self) -> PartitionSpec:
@@ -122,6 +137,11 @@ class _Cut(NamedTuple):
     def tokens(self) -> PartitionSpec:
         """Of [B, T]."""
         return PartitionSpec(self.rows or None, CONTEXT)
+
+    @property
+    def biases(self) -> PartitionSpec:
+        """Of [H, 2 T]."""
+        return PartitionSpec(self.tensor)
 
     @property
     def kept(self) -> tuple[Any, ...]:
@@ -136,16 +156,19 @@ class _Cut(NamedTuple):
             return function
         return jax.shard_map(function, in_specs=inputs, out_specs=outputs, check_vma=False)
 
-    def part(self, how: How, seed: seeds.Seed, batch: int, heads: int) -> Part:
+    def part(
+        self, how: How, seed: seeds.Seed, biases: jax.Array | None, batch: int, heads: int
+    ) -> Part:
         """What this device has, so many rows and heads."""
         row = lax.axis_index(self.rows) * batch if self.rows else 0
         head = lax.axis_index(self.tensor) * heads if self.tensor else 0
-        return Part(how, self.shape, row, head, seed)
+        return Part(how, self.shape, row, head, seed, biases)
 
-    def firsts(self) -> jax.Array:
-        """Of the chunks [N] that this device works on, the number of the first token in the row."""
+    def firsts(self) -> tuple[jax.Array, jax.Array]:
+        """Of the chunks [N] of queries, and of keys, that this device works on, the number of the first in
+        the row."""
         here = lax.axis_index(CONTEXT) if self.ring else jnp.zeros((), jnp.int32)
-        return self.slices.firsts(here)
+        return self.slices.firsts(here), self.looked_at.firsts(here)
 
     def around(self, look: Callable[[Any, Any], Any], kept: Any, moving: Any) -> Any:
         """(kept, moving) after `look(kept, moving) -> (kept, moving)` of what each device had.
@@ -161,6 +184,10 @@ class _Cut(NamedTuple):
 
         (kept, moving), _ = lax.scan(step, (kept, moving), length=self.slices.devices - 1)
         return look(kept, moving)
+
+    def summed(self, x: Any) -> Any:
+        """Over the devices that have other tokens or rows."""
+        return lax.psum(x, (*self.rows, CONTEXT)) if self.ring else x
 
     def home(self, x: Any) -> Any:
         """Of tokens [B, T, ...] that went around, to the devices that have their slices."""
@@ -199,11 +226,12 @@ def _sent(x: Any, to: _To) -> Any:
     return jax.tree.map(lambda leaf: lax.ppermute(leaf, CONTEXT, pairs), x)
 
 
-def _forward_here(how, cut, query, key, value, places, seed):
+def _forward_here(how, cut, query, key, value, biases, places, seed):
     (batch, _, heads, width), groups = query.shape, key.shape[2]
-    query, key, value, places = cut.exchanged((query, key, value, places))
-    part, firsts = cut.part(how, seed, batch, heads), cut.firsts()
-    queries = Queries.of(query, groups, places, firsts, how.scale)
+    query, key, value, (places, looking) = cut.exchanged((query, key, value, places))
+    part, (firsts, of_keys) = cut.part(how, seed, biases, batch, heads), cut.firsts()
+    looking = places if looking is None else looking
+    queries = Queries.of(query, groups, looking, firsts, how.scale)
 
     def look(sums, keys):
         def of_queries(_, numbered):
@@ -220,50 +248,50 @@ def _forward_here(how, cut, query, key, value, places, seed):
 
         return lax.scan(of_queries, None, (queries, sums))[1], keys
 
-    keys = Keys.of(key, value, places, firsts)
+    keys = Keys.of(key, value, places, of_keys)
     start = Sums.none((len(firsts), batch, heads, cut.slices.size, width))
     sums, _ = cut.around(look, start, keys)
     out, normaliser = sums.finished()
     return cut.exchanged(joined(out.astype(query.dtype))), (queries, keys, normaliser)
 
 
-def _backward_here(how, cut, queries, keys, normaliser, seed, out, gradient):
+def _backward_here(how, cut, queries, keys, normaliser, biases, seed, out, gradient):
     (batch, _, heads, _), groups = out.shape, keys.key.shape[2]
-    part, count = cut.part(how, seed, batch, heads), len(normaliser)
+    part, count = cut.part(how, seed, biases, batch, heads), len(normaliser)
     # Over all keys, of weight times its gradient; with dropout, too, as `out` is of the dropped weights.
     mean = (out.astype(jnp.float32) * gradient.astype(jnp.float32)).sum(-1, keepdims=True)
     mean, gradient = (chunks(x, count) for x in cut.exchanged((mean, gradient)))
     backs = Back(queries, normaliser, mean[..., 0], grouped(gradient, groups))
 
-    def look(by_query, moving):
+    def look(found, moving):
         keys, by_keys = moving
 
-        def of_queries(by_keys, numbered):
-            back, by_query = numbered
+        def of_queries(state, numbered):
+            (by_biases, by_keys), (back, by_query) = state, numbered
 
-            def see(by_query, numbered):
+            def see(state, numbered):
                 keys, by_key = numbered
-                seen, found = part.sees(back.queries, keys), Gradients(by_query, *by_key)
+                seen, found = part.sees(back.queries, keys), Gradients(*state, *by_key)
                 found = lax.cond(
                     seen.any(), lambda found: back.added(part, keys, seen, found), _as_it_is, found
                 )
-                return found[0], found[1:]
+                return found[:2], found[2:]
 
-            by_query, by_keys = lax.scan(see, by_query, (keys, by_keys))
-            return by_keys, by_query
+            (by_biases, by_query), by_keys = lax.scan(see, (by_biases, by_query), (keys, by_keys))
+            return (by_biases, by_keys), by_query
 
-        by_keys, by_query = lax.scan(of_queries, by_keys, (backs, by_query))
-        return by_query, (keys, by_keys)
+        by_biases, by_query = found
+        state, by_query = lax.scan(of_queries, (by_biases, by_keys), (backs, by_query))
+        return (state[0], by_query), (keys, state[1])
 
     zeros = jnp.zeros(keys.key.shape, jnp.float32)
-    start = jnp.zeros(queries.grouped.shape, jnp.float32)
-    by_query, (_, by_keys) = cut.around(look, start, (keys, (zeros, zeros)))
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (biases, queries.grouped))
+    (by_biases, by_query), (_, by_keys) = cut.around(look, start, (keys, (zeros, zeros)))
     by_query = (by_query * how.scale).reshape(count, batch, heads, -1, by_query.shape[-1])
     by_query = cut.exchanged(joined(by_query).astype(out.dtype))
-    by_keys = [
-        joined(x).astype(of.dtype) for x, of in zip(by_keys, (keys.key, keys.value), strict=True)
-    ]
-    return by_query, *cut.home(by_keys)
+    pairs = zip(by_keys, (keys.key, keys.value), strict=True)
+    by_keys = [joined(x).astype(of.dtype) for x, of in pairs]
+    return by_query, *cut.home(by_keys), cut.summed(by_biases)
 
 
 def _as_it_is(x):

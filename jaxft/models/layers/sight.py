@@ -39,16 +39,20 @@ class Sight(NamedTuple):
         reads: positions [B, K] in the row of the tokens that look; None: all look.
         causal: at itself and those before it, at none after it.
         reach: at most this far before or, if not causal, after it; None: at any distance.
+        looking: the places of the tokens that look, where they are of other rows, as a decoder's are that
+            look at an encoder's; None: those at which they look.
     """
 
     places: Places
     reads: jax.Array | None = None
     causal: bool = False
     reach: int | None = None
+    looking: Places | None = None
 
     def mask(self) -> jax.Array:
         """[B, 1, Q, T], True where a query may look."""
-        return visible(self.places.at(self.reads), self.places, self.causal, self.reach)
+        looking = self.places if self.looking is None else self.looking
+        return visible(looking.at(self.reads), self.places, self.causal, self.reach)
 
 
 def visible(queries: Places, keys: Places, causal: bool, reach: int | None) -> jax.Array:
