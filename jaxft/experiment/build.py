@@ -7,6 +7,7 @@ common and `begin` one by one, the later ones with the programs of the first.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -290,14 +291,20 @@ def check_trains(prepared: Prepared) -> None:
         )
 
 
-def read_params(prepared: Prepared, parallel: Parallel) -> tuple[Any, ReadReport]:
-    """The model's tree as the run begins with it, placed, and what was not in the source."""
+def read_params(
+    prepared: Prepared, parallel: Parallel, only: Collection[str] | None = None
+) -> tuple[Any, ReadReport]:
+    """The model's tree as the run begins with it, placed, and what was not in the source.
+
+    only: see `hf.read_params`.
+    """
     return hf.read_params(
         prepared.directory,
         prepared.architecture,
         key=_head_key(prepared),
         shardings=prepared.shardings(parallel),
         scratch=prepared.config.model.scratch,
+        only=only,
     )
 
 

@@ -53,7 +53,9 @@ def export_run(
     with export_place(output, run, began) as place:
         source = local_checkpoint(began)
         target = str(check_export(place, directory.path, source))
-        taken, unchanged, whole = _write(directory, target, wanted, dtype, size)
+        taken, unchanged, whole = _write(
+            directory, target, wanted, DTYPES.get(dtype, ""), size, every=verify > 0
+        )
         said = [f"step {taken} of {shown(run)} -> {shown(output)}"]
         if verify:
             found = certificate.certify(directory, target, whole, unchanged, rows=verify)
@@ -62,22 +64,30 @@ def export_run(
 
 
 def _write(
-    directory: RunDirectory, target: str, step: int | None, dtype: str, size: int
+    directory: RunDirectory, target: str, step: int | None, dtype: str, size: int, *, every: bool
 ) -> tuple[int, frozenset[str], Any]:
-    """Write the export. Returns the step, the paths that never trained, and the weights."""
+    """Write the export. Returns the step, the paths that never trained, and the weights.
+
+    every: whether all weights are wanted; else those are not read that are copied.
+    """
     saved = open_saved(directory)
     checkpoints = CheckpointReader(directory.checkpoints, saved.parallel)
-    taken, whole = read_step(
-        checkpoints, step, lambda step: best_weights(saved, checkpoints, step, saved.source)
-    )
+
+    def unchanged(step: int) -> frozenset[str]:
+        return saved.stages.saved_at(step).frozen - saved.prepared.architecture.grown.keys()
+
+    def weights(step: int) -> Any:
+        leave = () if every else finish.copied(saved.prepared, unchanged(step), dtype)
+        return best_weights(saved, checkpoints, step, leave)
+
+    taken, whole = read_step(checkpoints, step, weights)
     memory = Memory.from_json(checkpoints.memory(taken))
-    unchanged = saved.stages.saved_at(taken).frozen - saved.prepared.architecture.grown.keys()
     finish.export(
-        saved.prepared, whole, target, unchanged=unchanged, lead=True,
+        saved.prepared, saved.parallel, whole, target, unchanged=unchanged(taken), lead=True,
         metrics=memory.best_metrics if memory.best_step == taken else None,
-        dtype=DTYPES[dtype] if dtype else "", max_shard_bytes=size,
+        dtype=dtype, max_shard_bytes=size,
     )  # fmt: skip
-    return taken, unchanged, whole
+    return taken, unchanged(taken), whole
 
 
 def _best_of(run: Path, newest: int) -> int | None:

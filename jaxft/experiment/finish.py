@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from jaxft.config import default_config, to_json
 from jaxft.data.inputs import KINDS
@@ -23,10 +21,10 @@ from jaxft.experiment.session import Memory, Session
 from jaxft.experiment.table import parameter_rows
 from jaxft.experiment.weights import best_weights, weights_of
 from jaxft.models import TextLimits, hf
-from jaxft.models.checkpoint import sentence_transformers
+from jaxft.models.checkpoint import sentence_transformers, to_write
 from jaxft.tasks.contract import fits, fitted
 from jaxft.tasks.table import TASKS
-from jaxft.training.parallel import gathered
+from jaxft.training.parallel import Parallel
 from jaxft.training.step import TrainState
 
 _VERSIONS = ("jaxft", "jax", "flax", "optax", "orbax-checkpoint", "transformers")
@@ -54,7 +52,7 @@ def finish(session: Session, whole: Any, memory: Memory, last_step: int) -> None
     never_trained = run.stages.saved_at(best).frozen
     # First what cannot be had again, then what is made of it; last what declares the run finished.
     with clock.time("save"):
-        export(prepared, run.parallel.unreplicate(whole), str(session.directory.best),
+        export(prepared, run.parallel, whole, str(session.directory.best),
                unchanged=never_trained, lead=logs.enabled, metrics=memory.best_metrics)  # fmt: skip
         if logs.enabled:
             session.directory.remove_unfinished_exports()
@@ -83,6 +81,7 @@ def report(directory: RunDirectory, summary: dict[str, Any] | None = None) -> Pa
 
 def export(
     prepared: Prepared,
+    parallel: Parallel,
     whole: Any,
     output: str,
     *,
@@ -95,38 +94,57 @@ def export(
 ) -> None:
     """Write a Hugging Face checkpoint; what was frozen keeps the source's bytes.
 
+    A sharded parameter is gathered when its turn comes to be written: beyond its own part of the model a
+    process holds one parameter at a time.
+
     Args:
-      whole: the model's tree, not replicated.
+      whole: the model's tree, placed by `parallel`.
       output: directory; replaced as a whole.
       unchanged: paths that never trained.
-      lead: whether this process writes; all must call (sharded parameters are gathered).
+      lead: whether this process writes; all must call.
       metrics: of these weights on the evaluation data: for the card, and what was fitted on it.
       origin: see `model_card`.
       dtype, max_shard_bytes: see `hf.write_checkpoint`.
     """
-    # One after the other: a process that does not write holds no more than one whole parameter.
-    whole = jax.tree.map(lambda x: gathered(x) if lead else _passed(x), whole)
-    if lead:
-        hf.write_checkpoint(
-            output,
+    same = _from_source(prepared, unchanged)
+    if not lead:
+        hf.join_writing(
             prepared.architecture,
             whole,
-            id2label=prepared.task.id2label(prepared.splits.names),
-            problem_type=prepared.task.problem_type,
             source=prepared.directory,
-            unchanged=() if prepared.config.model.scratch else unchanged,
+            unchanged=same,
+            fetch=parallel.whole,
             max_shard_bytes=max_shard_bytes,
             dtype=dtype,
-            card=model_card(prepared, unchanged, metrics, origin),
-            fitted=fits(prepared.task, metrics),
-            files=KINDS[prepared.task.inputs].companions(prepared.directory),
-            beside=_beside(prepared),
         )
+        return
+    hf.write_checkpoint(
+        output,
+        prepared.architecture,
+        whole,
+        id2label=prepared.task.id2label(prepared.splits.names),
+        problem_type=prepared.task.problem_type,
+        source=prepared.directory,
+        unchanged=same,
+        fetch=parallel.whole,
+        max_shard_bytes=max_shard_bytes,
+        dtype=dtype,
+        card=model_card(prepared, unchanged, metrics, origin),
+        fitted=fits(prepared.task, metrics),
+        files=KINDS[prepared.task.inputs].companions(prepared.directory),
+        beside=_beside(prepared),
+    )
 
 
-def _passed(x: jax.Array) -> None:
-    """Takes part in the gathering of an array, and keeps nothing of it."""
-    gathered(x)
+def copied(prepared: Prepared, unchanged: frozenset[str], dtype: str = "") -> Collection[str]:
+    """Paths of which `export` needs no values: it copies their tensors from the source."""
+    same = _from_source(prepared, unchanged)
+    return to_write.copied(prepared.architecture, prepared.directory, same, dtype)
+
+
+def _from_source(prepared: Prepared, unchanged: frozenset[str]) -> frozenset[str]:
+    """Of paths that never trained those with the source's values."""
+    return frozenset() if prepared.config.model.scratch else unchanged
 
 
 def _beside(prepared: Prepared) -> dict[str, Any]:

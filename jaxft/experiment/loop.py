@@ -8,10 +8,13 @@ import functools
 import signal
 from typing import Any
 
+import jax
+
 from jaxft.config import ConfigDict
 from jaxft.data.loader import filled, iterate
 from jaxft.experiment.alarm import Alarm
 from jaxft.experiment.build import Run, read_params
+from jaxft.experiment.compilation import release_free_memory
 from jaxft.experiment.evaluation import evaluate
 from jaxft.experiment.finish import write_predictions
 from jaxft.experiment.fitting import Fitting
@@ -128,7 +131,7 @@ def _restored(session: Session, state: TrainState, why: str = "") -> tuple[Train
         whole, hparams = run.parallel.unreplicate((plain.whole, state.hparams))
         state = stage.begin(whole, hparams, run.parallel)
     restore = functools.partial(session.checkpoints.restore, latest)
-    state, saved = run.stages.restored(state, latest, restore)
+    state, saved = run.stages.restored(_emptied(state), latest, restore)
     if not why:
         session.logs.resume(latest)
     if damaged:  # not before the rows of later steps are gone
@@ -139,6 +142,24 @@ def _restored(session: Session, state: TrainState, why: str = "") -> tuple[Train
     if isinstance(run.train_batches, StreamBatches) and latest < len(run.train_batches):
         run.train_batches.go_to(memory.stream, latest)
     return state, memory
+
+
+def _emptied(state: TrainState) -> TrainState:
+    """Shapes and places of what a checkpoint holds, which frees its memory; the rest as it is.
+
+    Or a state and the one that is read would be in memory together. The arrays are the state's alone: the
+    loop donates them, too.
+    """
+
+    def emptied(x: jax.Array) -> jax.ShapeDtypeStruct:
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        x.delete()
+        return shape
+
+    held = (state.step, state.params, state.opt_state, state.stats)
+    step, params, slots, stats = jax.tree.map(emptied, held)
+    release_free_memory()
+    return dataclasses.replace(state, step=step, params=params, opt_state=slots, stats=stats)
 
 
 def _saved_at(config: ConfigDict, step: int) -> bool:

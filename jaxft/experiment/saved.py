@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from jaxft.data.sources import Source
 from jaxft.data.targets import unlabelled
-from jaxft.experiment.build import read_params
 from jaxft.experiment.checkpoint_place import local_checkpoint
 from jaxft.experiment.data import Splits
 from jaxft.experiment.directory import RunDirectory
@@ -22,6 +21,7 @@ from jaxft.experiment.session import Memory
 from jaxft.experiment.split import Split
 from jaxft.experiment.stages import Stages
 from jaxft.experiment.steps import make_stages
+from jaxft.models import hf
 from jaxft.training.mesh import make_parallel
 from jaxft.training.parallel import Parallel
 from jaxft.training.reader import CheckpointGone, CheckpointReader
@@ -36,19 +36,17 @@ class SavedRun:
     """A run without its data: enough to restore what it has saved.
 
     Attributes:
-      source: the parameters that it began with, placed.
       initialised: paths of those that are not from its source checkpoint.
     """
 
     prepared: Prepared
     parallel: Parallel
     stages: Stages
-    source: Any
     initialised: tuple[str, ...]
 
 
 def open_saved(directory: RunDirectory) -> SavedRun:
-    """Read config.json, source.json and the source checkpoint.
+    """Read config.json, source.json and the headers of the source checkpoint.
 
     Placed on one device, whatever the run trains on: nothing is computed but averages.
 
@@ -60,9 +58,10 @@ def open_saved(directory: RunDirectory) -> SavedRun:
     prepared = settle(config, path, _without_rows(directory, record))
     directory.check_source(model_record(prepared))
     parallel = make_parallel("jit")
-    params, report = read_params(prepared, parallel)
-    stages = Stages(make_stages(prepared, parallel, report.initialised), parallel)
-    return SavedRun(prepared, parallel, stages, params, report.initialised)
+    architecture = prepared.architecture
+    new = tuple(architecture.depths) if config.model.scratch else hf.missing(path, architecture)
+    stages = Stages(make_stages(prepared, parallel, new), parallel)
+    return SavedRun(prepared, parallel, stages, new)
 
 
 def read_step(

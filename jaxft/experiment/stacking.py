@@ -132,11 +132,12 @@ def _stretches(kinds: Sequence[Any], first: int) -> Iterator[tuple[int, int]]:
             begin = end
 
 
-def stacked(layout: Layout, tree: Any, axis: int = 0) -> Any:
+def stacked(layout: Layout, tree: Any, axis: int = 0, *, taken: bool = False) -> Any:
     """A tree of arrays, or of their shapes with places, or one that holds such trees.
 
     Args:
       axis: of the blocks; 1 under pmap, whose copies lie along the first.
+      taken: the arrays are nobody else's; those that are copied are freed one stack after the other.
     """
 
     def join(leaves: list[Any]) -> Any:
@@ -145,7 +146,10 @@ def stacked(layout: Layout, tree: Any, axis: int = 0) -> Any:
         if isinstance(first, jax.ShapeDtypeStruct):
             shape = (*first.shape[:axis], len(leaves), *first.shape[axis:])
             return jax.ShapeDtypeStruct(shape, first.dtype, sharding=place)
-        return _joined(axis, place)(leaves)
+        joined = _joined(axis, place)(leaves)
+        for leaf in leaves if taken else ():
+            leaf.delete()
+        return joined
 
     return layout.stack(tree, join)
 

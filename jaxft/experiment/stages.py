@@ -71,9 +71,9 @@ class Stage:
         return dataclasses.replace(state, params=params, frozen=still, opt_state=slots, stats=stats)
 
     def taken(self, state: TrainState, plain: TrainState, parallel: Parallel) -> TrainState:
-        """`state` with the step, parameters, slots and statistics of a plain one."""
+        """`state` with the step, parameters, slots and statistics of a plain one, which are used up."""
         given = (plain.params, plain.opt_state, plain.stats)
-        params, slots, stats = stacked(self.layout, given, _axis(parallel))
+        params, slots, stats = stacked(self.layout, given, _axis(parallel), taken=True)
         return dataclasses.replace(
             state, step=plain.step, params=params, opt_state=slots, stats=stats
         )

@@ -6,6 +6,7 @@ Everything that measures or exports asks here, so what is measured is what is ex
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, Protocol
 
 from jaxft.config import ConfigDict
@@ -80,25 +81,37 @@ def what_counts(config: ConfigDict) -> str:
     return f"evaluated and exported: {', '.join(parts)}" if parts else ""
 
 
-def best_weights(run: Origin, checkpoints: CheckpointReader, step: int, source: Any = None) -> Any:
+def best_weights(
+    run: Origin, checkpoints: CheckpointReader, step: int, leave: Collection[str] = ()
+) -> Any:
     """The same for the checkpoint of `step` updates.
 
+    What the checkpoint does not hold is the source's, not a later state's: it was frozen then, and may have
+    trained since.
+
     Args:
-      source: as in `weights_of`. The source and not a later state: what the checkpoint does not hold
-        was frozen then, and may have trained since.
+      leave: paths of what is frozen that the caller does not need: left as shapes, if no idea needs them. Not
+        under pmap.
 
     Raises:
       ValueError: the checkpoint is damaged, or CheckpointGone.
     """
     stage, parallel = run.stages.saved_at(step), run.parallel
-    source = read_params(run.prepared, parallel)[0] if source is None else source
-    config = run.prepared.config.optim
-    if any(idea.slots for idea in IDEAS if idea.asked(config)):
+    config, source = run.prepared.config, None
+    if any(idea.slots for idea in IDEAS if idea.asked(config.optim)):
+        source, _ = read_params(run.prepared, parallel)
         empty = stage.begin(source, run.prepared.inputs(), parallel)
         state, _ = checkpoints.restore(step, stage.plain(empty, parallel))
-    else:  # without the slots, which weigh twice as much as the parameters
-        params, frozen, stats = parallel.replicate(split_for(stage.frozen, stage.moving, source))
-        params = checkpoints.restore_params(step, params)
-        stats = checkpoints.restore_stats(step, stats)
-        state = TrainState(step, params, frozen, None, None, stats)  # type: ignore[arg-type]
+        return weights_of(run, state, source)
+    # Without the slots, which weigh twice as much as the parameters; and where the source is not mixed with
+    # them, of that only what the checkpoint does not hold.
+    if changes_weights(config):
+        whole = source = read_params(run.prepared, parallel)[0]
+    else:
+        whole, _ = read_params(run.prepared, parallel, stage.frozen - stage.moving - {*leave})
+    params, frozen, stats = split_for(stage.frozen, stage.moving, whole)
+    params = checkpoints.restore_params(step, params)
+    stats = checkpoints.restore_stats(step, stats)
+    frozen = parallel.replicate(frozen)
+    state = TrainState(step, params, frozen, None, None, stats)  # type: ignore[arg-type]
     return weights_of(run, state, source)

@@ -266,15 +266,14 @@ def _exported(
 ) -> str:  # fmt: skip
     """Write a checkpoint in Hugging Face format; its card says of which trials it is the average."""
     prepared, trained = kitchen.run.prepared, {path for one in weights for path in one}
-    whole = kitchen.run.parallel.unreplicate(whole)
     unchanged = frozenset(by_path(whole).keys() - trained)
     origin = (
         f"Its weights are the mean of those of {len(names)} trained models ({', '.join(names)}), a model "
         "soup (Wortsman et al. 2022, arXiv:2203.05482). The settings below are those of the best of them."
     )
     finish.export(
-        prepared, whole, str(output), unchanged=unchanged, lead=True, metrics=found.metrics,
-        origin=origin if len(names) > 1 else "",
+        prepared, kitchen.run.parallel, whole, str(output), unchanged=unchanged, lead=True,
+        metrics=found.metrics, origin=origin if len(names) > 1 else "",
     )  # fmt: skip
     return str(output)
 

@@ -88,15 +88,19 @@ class CheckpointReader:
         return restored, saved["memory"]
 
     def restore_params(self, step: int, params: Any) -> Any:
-        """The trainable parameters saved at `step`, without the optimizer's slots."""
-        saved = self._read(step, params=ocp.args.StandardRestore(self._abstract(params)))
+        """The trainable parameters saved at `step`, without the optimizer's slots.
+
+        Args:
+          params: arrays or shapes, not replicated; only shapes and placement matter.
+        """
+        saved = self._read(step, params=ocp.args.StandardRestore(_shapes(params)))
         return self._parallel.replicate(saved["params"])
 
     def restore_stats(self, step: int, stats: Any) -> Any:
-        """The batch statistics saved at `step`; None where none move."""
+        """The batch statistics saved at `step`, as `restore_params`; None where none move."""
         if stats is None:
             return None
-        saved = self._read(step, stats=ocp.args.StandardRestore(self._abstract(stats)))
+        saved = self._read(step, stats=ocp.args.StandardRestore(_shapes(stats)))
         return self._parallel.replicate(saved[_STATS])
 
     def memory(self, step: int) -> Any:
@@ -170,13 +174,18 @@ class CheckpointReader:
         return self._directory / str(step)
 
     def _abstract(self, tree: Any) -> Any:
-        def leaf(x: jax.Array) -> jax.ShapeDtypeStruct:
-            if self._parallel.mode == "pmap":
-                here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-                return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=here)
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        """Shapes of one copy of each array of a state."""
+        if self._parallel.mode != "pmap":
+            return _shapes(tree)
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=here), tree
+        )
 
-        return jax.tree.map(leaf, tree)
+
+def _shapes(tree: Any) -> Any:
+    """Shapes with their placement."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
 def _first_of_all(words: str) -> str:

@@ -249,6 +249,22 @@ def test_resolve(tmp_path):
         assert "\n" not in str(error.value)
 
 
+def test_nothing_is_read_of_what_is_not_asked_for(tmp_path, monkeypatch):
+    checkpoint(tmp_path)
+    names, plain = [], tensors.read
+
+    def noted(entry, name, index=None):
+        names.append(name)
+        return plain(entry, name, index)
+
+    monkeypatch.setattr(tensors, "read", noted)
+    architecture, params, _ = read(tmp_path, only={"classifier/kernel"})
+    assert names == ["classifier.weight"]
+    for path, leaf in models.by_path(params).items():
+        assert isinstance(leaf, jax.Array) == (path == "classifier/kernel")
+        assert leaf.shape == models.by_path(architecture.whole)[path].shape
+
+
 def test_what_a_config_leaves_out_is_there_with_its_default(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit", "hidden_size": 24}')
     raw = models.load_architecture(str(tmp_path), num_labels=2).hf_config

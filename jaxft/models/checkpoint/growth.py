@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,11 @@ _BLOCK = 256  # new rows at a time: their weights are [_BLOCK, old rows]
 
 
 def read_grown(
-    directory: str, architecture: Architecture, key: jax.Array, shardings: Params | None = None
+    directory: str,
+    architecture: Architecture,
+    key: jax.Array,
+    shardings: Params | None = None,
+    leave: Collection[str] = (),
 ) -> dict[str, jax.Array]:
     """The leaves of `architecture.grown` that the checkpoint has: its rows, and after them new ones.
 
@@ -25,6 +30,7 @@ def read_grown(
 
     Args:
         key, shardings: as of `hf.read_params`; each table has draws of its own.
+        leave: paths that are not wanted.
 
     Raises:
         ValueError: as `hf.read_params`.
@@ -35,7 +41,7 @@ def read_grown(
     places = dict.fromkeys(leaves) if shardings is None else by_path(shardings)
     found = {}
     # A head that the checkpoint lacks is initialised as a whole.
-    for path in (path for path in architecture.grown if path in sources):
+    for path in (p for p in architecture.grown if p in sources and p not in leave):
         (name, entry), leaf, place = sources[path], leaves[path], places[path]
         old = tensors.read(entry, name).transpose(architecture.stored[path].axes)
         axis = next(i for i, size in enumerate(old.shape) if size != leaf.shape[i])

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ from jaxft.models.checkpoint.checkpoint_files import (
 from jaxft.models.checkpoint.exported_config import exported_config
 from jaxft.models.checkpoint.growth import read_grown
 from jaxft.models.checkpoint.names import Match, ReadReport, match
+from jaxft.models.checkpoint.to_write import to_write
 from jaxft.models.contract import Architecture
 from jaxft.models.family import Stored
 from jaxft.models.tree import Params, by_path
@@ -64,6 +65,7 @@ def read_params(
     key: jax.Array,
     shardings: Params | None = None,
     scratch: bool = False,
+    only: Collection[str] | None = None,
 ) -> tuple[Params, ReadReport]:
     """Reads a checkpoint into fp32 parameters, one tensor (or one device's part of it) at a time.
 
@@ -76,6 +78,7 @@ def read_params(
             the rows of new tokens.
         shardings: the jax Sharding of every leaf of that tree; None puts all on the default device.
         scratch: initialise everything and read nothing.
+        only: paths; the other leaves are shapes with their sharding, and nothing of them is read.
 
     Raises:
         ValueError: one line with every missing, unexpected and misshapen tensor; a damaged file;
@@ -92,12 +95,17 @@ def read_params(
         found = Match({}, ReadReport(initialised=tuple(architecture.depths)))
     else:
         found = match(directory, architecture)
-    for path, name, entry in found.again:
+    for path, name, entry in found.again if only is None else ():
         tensors.require_equal(*found.sources[path], name, entry)
-    new = [path for path in leaves if path not in found.sources]
-    values = initialise(architecture, new, key, shardings)
+    values: dict[str, Any] = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[path])
+        for path, leaf in leaves.items()
+        if only is not None and path not in only
+    }
+    new = [path for path in leaves if path not in found.sources and path not in values]
+    values |= initialise(architecture, new, key, shardings)
     if not scratch:
-        values |= read_grown(directory, architecture, key, shardings)
+        values |= read_grown(directory, architecture, key, shardings, leave=values)
     for path, (name, entry) in found.sources.items():
         if path in values:
             continue
@@ -132,6 +140,7 @@ def write_checkpoint(
     fitted: Mapping[str, Any] | None = None,
     files: Mapping[str, str] | None = None,
     beside: Mapping[str, Any] | None = None,
+    fetch: Callable[[Any], Any] = np.asarray,
 ) -> None:
     """Writes a directory that transformers loads: config.json, safetensors, tokenizer files.
 
@@ -140,7 +149,7 @@ def write_checkpoint(
     Args:
         output: replaced as a whole when all is written. A killed process can leave a directory
             `OUTPUT.exporting-XXXXXXXX` beside it: see `checkpoint_files.replacing`.
-        params: fully addressable arrays in the structure of `architecture.whole`; numpy will do.
+        params: in the structure of `architecture.whole`, of whatever `fetch` takes.
         source: the checkpoint directory that the parameters came from; None if from none.
         unchanged: paths whose tensors are copied from `source` byte for byte, in its dtype, where
             it has them in this shape. Everything else is written in fp32, counts as 64-bit integers.
@@ -152,14 +161,16 @@ def write_checkpoint(
             leaves it out.
         fitted: see `exported_config`.
         beside: of sentence-transformers' layout; see `sentence_transformers.layout`.
+        fetch: of one of `params` the whole, readable by numpy; called when the tensor is written, and its
+            result let go before the next. Where it is a collective, other processes `join_writing`.
 
     Raises:
-        ValueError: as `check_output`.
+        ValueError: as `check_output`; values that `dtype` cannot hold.
         OSError: it cannot be written, the disk is full; what was there stays.
     """
     assert sorted(id2label) == list(range(architecture.num_labels)), id2label
     check_output(output, source)
-    pending = _pending(architecture, params, source, frozenset(unchanged), dtype)
+    pending = to_write(architecture, params, source, unchanged, dtype=dtype, fetch=fetch)
     dtypes = {tensor.dtype for tensor in pending.values()}
     config = exported_config(architecture, id2label, problem_type, dtypes, fitted or {})
     if dtype and "dtype" in config:
@@ -172,6 +183,21 @@ def write_checkpoint(
         sentence_transformers.write(directory, beside or {})
         if card:
             companions.write_card(directory, card)
+
+
+def join_writing(
+    architecture: Architecture,
+    params: Params,
+    *,
+    source: str | None,
+    unchanged: Collection[str],
+    fetch: Callable[[Any], Any],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    dtype: str = "",
+) -> None:
+    """What a process does whose `fetch` another waits for in `write_checkpoint`, with equal arguments."""
+    pending = to_write(architecture, params, source, unchanged, dtype=dtype, fetch=fetch)
+    tensors.join_writing(pending, max_bytes=max_shard_bytes)
 
 
 def check_output(output: str, source: str | None = None) -> None:
@@ -296,43 +322,3 @@ def _read_leaf(
         return read(*((part.start, part.stop) for part in index))
 
     return jax.make_array_from_callback(leaf.shape, place, read_part)
-
-
-def _pending(
-    architecture: Architecture,
-    params: Params,
-    source: str | None,
-    unchanged: frozenset[str],
-    chosen: str,
-) -> dict[str, tensors.Pending]:
-    """What is to be written, by name; nothing is read or converted yet."""
-    same = unchanged - architecture.grown.keys()
-    copied = match(source, architecture).sources if source and same else {}
-    pending = {}
-    whole_numbers = {
-        path
-        for path, leaf in by_path(architecture.whole).items()
-        if np.issubdtype(leaf.dtype, np.integer)
-    }
-    for path, leaf in by_path(params).items():
-        stored = architecture.stored[path]
-        kept = copied.get(path) if path in same else None
-        if kept and (chosen in ("", kept[1].dtype) or path in whole_numbers):
-            old_name, entry = kept
-            read = functools.partial(tensors.read, entry, old_name)
-            pending[stored.name] = tensors.Pending(entry.shape, entry.dtype, read)
-        else:
-            dtype = "I64" if path in whole_numbers else (chosen or "F32")
-            read = functools.partial(_stored_array, path, leaf, stored.axes, tensors.DTYPES[dtype])
-            pending[stored.name] = tensors.Pending(stored.reordered(leaf.shape), dtype, read)
-    return pending
-
-
-def _stored_array(path: str, leaf: Any, axes: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    given = np.asarray(leaf)
-    with np.errstate(over="ignore"):
-        array = given.astype(dtype, copy=False)
-    if dtype.itemsize < 4 and (np.isinf(array) & np.isfinite(given)).any():
-        largest = float(np.abs(given).max())
-        raise ValueError(f"{path} has values up to {largest:.3g}, which {dtype.name} cannot hold")
-    return array.transpose(np.argsort(axes).astype(int))

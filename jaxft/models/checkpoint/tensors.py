@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -24,6 +24,7 @@ APART = "sentence_classifier.safetensors"
 _FILE = re.compile(r"[^/\\\0]+\.safetensors")
 _SHARD = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
 _COMPARED = 2**22  # elements at a time
+_WRITTEN = 2**24  # bytes at a time, of what must be converted or transposed
 _WRITER = {"writer": "jaxft"}  # in the metadata of a file, where other readers ignore it
 
 # By the names of the format, https://github.com/huggingface/safetensors#format.
@@ -51,11 +52,17 @@ class Entry(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """A tensor to be written; `read` is called when its turn comes and its result let go."""
+    """A tensor to be written; `read` is called when its turn comes and its result let go.
+
+    Attributes:
+        dtype: one of DTYPES, to which what `read` gives is converted, some megabytes at a time.
+        join: where `read` is a collective, what other processes, which write nothing, call meanwhile.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], np.ndarray]
+    join: Callable[[], object] | None = None
 
     @property
     def size(self) -> int:
@@ -181,12 +188,14 @@ def require_equal(name: str, entry: Entry, other_name: str, other: Entry) -> Non
 
 
 def write(path: str, tensors: dict[str, Pending]) -> None:
-    """Writes one file tensor after tensor: the library's save_file wants them all in memory."""
-    # Widest dtypes first, as the library does, so that every tensor is aligned to its item size.
-    names = sorted(tensors, key=lambda name: (-DTYPES[tensors[name].dtype].itemsize, name))
+    """Writes one file tensor after tensor: the library's save_file wants them all in memory.
+
+    Raises:
+        ValueError: a tensor has values that its dtype cannot hold.
+    """
     header: dict[str, object] = {"__metadata__": {"format": "pt", **_WRITER}}
     end = 0
-    for name in names:
+    for name in (names := _ordered(tensors)):
         start, end = end, end + tensors[name].size
         shape, dtype = list(tensors[name].shape), tensors[name].dtype
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
@@ -195,31 +204,79 @@ def write(path: str, tensors: dict[str, Pending]) -> None:
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            # Contiguous first: the bytes of a transposed view are those of the untransposed array.
-            array = np.ascontiguousarray(tensors[name].read(), DTYPES[tensors[name].dtype])
-            assert array.nbytes == tensors[name].size, name
-            file.write(array.reshape(-1).view(np.uint8).data)
+            _append(file, name, tensors[name])
+
+
+def _append(file: BinaryIO, name: str, tensor: Pending) -> None:
+    """In a function of its own, which holds nothing of the tensor when the next one is read."""
+    for part in _parts(name, tensor):
+        file.write(part.reshape(-1).view(np.uint8).data)
+
+
+def _ordered(tensors: dict[str, Pending]) -> list[str]:
+    """Names as they lie in a file: widest dtypes first, as the library does, so that each is aligned."""
+    return sorted(tensors, key=lambda name: (-DTYPES[tensors[name].dtype].itemsize, name))
+
+
+def _parts(name: str, tensor: Pending) -> Iterator[np.ndarray]:
+    """A tensor in its dtype and in C order. To convert or transpose it no copy of the whole is made."""
+    dtype, array = DTYPES[tensor.dtype], tensor.read()
+    assert array.shape == tensor.shape, name
+    array = np.atleast_1d(array)
+    if array.dtype == dtype and array.flags.c_contiguous:
+        yield array
+        return
+    rows = max(1, _WRITTEN * len(array) // max(1, tensor.size))
+    for start in range(0, len(array), rows):
+        given = array[start : start + rows]
+        with np.errstate(over="ignore"):
+            part = np.ascontiguousarray(given, dtype)
+        if dtype.itemsize < 4 and (np.isinf(part) & np.isfinite(given)).any():
+            largest = float(np.abs(given[np.isfinite(given)]).max())
+            raise ValueError(
+                f"{name} has values up to {largest:.3g}, which {dtype.name} cannot hold"
+            )
+        yield part
 
 
 def write_sharded(directory: str, tensors: dict[str, Pending], *, max_bytes: int) -> None:
     """model.safetensors, or numbered shards of at most `max_bytes` and an index, as HF has them; and those
-    whose name begins as APART does in that file."""
+    whose name begins as APART does in that file.
+
+    Raises:
+        ValueError: as `write`.
+    """
+    weight_map: dict[str, str] = {}
+    for name, own in _cut(tensors, max_bytes):
+        write(os.path.join(directory, name), own)
+        if name not in (SINGLE, APART):
+            weight_map.update(dict.fromkeys(own, name))
+    if weight_map:
+        total = sum(tensors[name].size for name in weight_map)
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        with open(os.path.join(directory, INDEX), "w", encoding="utf-8") as file:
+            json.dump(index, file, indent=2)
+
+
+def join_writing(tensors: dict[str, Pending], *, max_bytes: int) -> None:
+    """What a process that writes nothing does while another is in `write_sharded`, with equal arguments."""
+    for _, own in _cut(tensors, max_bytes):
+        for name in _ordered(own):
+            if (join := own[name].join) is not None:
+                join()
+
+
+def _cut(tensors: dict[str, Pending], max_bytes: int) -> Iterator[tuple[str, dict[str, Pending]]]:
+    """(name of a file, what is in it), in the order of writing."""
     begin = APART.partition(".")[0] + "."
     apart = {name: tensor for name, tensor in tensors.items() if name.startswith(begin)}
     if apart:
-        write(os.path.join(directory, APART), apart)
+        yield APART, apart
         tensors = {name: tensor for name, tensor in tensors.items() if name not in apart}
     shards = split(tensors, max_bytes)
-    if len(shards) == 1:
-        return write(os.path.join(directory, SINGLE), tensors)
-    weight_map = {}
     for number, names in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write(os.path.join(directory, file), {name: tensors[name] for name in names})
-        weight_map.update(dict.fromkeys(names, file))
-    total = sum(tensor.size for tensor in tensors.values())
-    with open(os.path.join(directory, INDEX), "w", encoding="utf-8") as index:
-        json.dump({"metadata": {"total_size": total}, "weight_map": weight_map}, index, indent=2)
+        yield file if shards[1:] else SINGLE, {name: tensors[name] for name in names}
 
 
 def split(tensors: dict[str, Pending], max_bytes: int) -> list[list[str]]:
