@@ -26,6 +26,11 @@ MESHES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _as_in_long_rows(monkeypatch):
+    monkeypatch.setattr(slices, "SPARED", 0)  # so that short rows are balanced, too
+
+
 def normal(heads: int, seed: int) -> np.ndarray:
     shape = (ROWS, LENGTH, heads, WIDTH)
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
@@ -199,6 +204,12 @@ def test_slices_are_paired_where_that_spares_work(length, causal, reach, paired)
     assert Slices.of(8, length, causal, reach).paired == paired
 
 
+def test_slices_are_paired_from_a_length_on(monkeypatch):
+    monkeypatch.undo()
+    assert Slices.of(8, 2048 // 8, True, None).paired
+    assert not Slices.of(8, 1024 // 8, True, None).paired
+
+
 def one_text(length: int) -> Places:
     return Places(jnp.ones((ROWS, length), jnp.int32), jnp.tile(jnp.arange(length), (ROWS, 1)))
 
@@ -245,7 +256,7 @@ def test_half_of_queries_keys_values_and_output_is_sent_to_balance_a_row(monkeyp
         return hlo.by_kind(hlo.collectives(text, {"context": 8}))["collective-permute"]
 
     balanced = permuted()
-    monkeypatch.setattr(slices, "WORTH", 0)
+    monkeypatch.setattr(slices, "SPARED", LENGTH)
     queries, keys, tokens = (
         x // 8 for x in (INPUTS[0].nbytes, INPUTS[1].nbytes, ROWS * LENGTH * 4)
     )
