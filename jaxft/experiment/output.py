@@ -72,8 +72,17 @@ def check_output(
 def check_pair(
     folder: Path, first: Earlier, second: Earlier, *, reads: Mapping[str, str], written_by: str
 ) -> tuple[Path, Path]:
-    """Two files of a folder, each as `check_output` has it; the folder is made."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Two files of a folder, each as `check_output` has it; the folder is made.
+
+    Raises:
+      ValueError: as there; or there can be no such folder, or nothing written into it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output {folder} cannot be a folder: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"--output {folder} cannot be written by this user; give another folder")
     one, two = (
         check_output(str(folder / name), reads=reads, earlier=earlier, written_by=written_by)
         for name, earlier in (first, second)

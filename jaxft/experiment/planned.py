@@ -17,7 +17,7 @@ from jaxft.experiment.prepared import Prepared, settle, task_at
 from jaxft.experiment.steps import devices, make_stages, slicing
 from jaxft.models import class_names, hf
 from jaxft.planning.advice import advice
-from jaxft.planning.cpu import cpu_chip, process_bytes
+from jaxft.planning.cpu import cpu_chip, process_bytes, resident
 from jaxft.planning.flops import products
 from jaxft.planning.hardware import CHIPS, Chip
 from jaxft.planning.holding import bytes_of
@@ -65,13 +65,14 @@ def plan_run(
         compiled = traced.lower().compile(compiler_options=options)
     seconds = {"trace": spent, "compile": time.perf_counter() - began}
     release_free_memory()
+    own, highest = resident()
     known_chip = chip_of(topology) if chip is None else Chip(**chip)
     world = World(prepared, parallel, topology, known_chip, stage, shapes)
     plan = world.plan(flops, compiled, trips, seconds)
     known = bool(examples or not length or config.train.steps)
     memory = dict(plan.memory)
     if topology.platform == "cpu" and topology.devices == 1:
-        memory["process"] = process_bytes(plan.memory["needed"])
+        memory["process"] = process_bytes(plan.memory, own, highest)
     plan = dataclasses.replace(
         plan,
         memory=memory,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from jaxft.planning.hardware import GIB, Chip
 
 _SIDE = 1024
 _TRIES = 5
-_BESIDE = 170 * 2**20
-_KEPT = 1.25
+_BESIDE = 120 * 2**20  # evaluation, Orbax and logs, which a plan does not load
 
 
 def cpu_chip(devices: int) -> Chip:
@@ -35,22 +35,31 @@ def cpu_chip(devices: int) -> Chip:
     )  # fmt: skip
 
 
-def process_bytes(needed: float) -> float:
-    """What a process that trains has in memory at its fullest, told by this one, which has compiled the same.
+def process_bytes(memory: Mapping[str, float], own: int, highest: int) -> float:
+    """What a process that trains has in memory at its fullest, told by one that has compiled the same.
 
-    What it has now, interpreter, libraries and compiler; what evaluations, checkpoints and the report
-    bring with them; and the program, of whose temporaries the allocator keeps some between the updates. The
-    two constants are of runs of three sizes (BUILD_NOTES.md, "Plans").
+    Either while the step is compiled, or in an update during which a checkpoint is written: of what it saves,
+    trained parameters and slots, Orbax has a copy by then, and TensorStore up to another; half of it is
+    counted. An export comes when slots and copies are gone.
+
+    Args:
+      memory: of a plan.
+      own, highest: `resident` bytes of this process after compiling, which has no weight.
     """
-    return _resident() + _BESIDE + _KEPT * needed
+    arguments = sum(memory[n] for n in ("trainable", "frozen", "slots", "statistics", "others"))
+    saved = memory["trainable"] + memory["slots"]
+    updating = own + _BESIDE + memory["needed"] + 1.5 * saved
+    return max(updating, highest + arguments)
 
 
-def _resident() -> int:
+def resident() -> tuple[int, int]:
+    """Bytes that this process has in memory, now and at its fullest so far; 0 where nobody says."""
     try:
-        found = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        status = Path("/proc/self/status").read_text()
     except OSError:
-        found = None
-    return int(found[1]) * 1024 if found else 0
+        return 0, 0
+    now, highest = (re.search(rf"{name}:\s+(\d+) kB", status) for name in ("VmRSS", "VmHWM"))
+    return (int(now[1]) * 1024 if now else 0), (int(highest[1]) * 1024 if highest else 0)
 
 
 def _timed(run: object) -> float:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
-from jaxft import plan
+from jaxft import plan, train
 from jaxft.planning import topology
 from jaxft.terminal.errors import run_command
 from tests.worlds import ROOT, fields
@@ -33,6 +34,14 @@ def test_mistakes_are_one_line(world, tmp_path, capsys, monkeypatch):
         [a for a in argv(world, out) if "topology" not in a], capsys
     )
     assert "--length=-1" in refused(argv(world, out, "--length=-1"), capsys)
+    file = tmp_path / "file"
+    file.touch()
+    assert f"--output {file} cannot be a folder" in refused(argv(world, file), capsys)
+    shut = tmp_path / "shut"
+    shut.mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert f"--output {shut} cannot be written" in refused(argv(world, shut), capsys)
+    monkeypatch.undo()
     monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
     assert "pip install 'jaxft[plan]'" in refused(argv(world, out, to="v5e:2x2"), capsys)
 
@@ -52,6 +61,25 @@ def test_a_plan_of_real_data_in_a_process_of_its_own(world, tmp_path, capsys):
     assert "<svg" in (out / "plan.html").read_text()
     (out / "plan.json").write_text("{}")
     assert "no earlier output of plan" in refused(argv(world, out), capsys)
+
+
+@pytest.mark.slow
+def test_a_run_trains_by_the_plan_that_a_search_found(world, tmp_path, capsys):
+    """On as many devices of this process; the config says neither mesh nor that batch."""
+    out, given = tmp_path / "out", {"train.steps": 2, "parallel.mode": "auto"}
+    assert plan.main(argv(world, out, "--search", "--compiled=1", to="cpu:8", **given)) == 0
+    shown = capsys.readouterr().out
+    found = json.loads((out / "plan.json").read_text())
+    assert "may fit; compiling 1" in shown and math.prod(found["mesh"].values()) == 8
+    assert found["dtype"] == "float32" and found["given"]["train.batch_size"] == 16
+    own = [one for one in argv(world, out, **given) if "--config" in one]
+    assert (
+        train.main(["train", f"--workdir={tmp_path / 'run'}", f"--plan={out / 'plan.json'}", *own])
+        == 0
+    )
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["parallel"]["fsdp"] == found["mesh"]["fsdp"] and config["parallel"]["data"] >= 1
+    assert config["train"]["batch_size"] == found["batch"]["examples"]
 
 
 @pytest.mark.slow
