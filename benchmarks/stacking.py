@@ -1,6 +1,6 @@
-"""How long a training step of a deep BERT takes to compile, stacked and not, and what a step costs.
+"""How long a training step of a deep model takes to compile, stacked and not, and what a step costs.
 
-    python benchmarks/stacking.py [--blocks 8,32,80] [--width 128] [--stack on,off]
+    python benchmarks/stacking.py [--model bert] [--blocks 8,32,80] [--width 128] [--stack on,off]
 
 The step is a run's own: AdamW, clipping, dropout, layer-wise rates, the lower half frozen. Seconds to compile
 are of CPU, of all threads of this process, since the machine may be busy.
@@ -12,6 +12,7 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,17 @@ from jaxft.terminal import config_file
 from tests import tiny
 
 CONFIG = str(Path(__file__).parent.parent / "configs" / "text_classification.py")
+MODELS: dict[str, Callable[..., str]] = {
+    "bert": tiny.bert,
+    "deberta": tiny.deberta,
+    # Half of the blocks each stack.
+    "t5": lambda path, blocks, width: tiny.t5(path, blocks=blocks // 2, width=width, dropout=0.1),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", choices=MODELS, default="bert")
     parser.add_argument("--blocks", default="8,32,80")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--stack", default="on,off")
@@ -35,10 +43,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tiny.texts(Path(folder, "train.csv"))
         for blocks in map(int, asked.blocks.split(",")):
-            model = tiny.bert(Path(folder, f"bert{blocks}"), blocks=blocks, width=asked.width)
+            model = MODELS[asked.model](
+                Path(folder, f"{asked.model}{blocks}"), blocks=blocks, width=asked.width
+            )
             for stack in asked.stack.split(","):
                 prepared = _prepared(folder, model, blocks, stack)
-                print(f"{blocks} blocks, stack={stack}: {_here(prepared)}", flush=True)
+                print(
+                    f"{asked.model}, {blocks} blocks, stack={stack}: {_here(prepared)}", flush=True
+                )
 
 
 def _prepared(folder: str, model: str, blocks: int, stack: str) -> Prepared:

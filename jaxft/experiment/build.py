@@ -7,6 +7,7 @@ common and `begin` one by one, the later ones with the programs of the first.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection
 from typing import Any
 
@@ -21,7 +22,7 @@ from jaxft.experiment.keeping import Keeping, keep
 from jaxft.experiment.prefix_cache import PrefixCache
 from jaxft.experiment.prepared import Prepared
 from jaxft.experiment.references import References
-from jaxft.experiment.stacking import Stacking, stacked
+from jaxft.experiment.stacking import Stacking, stacked, unstacked
 from jaxft.experiment.stages import Stages
 from jaxft.experiment.steps import (
     check_batch_size,
@@ -100,6 +101,13 @@ class Run:
     def evaluated(self, whole: Any) -> Any:
         """A tree of paths, or its shapes with places, as `shared.eval_step` takes it."""
         return stacked(self.stacking.evaluation, whole, int(self.parallel.mode == "pmap"))
+
+    @property
+    def writer(self) -> Writer | None:
+        """`shared.writer`, which takes the tree that `shared.eval_step` takes."""
+        own, axis = self.shared.writer, int(self.parallel.mode == "pmap")
+        plain = functools.partial(unstacked, self.stacking.evaluation, axis=axis)
+        return own and dataclasses.replace(own, plain=plain)
 
     def steps_done(self, state: TrainState) -> int:
         """Optimizer updates that led to `state`."""

@@ -175,7 +175,7 @@ def _test(session: Session, whole: Any, batches: Batches, memory: Memory) -> Eva
     started = time.perf_counter()
     result = evaluate(
         task, run.shared.eval_step, run.evaluated(whole), batches, run.parallel, split,
-        writer=run.shared.writer, threads=run.prepared.config.data.workers,
+        writer=run.writer, threads=run.prepared.config.data.workers,
     )  # fmt: skip
     if session.logs.enabled:
         write_predictions(

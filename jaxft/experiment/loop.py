@@ -220,7 +220,7 @@ def _evaluate(session: Session, state: TrainState, memory: Memory, step: int) ->
         result = evaluate(
             run.prepared.task, run.shared.eval_step, _evaluated(run, state),
             run.eval_batches(step), run.parallel, split,
-            writer=run.shared.writer, threads=run.prepared.config.data.workers,
+            writer=run.writer, threads=run.prepared.config.data.workers,
         )  # fmt: skip
     last = step == run.prepared.length.steps
     memory = judge(memory, step, result, run.prepared.config, last=last)

@@ -66,7 +66,7 @@ class OptimizerOf:
       fresh: paths that are newly initialised.
       stage: the one stage of gradual unfreezing that the program is for; None: whichever it is.
       layout: how the parameters that it is given are stacked.
-      norm: what `optim.clip` measures gradients by.
+      norm: what `optim.clip` and `optim.sam_radius` measure gradients by.
     """
 
     config: ConfigDict
@@ -80,7 +80,7 @@ class OptimizerOf:
         c, tx = self.config.optim, self.base(h)
         for idea in IDEAS:
             if idea.wrap is not None and idea.asked(c):
-                tx = idea.wrap(tx, h, schedule.schedule(h, c.schedule, h["lr"]))
+                tx = idea.wrap(tx, h, schedule.schedule(h, c.schedule, h["lr"]), self.norm)
         return tx
 
     def base(self, h: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
@@ -91,7 +91,8 @@ class OptimizerOf:
         for path, members in self.layout.members.items():  # one factor a block
             scales[path] = jnp.asarray(h["scales"])[np.array([place[one] for one in members])]
         if c.groups:
-            return optax.chain(groups.optimizer(h, c, rows), optim.scale_by_path(scales))
+            own = groups.optimizer(h, c, rows, common, self.norm)
+            return optax.chain(own, optim.scale_by_path(scales))
         return optim.fine_tuning_optimizer(
             schedule.schedule(h, c.schedule, h["lr"]),
             core=cores.core(c.optimizer, h, c),

@@ -84,11 +84,7 @@ def _obstacle(config: ConfigDict, architecture: Architecture, task: Task[Any]) -
         return "a bridged model is one traced module"
     if not architecture.repeats:
         return f"this {architecture.model_type!r} has no two equal blocks beside each other"
-    if config.optim.groups:
-        return "config.optim.groups are of parameters one by one"
-    if config.optim.sam_radius is not None:
-        return "config.optim.sam_radius measures gradients one by one"
-    if isinstance(task, HeadFitting) or config.eval.generate:
+    if isinstance(task, HeadFitting):
         return "what reads the weights between two steps takes them one by one"
     return ""
 
@@ -110,7 +106,9 @@ def _layout(architecture: Architecture, decisions: Decisions, stage: int) -> Lay
         alone = depth if decisions.plan and not all(still) else 0
         return (
             still,
-            tuple((rows[p].decays, rows[p].stages) for p in paths if p not in frozen),
+            tuple(
+                (rows[p].decays, rows[p].stages, rows[p].group) for p in paths if p not in frozen
+            ),
             alone,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,6 +36,7 @@ class Writer:
     Attributes:
       end: the token that ends a text; None: each has as many as the longest.
       rows: of an evaluation that are written, evenly chosen among them.
+      plain: makes the tree by path of what it is given.
     """
 
     program: Programs
@@ -43,6 +45,7 @@ class Writer:
     parallel: Parallel
     end: int | None
     rows: int
+    plain: Callable[[Any], Any] = lambda params: params
 
     def chosen(self, count: int) -> np.ndarray:
         """Positions of the rows of an evaluation of `count` that are written."""
@@ -55,7 +58,7 @@ class Writer:
         """
         batches = self.encoder.unanswered(split, self.config, slicing(self.parallel))
         found = predict(
-            self.program, params, batches, self.parallel, batches.targets,
+            self.program, self.plain(params), batches, self.parallel, batches.targets,
             threads=self.config.data.workers,
         )  # fmt: skip
         tokenizer = load_tokenizer(self.encoder.directory)

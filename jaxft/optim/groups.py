@@ -8,13 +8,13 @@ groups differ in the rate alone, `fine_tuning_optimizer(scales=…)` needs less 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import optax
 
 from jaxft.optim.checks import Scalar, known
-from jaxft.optim.clip import clip_by_norm
+from jaxft.optim.clip import Norm, clip_by_norm
 from jaxft.optim.lookup import TreeOrFunction, is_function, lookup
 from jaxft.optim.masks import decay_mask
 from jaxft.optim.paths import Tree, by_path, nearest
@@ -36,7 +36,12 @@ class Group:
 
 
 def parameter_groups(
-    groups: Mapping[str, Group | None], labels: TreeOrFunction, *, clip: Scalar | None = None
+    groups: Mapping[str, Group | None],
+    labels: TreeOrFunction,
+    *,
+    clip: Scalar | None = None,
+    decayed: TreeOrFunction = decay_mask,
+    norm: Norm | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """One optimizer a group; None in place of a group freezes it.
 
@@ -54,6 +59,8 @@ def parameter_groups(
       labels: the label of every parameter, from `match_rules` or by hand; in any container, or
         a function that gives them for the parameters.
       clip: largest global norm of the gradients of all groups that train, taken together.
+      decayed: where weight decay applies.
+      norm: see `clip_by_norm`.
 
     Raises:
       ValueError: a label has no group or a group no parameter; (at init) a parameter has no label.
@@ -72,7 +79,7 @@ def parameter_groups(
         return found
 
     transforms = {
-        name: optax.set_to_zero() if group is None else _transform(group)
+        name: optax.set_to_zero() if group is None else _transform(group, lookup(decayed))
         for name, group in groups.items()
     }
     by_group = optax.multi_transform(transforms, labelled)
@@ -83,7 +90,7 @@ def parameter_groups(
         return jax.tree.map(lambda label: groups[label] is not None, labelled(tree))
 
     # Masked: the gradients of frozen groups must neither count nor be computed for the norm.
-    clipped = optax.masked(clip_by_norm(clip), trains)
+    clipped = optax.masked(clip_by_norm(clip, norm), trains)
     return optax.chain(clipped, by_group)
 
 
@@ -102,10 +109,10 @@ def spread(low: Scalar, high: Scalar, count: int) -> tuple[Scalar, ...]:
     return (*below, high)
 
 
-def _transform(group: Group) -> optax.GradientTransformation:
+def _transform(group: Group, decayed: Callable[[Tree], Tree]) -> optax.GradientTransformation:
     return optax.chain(
         optax.scale_by_adam() if group.core is None else group.core,
-        optax.add_decayed_weights(group.weight_decay, decay_mask),
+        optax.add_decayed_weights(group.weight_decay, decayed),
         optax.scale_by_learning_rate(group.learning_rate),
     )
 

@@ -15,13 +15,18 @@ import optax
 from optax import contrib
 
 from jaxft.optim.checks import Scalar
+from jaxft.optim.clip import Norm
 from jaxft.optim.lookup import TreeOrFunction, lookup
 from jaxft.optim.partition import FROZEN, TRAIN, merge, split, train_labels
 from jaxft.optim.paths import Tree
 
 
 def sam(
-    tx: optax.GradientTransformation, radius: Scalar, *, frozen: TreeOrFunction | None = None
+    tx: optax.GradientTransformation,
+    radius: Scalar,
+    *,
+    frozen: TreeOrFunction | None = None,
+    norm: Norm = optax.tree.norm,
 ) -> optax.GradientTransformationExtraArgs:
     """Update with the gradient taken `radius` uphill; frozen parameters move in neither step.
 
@@ -41,11 +46,12 @@ def sam(
       radius: the paper's rho, 0.05 for many models.
       frozen: True for parameters that stay as they are, or a function that says so for the
         parameters.
+      norm: of gradients.
 
     Raises:
       ValueError: (at update) no `grad_fn` or no params are given.
     """
-    uphill = optax.chain(optax.stateless(_normalised), optax.sgd(radius))
+    uphill = optax.chain(optax.stateless(_normalised(norm)), optax.sgd(radius))
     inner = contrib.sam(tx, uphill, opaque_mode=True)
     frozen_in = None if frozen is None else lookup(frozen)
 
@@ -79,9 +85,13 @@ def sam(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _normalised(updates: Tree, params: Tree | None) -> Tree:
+def _normalised(norm: Norm) -> Callable[[Tree, Tree | None], Tree]:
     """The gradient at length 1; zeros stay zeros, of which optax's `normalize` makes NaN."""
-    del params
-    norm = optax.tree.norm(updates)
-    factor = jnp.where(norm == 0, 0.0, 1 / jnp.where(norm == 0, 1.0, norm))
-    return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
+
+    def update(updates: Tree, params: Tree | None) -> Tree:
+        del params
+        length = norm(updates)
+        factor = jnp.where(length == 0, 0.0, 1 / jnp.where(length == 0, 1.0, length))
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
+
+    return update

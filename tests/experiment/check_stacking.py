@@ -59,6 +59,14 @@ CASES = {
     "lp_ft": Case(("--config.optim.unfreeze=lp_ft", "--config.optim.unfreeze_every=2 steps")),
     "bfloat16": Case(("--config.model.dtype=bfloat16",)),
     "skip": Case(("--config.train.on_nonfinite=skip",)),
+    "groups": Case(
+        (
+            "--config.optim.groups=(('.*/layer/[01]/.*', {'lr': 1e-3, 'weight_decay': 0.1}), "
+            "('.*/layer/.*', {'optimizer': 'lion', 'lr': 1e-4}))",
+            "--config.optim.layer_decay=0.8",
+        )
+    ),
+    "sam": Case(("--config.optim.sam_radius=0.05", "--config.optim.freeze_below=1")),
     "pmap": Case(("--config.parallel.mode=pmap", "--config.optim.freeze_below=2")),
     "branches": Case((BRANCHES,)),
     "branches, frozen": Case((BRANCHES, "--config.optim.freeze_below=2")),
@@ -69,13 +77,14 @@ CASES = {
     "vit, branches": Case((BRANCHES,), "vit"),
     **{
         f"{model}{name}": Case(extra, model)
-        for model in ("deberta", "t5")
+        for model, top in (("deberta", ()), ("t5", ("--config.optim.freeze_below=6",)))
         for name, extra in {
             "": (),
             ", frozen": ("--config.optim.freeze_below=2",),
             ", decay": ("--config.optim.layer_decay=0.7",),
-            ", bottom_up": BOTTOM_UP,
-            ", top_down": TOP_DOWN,
+            # Of T5 the decoder alone: ten updates have no room for more stages.
+            ", bottom_up": (*BOTTOM_UP, *top),
+            ", top_down": (*TOP_DOWN, *top),
             ", remat": ("--config.model.remat=true",),
             ", bfloat16": ("--config.model.dtype=bfloat16",),
             ", branches": (BRANCHES,),

@@ -87,8 +87,6 @@ def test_auto_leaves_few_blocks_as_they_are(deep):
     ("extra", "why"),
     [
         ((), "no two equal blocks"),
-        (("--config.optim.sam_radius=0.05",), "measures gradients one by one"),
-        (("--config.optim.groups=(('.*', {'lr': 1e-3}),)",), "parameters one by one"),
         (("--config.optim.frozen=(r'.*/layer/[024]/.*',)",), "no two blocks beside each other"),
     ],
 )  # fmt: skip

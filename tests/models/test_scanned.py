@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxft.experiment.stacking import LEAST
 from jaxft.models import Pass, load_architecture
 from jaxft.models.stacking import Layout
 from jaxft.models.tree import by_path
@@ -19,6 +22,19 @@ ROWS = {
     "token_type_ids": np.zeros((2, 12), np.int32),
     "starts": np.array([[0, 5], [0, 0]], np.int32),
 }
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "count"),
+    [
+        ("t5", {"num_layers": 24, "d_ff": 65536, "num_heads": 128, "d_model": 1024}, 44),
+        ("deberta-v2", {"num_hidden_layers": 48, "relative_attention": True}, 47),
+    ],
+)  # fmt: skip
+def test_deep_ones_have_enough_equal_blocks_to_be_stacked_unasked(tmp_path, kind, sizes, count):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **sizes}))
+    architecture = load_architecture(str(tmp_path), num_labels=2, head="sequence")
+    assert sum(len(group.depths) for group in architecture.repeats) == count >= LEAST
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,24 @@ def test_packed_batches_have_the_loss_of_transformers(world):
     assert float(total) == pytest.approx(losses, rel=1e-5)
 
 
+@pytest.mark.slow
+def test_stacked_weights_write_the_same_texts(world, tmp_path):
+    folder, _ = world
+    tiny.t5(tmp_path / "deep", blocks=4, width=16)
+    fields = {
+        "model.path": str(tmp_path / "deep"), "train.steps": 4, "eval.beams": 1,
+    }  # fmt: skip
+    for average, stack in ((a, s) for a in ("none", "ema") for s in ("on", "off")):
+        own = {**fields, "model.stack": stack, "optim.average": average}
+        train(config_of(folder, **own), tmp_path / f"{average}-{stack}")
+    for average in ("none", "ema"):
+        found, expected = (
+            (tmp_path / f"{average}-{stack}" / "predictions" / "test.jsonl").read_bytes()
+            for stack in ("on", "off")
+        )
+        assert found == expected and b"predicted" in found
+
+
 def test_scores_of_texts():
     wanted = ["the film was great", "a day", ""]
     assert written.scores(wanted, wanted)["exact_match"] == 1.0

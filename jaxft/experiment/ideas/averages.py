@@ -13,13 +13,13 @@ from jaxft.experiment.length import Length
 
 
 def _moving(
-    tx: optax.GradientTransformation, h: Numbers, schedule: optax.Schedule
+    tx: optax.GradientTransformation, h: Numbers, schedule: optax.Schedule, norm: optim.Norm
 ) -> optax.GradientTransformationExtraArgs:
     return optax.chain(tx, optim.weight_ema(h["average_decay"]))
 
 
 def _mean(
-    tx: optax.GradientTransformation, h: Numbers, schedule: optax.Schedule
+    tx: optax.GradientTransformation, h: Numbers, schedule: optax.Schedule, norm: optim.Norm
 ) -> optax.GradientTransformationExtraArgs:
     return optax.chain(tx, optim.swa(h["average_from"]))
 

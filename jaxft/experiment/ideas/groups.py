@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optax
@@ -13,6 +13,7 @@ from jaxft.experiment import schedule
 from jaxft.experiment.cores import core
 from jaxft.experiment.decisions import Decision, Decisions
 
+Common = Callable[[Mapping[str, Any]], dict[str, Any]]
 REST = "rest"  # what no pattern matches
 _FROZEN = "frozen"
 
@@ -40,12 +41,14 @@ def numbers(c: ConfigDict, decisions: Decisions) -> dict[str, Any]:
 
 
 def optimizer(
-    h: dict[str, Any], c: ConfigDict, decisions: Decisions
+    h: dict[str, Any], c: ConfigDict, decisions: Decisions, common: Common, norm: optim.Norm
 ) -> optax.GradientTransformationExtraArgs:
     """The settings of the first pattern that matches each parameter; before the factors of paths.
 
     Args:
       h: see `optimizer.numbers`; may be traced.
+      common: `Layout.common` of the parameters that it is given.
+      norm: what `optim.clip` measures gradients by.
     """
     groups: dict[str, optim.Group | None] = {}
     for i, row in enumerate(_one_of_each(decisions)):
@@ -57,7 +60,10 @@ def optimizer(
     labels = {row.path: row.group if row.trains else _FROZEN for row in decisions}
     if _FROZEN in labels.values():
         groups[_FROZEN] = None
-    return optim.parameter_groups(groups, labels, clip=h.get("clip"))
+    decayed = common({row.path: row.decays for row in decisions})
+    return optim.parameter_groups(
+        groups, common(labels), clip=h.get("clip"), decayed=decayed, norm=norm
+    )
 
 
 def _one_of_each(decisions: Decisions) -> Sequence[Decision]:

@@ -40,7 +40,7 @@ class Idea:
     Attributes:
       asked: whether the config wants it.
       numbers: (config, length) -> what it adds to the numbers of the optimizer.
-      wrap: (transform, h, schedule of the run) -> transform; None leaves it as it is.
+      wrap: (transform, h, schedule of the run, norm of gradients) -> transform; None leaves it as it is.
       weights: (c, what is weighed, whole tree) -> the tree that counts in its place, placed alike;
         None: the same.
       slots: whether `weights` reads the optimizer's slots.

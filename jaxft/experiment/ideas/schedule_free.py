@@ -16,7 +16,7 @@ _of_copies = jax.vmap(optim.schedule_free_params)
 
 
 def _wrap(
-    tx: optax.GradientTransformation, h: Numbers, schedule: optax.Schedule
+    tx: optax.GradientTransformation, h: Numbers, schedule: optax.Schedule, norm: optim.Norm
 ) -> optax.GradientTransformationExtraArgs:
     return optim.schedule_free(tx, schedule, b1=h["b1"])
 

@@ -9,9 +9,9 @@ from jaxft.experiment.ideas.idea import Idea, Numbers
 
 
 def _wrap(
-    tx: optax.GradientTransformation, h: Numbers, schedule: optax.Schedule
+    tx: optax.GradientTransformation, h: Numbers, schedule: optax.Schedule, norm: optim.Norm
 ) -> optax.GradientTransformationExtraArgs:
-    return optim.sam(tx, h["sam_radius"])
+    return optim.sam(tx, h["sam_radius"], norm=norm)
 
 
 SHARPNESS_AWARE = Idea(

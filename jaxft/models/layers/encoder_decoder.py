@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxft.models.family import Carry, Context, Kept
+from jaxft.models.family import Block, Carry, Context, Kept
 from jaxft.models.layers import attention, modules, ops, relative, ring
 from jaxft.models.layers.sight import Places, Sight
 from jaxft.models.layers.stochastic_depth import Branch, whole
@@ -266,7 +266,7 @@ class Stack(nnx.Module):
 class Finishing:
     """The encoder's last block, with the norm that gives what the decoder looks at."""
 
-    block: EncoderBlock
+    block: Block
     stack: Stack
 
     def __call__(self, carry: Carry, context: Context) -> tuple[Carry, Kept]:
