@@ -273,6 +273,26 @@ sys.exit(run_command(train.main, sys.argv))
 """
 
 
+FAIL_IN_EXPORT = """
+import sys
+import jax
+from jaxft import train
+from jaxft.terminal.errors import run_command
+from jaxft.training.parallel import Parallel
+
+original, count = Parallel.whole, [0]
+
+def fail(self, x):
+    count[0] += 1
+    if count[0] == 5 and jax.process_index() == %d:
+        raise OSError(28, "No space left on device")
+    return original(self, x)
+
+Parallel.whole = fail
+sys.exit(run_command(train.main, sys.argv))
+"""
+
+
 @pytest.mark.slow
 def test_an_error_in_one_process_ends_all(world, tmp_path):
     command = arguments(world, tmp_path / "run", "shard")
@@ -282,6 +302,27 @@ def test_an_error_in_one_process_ends_all(world, tmp_path):
         statuses, _, errors = started.end(HEARTBEAT + 120)
     assert statuses[1] == 1 and statuses[0] != 0
     assert "jaxft: error: process 1: the disk of this machine is gone" in errors[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_error_amid_the_export_ends_all_and_the_same_command_exports(
+    world, double, tmp_path, number
+):
+    """The other process waits in the gathering of the next parameter."""
+    command = arguments(world, tmp_path / "run", "fsdp")
+    script = tmp_path / "fail.py"
+    script.write_text(FAIL_IN_EXPORT % number)
+    with launch(command, command, script=script) as started:
+        statuses, _, errors = started.end(HEARTBEAT + 240)
+    assert statuses[number] == 1 and statuses[1 - number] not in (0, None)
+    assert "no space left" in errors[number].lower()
+    assert not (tmp_path / "run" / "best").exists()
+    with launch(command, command) as started:
+        statuses, _, errors = started.end()
+    assert statuses == [0, 0], errors
+    assert_close(tmp_path / "run", double("fsdp")[0], atol=0)
+    assert not list((tmp_path / "run").glob("*.exporting-*"))
 
 
 @pytest.mark.parametrize(
