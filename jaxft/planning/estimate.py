@@ -68,10 +68,10 @@ def _together(one: Collective, mesh: Mapping[str, int], hosted: int) -> int:
     if not one.axes:
         return min(one.group, hosted)
     places, apart = [0], 1
-    for axis, size in reversed(mesh.items()):
+    for axis in reversed(list(mesh)):
         if axis in one.axes:
-            places = [place + apart * number for number in range(size) for place in places]
-        apart *= size
+            places = [place + apart * number for number in range(mesh[axis]) for place in places]
+        apart *= mesh[axis]
     return min(one.group, sum(place < hosted for place in places))
 
 

@@ -3,7 +3,9 @@
 Where one group is every chip of such a slice, libtpu 0.0.42 (November 2026) takes a sum in two or three
 dimensions for gradients, on a v5p for gathers, too; with a group of half of the chips it does not. Compiled
 with two kernels (BUILD_NOTES.md, "Plans"): v5e and v6e 8x8 and 16x16, v5p 4x4x4, 4x4x8 and 8x8x8; and not so
-v5e 4x4, 4x8 and 8x16, v5p 2x2x4 and 2x4x4. Others are judged by these.
+v5e 4x8 and 8x16, v5p 2x2x4 and 2x4x4 (their gathers). On a v5e 4x4 it depends on the model: ViT-H is sent in
+pieces, a block of width 1,024 is summed; it is taken to scatter.
+Others are judged by these.
 """
 
 from __future__ import annotations
