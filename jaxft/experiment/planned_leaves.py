@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
+
+from jax.sharding import PartitionSpec
 
 from jaxft.experiment.prepared import Prepared
 from jaxft.models.architecture import Architecture as NativeArchitecture
@@ -10,7 +12,7 @@ from jaxft.planning.least import Leaf
 
 
 def leaves_of(
-    prepared: Prepared, placements: Mapping[str, Sequence[str | None]], trained: Collection[str]
+    prepared: Prepared, placements: Mapping[str, PartitionSpec], trained: Collection[str]
 ) -> list[Leaf]:
     """In the order of the model's tree.
 
