@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,7 @@ def test_any_number_of_processes_goes_on(world, tmp_path):
 def test_a_run_on_eight_devices_goes_on_on_one(world, tmp_path, capsys, monkeypatch):
     """With dropout, in packed rows, which lie as they did."""
     batches: dict[int, dict] = {}
+    times = Counter[int]()
     iterate = loop.iterate
 
     def noted(source, *rest, **more):
@@ -229,6 +231,7 @@ def test_a_run_on_eight_devices_goes_on_on_one(world, tmp_path, capsys, monkeypa
             def __getitem__(self, step):
                 batch = source[step]
                 before = batches.setdefault(step, batch)
+                times[step] += 1
                 assert batch.keys() == before.keys()
                 for name in batch:
                     shorter = min(len(batch[name]), len(before[name]))
@@ -254,7 +257,8 @@ def test_a_run_on_eight_devices_goes_on_on_one(world, tmp_path, capsys, monkeypa
     assert "train.batch_size=10 does not divide over 8 devices" in out and "8 or 16 would" in out
     ours, theirs = losses(tmp_path / "other"), losses(tmp_path / "whole")
     assert ours == pytest.approx(theirs, rel=1e-5) and set(batches) == set(range(4))
-    assert ours != theirs  # another program: or nothing else was tried
+    # The steps after the first were done again; on some machines their losses have the same bits.
+    assert [times[step] for step in range(4)] == [1, 2, 2, 2]
 
 
 def test_a_run_does_not_begin_on_devices_that_would_have_nothing_to_do(world, tmp_path):
