@@ -80,8 +80,9 @@ def test_term_stops_all_workers_and_the_same_command_goes_on(search, tmp_path):
 
 @pytest.mark.skipif(bool(slurm_cluster.missing()), reason=slurm_cluster.missing())
 def test_slurm_stops_workers_at_its_signal_and_queues_them_again(search, tmp_path):
-    run, log = tmp_path / "sweep", tmp_path / "log"
-    with slurm_cluster.cluster(tmp_path / "cluster", cpus=2) as cluster:
+    run, log, folder = tmp_path / "sweep", tmp_path / "log", tmp_path / "cluster"
+    folder.mkdir()
+    with slurm_cluster.cluster(folder, cpus=2) as cluster:
         submit = runs.launched(
             "sbatch", "--wait", "--parsable", "--ntasks-per-node=2", "--gpus-per-node=0",
             "--cpus-per-task=1", f"--output={log}", "launch/slurm.sbatch", *search,
