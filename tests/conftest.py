@@ -1,5 +1,6 @@
 """Test setup: eight virtual CPU devices, no network, and compilation kept cheap."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -38,6 +39,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # An entry that another process is writing, or was when a test killed it: compiled again.
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
+
+
+def pytest_collection_finish() -> None:
+    # Collections walk all that libraries have loaded, again and again while JAX traces: of a file of
+    # tests that compile much they took 20 % of the time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
 
 
 @pytest.fixture(scope="session")

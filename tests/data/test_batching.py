@@ -92,11 +92,12 @@ def test_training_covers_each_epoch_exactly_once(examples, batch_size, shards, r
     assert len(plan) == 3 * epoch_steps and plan.sampler.steps_per_epoch == epoch_steps
     for epoch in range(3):
         layouts = [plan.layout(epoch * epoch_steps + step) for step in range(epoch_steps)]
+        order = sampler(epoch)[0]
         for step, layout in enumerate(layouts):
             check_rows(layout, lengths, plan, shards, row_multiple, pack)
             assert layout.epoch == epoch
             # The arrangement never changes which examples make a batch.
-            expected = sampler(epoch)[0][step * batch_size : (step + 1) * batch_size]
+            expected = order[step * batch_size : (step + 1) * batch_size]
             assert members(layout).tolist() == sorted(expected.tolist())
 
 

@@ -66,7 +66,8 @@ def check_both(
     assert (trained[4], trained[8], trained[12]) == (0, 2, 2)
 
 
-@pytest.mark.parametrize("how", [pytest.param("skip", marks=pytest.mark.slow), "rollback"])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["skip", "rollback"])
 def test_a_run_that_leaves_batches_out_ends_bitwise_the_same_when_it_is_killed(
     world, tmp_path, how
 ):

@@ -159,6 +159,7 @@ def kill_and_continue(world: Path, run: Path, mode: str, victim: int) -> None:
     assert "continued from the checkpoint of step " in outputs[0]
 
 
+@pytest.mark.slow
 def test_the_others_end_when_one_is_killed_and_the_same_command_continues(world, double, tmp_path):
     kill_and_continue(world, tmp_path / "run", "fsdp", victim=1)
     undisturbed, _ = double("fsdp")

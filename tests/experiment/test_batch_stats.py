@@ -158,9 +158,8 @@ def test_what_lies_below_the_trainable_blocks_keeps_its_statistics(directory):
         assert same == (depth <= 1), path
 
 
-@pytest.mark.parametrize(
-    ("unfreeze", "kills"), [pytest.param("none", (5,), marks=pytest.mark.slow), ("lp_ft", (2, 6))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("unfreeze", "kills"), [("none", (5,)), ("lp_ft", (2, 6))])
 def test_a_killed_run_keeps_its_statistics_bit_for_bit(
     world: Path, tmp_path: Path, unfreeze: str, kills: tuple[int, ...]
 ):

@@ -93,6 +93,7 @@ def test_a_trial_has_the_rows_of_its_own_seed(grown, tmp_path):
     assert not np.array_equal(by_path(params)[path], by_path(expected)[path])
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_it_had_not_been(grown, tmp_path):
     argv = worlds.arguments(grown, tmp_path / "run", GROWN)
     worlds.killed_at(6, argv)

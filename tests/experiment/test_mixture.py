@@ -28,6 +28,7 @@ def whole(world, mixture, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_a_killed_run_sees_the_same_examples(world, mixture, whole, tmp_path, capsys):
     argv = command(world, tmp_path / "run", mixture)
     killed_at(7, argv)

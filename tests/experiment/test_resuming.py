@@ -26,8 +26,11 @@ def deep(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "mode,stack",
-    [("jit", "on"), ("shard", "off"), pytest.param("pmap", "off", marks=pytest.mark.slow)],
+    ("mode", "stack"),
+    [
+        ("jit", "on"),
+        *(pytest.param(mode, "off", marks=pytest.mark.slow) for mode in ("shard", "pmap")),
+    ],
 )
 def test_the_state_that_was_built_is_freed_and_the_saved_one_is_in_its_place(
     deep, tmp_path, mode, stack

@@ -111,17 +111,12 @@ MESH = "--config.parallel.mode=shard"
 BOTH = ("fsdp=2", "tensor=2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "axes"),
     [
-        ("deep", ("fsdp=4", "tensor=2")),
-        *(
-            pytest.param(model, axes, marks=pytest.mark.slow)
-            for model, axes in (
-                ("deep", ()), ("deep", ("fsdp=8",)), ("deep", ("tensor=2",)),
-                ("deberta", BOTH), ("t5", BOTH), ("vit", BOTH),
-            )
-        ),
+        ("deep", ()), ("deep", ("fsdp=8",)), ("deep", ("tensor=2",)), ("deep", ("fsdp=4", "tensor=2")),
+        ("deberta", BOTH), ("t5", BOTH), ("vit", BOTH),
     ],
 )  # fmt: skip
 def test_over_a_mesh_updates_are_those_of_blocks_that_are_not_stacked(

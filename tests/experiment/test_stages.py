@@ -49,7 +49,7 @@ def host(tree) -> dict[str, np.ndarray]:
     return {path: np.array(leaf) for path, leaf in optim.by_path(tree).items()}
 
 
-@pytest.mark.parametrize("mode", ["jit", "shard", "pmap"])
+@pytest.mark.parametrize("mode", ["jit", "shard", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_a_stage_change_keeps_every_slot_and_parameter_bit_for_bit(world, mode):
     run, state = built(world, *PLANS["top_down"], mode=mode)
     state = stepped(run, state, 6)
@@ -66,13 +66,9 @@ def test_a_stage_change_keeps_every_slot_and_parameter_bit_for_bit(world, mode):
     assert fresh and all(not value.any() for value in fresh)
 
 
-# A plan that also freezes again, and one by hand: the others are made of the same.
+# One by hand: the others are made of the same.
 @pytest.mark.parametrize(
-    "plan",
-    [
-        pytest.param(p, marks=pytest.mark.slow) if p in ("top_down", "bottom_up", "lp_ft") else p
-        for p in PLANS
-    ],
+    "plan", [p if p == "explicit" else pytest.param(p, marks=pytest.mark.slow) for p in PLANS]
 )
 def test_only_the_plan_moves_parameters(world, plan):
     run, state = built(world, *PLANS[plan])

@@ -242,6 +242,7 @@ def test_what_the_first_model_says_is_kept_by_weights_and_tokens(world, tmp_path
         assert len(made) == 9
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_with_the_same_bits(world, tmp_path):
     folder, result = world
     original = Logs.train

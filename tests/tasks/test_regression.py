@@ -220,6 +220,7 @@ def test_a_column_of_one_number_is_refused_for_training_alone():
     assert len(task.read(source, "score", ("text",), Reading(names=()))) == 2
 
 
+@pytest.mark.slow
 def test_images_have_numbers_too(tmp_path):
     """How bright an image is; paths in the table are relative to it."""
     from PIL import Image

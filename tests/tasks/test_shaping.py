@@ -132,6 +132,7 @@ def shaped(world, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_with_all_of_them_keeps_the_frozen_and_goes_on_bitwise(world, shaped, tmp_path):
     argv = arguments(world, tmp_path / "run", *SHAPED, model="bert")
     killed_at(5, argv)
