@@ -315,6 +315,7 @@ def test_activations_can_be_bfloat16(reference, name):
     assert "bf16" in str(jax.make_jaxpr(forward)(params, batch))
 
 
+@pytest.mark.slow
 def test_initial_values_are_the_library_s(reference):
     architecture, _ = load(reference, "distilbert")
     leaves = by_path(jax.jit(architecture.init)(jax.random.key(3)))

@@ -379,6 +379,7 @@ run.stages.compile(0, run.train_batches)
 """
 
 
+@pytest.mark.slow
 def test_nothing_that_is_run_before_all_agree_needs_the_other_processes(world, tmp_path):
     """A process that failed would leave them waiting. The step itself, which has such, is seen here."""
     flags = [flag for flag in arguments(world, tmp_path, "fsdp") if "workdir" not in flag]

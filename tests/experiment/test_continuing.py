@@ -170,6 +170,7 @@ def test_other_test_data_are_tested_and_nothing_is_trained_again(world, done, co
     assert (copy / "summary.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_longer_run_is_the_one_that_was_long_from_the_start(world, copy, tmp_path):
     extra = ("--config.train.steps=9", "--config.eval.metric=loss")
     whole = tmp_path / "whole"

@@ -101,6 +101,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(grown, tmp_path):
     worlds.assert_same_weights(tmp_path / "run", grown / "run")
 
 
+@pytest.mark.slow
 def test_rows_of_a_frozen_table_are_those_of_the_seed(grown, tmp_path, capsys):
     """They are in no checkpoint of the run: each start draws them again."""
     frozen = "--config.optim.freeze_below=1"

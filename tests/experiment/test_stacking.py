@@ -134,6 +134,7 @@ def test_over_a_mesh_updates_are_those_of_blocks_that_are_not_stacked(
             np.testing.assert_allclose(found[path], leaf, atol=1e-5, err_msg=path)
 
 
+@pytest.mark.slow
 def test_over_a_mesh_each_block_is_gathered_in_the_scan(deep, monkeypatch):
     monkeypatch.setattr(cuts, "MIN_FSDP_SIZE", 64)
     ready = check_stacking.prepared(deep, "on", MESH, "--config.parallel.fsdp=8")

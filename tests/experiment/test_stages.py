@@ -92,6 +92,7 @@ def test_only_the_plan_moves_parameters(world, plan):
                 assert not same, (step, path)
 
 
+@pytest.mark.slow
 def test_stages_equal_the_gated_single_program(world):
     """The library's one-program way and the trainer's program a stage give the same numbers."""
     extra = ("--config.model.dropout=0", *PLANS["chain_thaw"])

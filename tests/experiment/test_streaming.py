@@ -98,6 +98,7 @@ def test_a_place_is_one_to_begin_from(world):
         batches_of(world).go_to(None, 20)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bitwise_in_the_middle_of_a_block(world, tmp_path):
     extra = (
         "--config.data.stream=50", f"--config.data.train={world}/train.jsonl",

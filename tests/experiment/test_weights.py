@@ -105,8 +105,10 @@ def test_what_was_measured_is_what_is_exported_also_after_a_kill(world, tmp_path
     [
         pytest.param("schedule_free", ("shard",), marks=pytest.mark.slow),
         ("wise_ft", ("pmap",)),
-        ("sam, unfreezing, average", ("shard",)),
-        pytest.param("sam, unfreezing, average", ("pmap",), marks=pytest.mark.slow),
+        *(
+            pytest.param("sam, unfreezing, average", (mode,), marks=pytest.mark.slow)
+            for mode in ("shard", "pmap")
+        ),
     ],
 )
 def test_every_way_to_compile_measures_the_same_weights(world, recipe, modes):

@@ -37,14 +37,15 @@ def test_deep_ones_have_enough_equal_blocks_to_be_stacked_unasked(tmp_path, kind
     assert sum(len(group.depths) for group in architecture.repeats) == count >= LEAST
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "blocks", "groups", "shared"),
     [
         (tiny.deberta, 3, [(1, 2)], ["rel_embeddings/embedding"]),
         # Of each stack the first has the table, and the last is followed by a norm, or read in part.
-        pytest.param(
+        (
             tiny.t5, 4, [(2, 3), (6, 7)],
-            ["relative_attention_bias/embedding", "shared/embedding"], marks=pytest.mark.slow,
+            ["relative_attention_bias/embedding", "shared/embedding"],
         ),
     ],
 )  # fmt: skip

@@ -70,9 +70,8 @@ RATES = [{"optim.lr": 1e-3}, {"optim.lr": 3e-3, "optim.weight_decay": 0.3, "opti
          {"optim.lr": 1e-2, "optim.clip": 0.1}]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "part", [HALF, pytest.param(HEAD, marks=pytest.mark.slow)], ids=["half", "head"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [HALF, HEAD], ids=["half", "head"])
 def test_rates_over_one_batch(world, worlds, tmp_path, part):
     trials = [Trial(str(n), config(world, part, change)) for n, change in enumerate(RATES)]
     alone, together = both(trials, worlds, tmp_path)

@@ -147,6 +147,7 @@ def test_a_run_with_all_of_them_keeps_the_frozen_and_goes_on_bitwise(world, shap
         assert source is None or (tensor.tobytes() == source.tobytes()) == kept, name
 
 
+@pytest.mark.slow
 def test_accumulation_is_the_big_batch_and_passes_that_agree_add_nothing(
     tmp_path, world, monkeypatch
 ):

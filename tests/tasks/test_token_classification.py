@@ -299,7 +299,8 @@ def short_run(world, workdir, mode):
     return train(ROOT / "configs/token_classification.py", workdir / "run", overrides).eval
 
 
-@pytest.mark.parametrize("mode", [pytest.param("pmap", marks=pytest.mark.slow), "shard"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["pmap", "shard"])
 def test_several_devices_give_what_one_gives(world, on_one_device, tmp_path, mode):
     found = short_run(world, tmp_path, mode)
     assert found["loss"] == pytest.approx(on_one_device["loss"], rel=1e-4)
