@@ -67,17 +67,11 @@ def check_both(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["jit", "shard", "pmap"])
 @pytest.mark.parametrize("how", ["skip", "rollback"])
 def test_a_run_that_leaves_batches_out_ends_bitwise_the_same_when_it_is_killed(
-    world, tmp_path, how
+    world, tmp_path, how, mode
 ):
-    check_both(world, tmp_path, how)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["shard", "pmap"])
-@pytest.mark.parametrize("how", ["skip", "rollback"])
-def test_so_it_does_on_several_devices(world, tmp_path, how, mode):
     check_both(world, tmp_path, how, mode=mode)
 
 
