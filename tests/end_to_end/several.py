@@ -78,14 +78,12 @@ class Processes:
             child.communicate()
 
     def end(self, seconds: float = 300) -> tuple[list[int], list[str], list[str]]:
-        """Statuses, what was printed, and what went to stderr, without Gloo's own lines."""
+        """Statuses, what was printed, and what went to stderr, without Gloo's own lines.
+
+        Two of its threads may write at once: both texts, then both ends of line, so an empty one.
+        """
         pairs = [child.communicate(timeout=seconds) for child in self.children]
-        outputs = [
-            "".join(
-                line for line in text.splitlines(True) if not re.search("Gloo|peer ranks", line)
-            )
-            for text, _ in pairs
-        ]
+        outputs = [re.sub(r"(?m)^.*(Gloo|peer ranks).*\n+", "", text) for text, _ in pairs]
         return [child.returncode for child in self.children], outputs, [text for _, text in pairs]
 
 
