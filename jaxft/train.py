@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from jaxft import api
-from jaxft.config import override, to_json
 from jaxft.experiment import processes
 from jaxft.experiment.lifecycle import carry_out
 from jaxft.experiment.planned_config import with_plan
@@ -36,8 +35,6 @@ FLAGS = (
     Flag("plan", "plan.json of `plan`: mesh, batch, compute type and recomputation are as it says"),
     *processes.FLAGS,
 )  # fmt: skip
-# Folders that each machine may have under its own name.
-_OF_A_MACHINE = ("data.cache", "train.compile_cache")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
             values, config = parse(argv, FLAGS, with_config=True)
             assert config is not None
             config = with_plan(config, values.plan)
-            facts.append(to_json(override(config, dict.fromkeys(_OF_A_MACHINE, ""))))
+            facts.append(processes.common(config))
             directory, store = located(values.workdir, values.local_copy)
             if processes.is_lead():
                 held.enter_context(claimed(directory, store))

@@ -27,6 +27,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
+from jaxft.config import ConfigDict, override, to_json
 from jaxft.experiment import roll_call
 from jaxft.terminal.errors import RUN_ERROR, USER_ERROR, describe, exit_status
 from jaxft.terminal.flags import Flag
@@ -39,6 +40,8 @@ FLAGS = (
     Flag("heartbeat", "seconds of silence after which a process is dead and the others end", 60),
     Flag("join_timeout", "seconds that all processes have to come at the start", 300),
 )
+# Folders of a config that each machine may have under a name of its own.
+_OWN = ("data.cache", "train.compile_cache")
 _LOST = re.compile(r"heartbeat timeout|CoordinationService|Gloo|NCCL|Connection (reset|closed)")
 _MARK = ".seen-by-all-"
 _SEEN_WITHIN = 20.0  # seconds until a new file is seen by other machines, generously
@@ -119,6 +122,11 @@ def several() -> bool:
 def is_lead() -> bool:
     """Whether this is the process that prints and writes."""
     return not several() or jax.process_index() == 0
+
+
+def common(config: ConfigDict) -> dict[str, Any]:
+    """What of the config all processes must have been given alike, as JSON."""
+    return to_json(override(config, dict.fromkeys(_OWN, "")))
 
 
 @contextmanager
