@@ -76,12 +76,12 @@ def _write(
     def unchanged(step: int) -> frozenset[str]:
         return saved.stages.saved_at(step).frozen - saved.prepared.architecture.grown.keys()
 
-    def weights(step: int) -> Any:
+    def read(step: int) -> tuple[Any, Memory]:
         leave = () if every else finish.copied(saved.prepared, unchanged(step), dtype)
-        return best_weights(saved, checkpoints, step, leave)
+        whole = best_weights(saved, checkpoints, step, leave)
+        return whole, Memory.from_json(checkpoints.memory(step))
 
-    taken, whole = read_step(checkpoints, step, weights)
-    memory = Memory.from_json(checkpoints.memory(taken))
+    taken, (whole, memory) = read_step(checkpoints, step, read)
     finish.export(
         saved.prepared, saved.parallel, whole, target, unchanged=unchanged(taken), lead=True,
         metrics=memory.best_metrics if memory.best_step == taken else None,

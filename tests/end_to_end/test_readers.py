@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxft import evaluate, export, predict, train
+from jaxft.experiment import exporting
 from jaxft.terminal.errors import run_command
 from tests import worlds
 from tests.worlds import ROOT
@@ -177,6 +179,26 @@ def test_export_needs_no_data_and_writes_nothing_into_the_run(
         assert run_command(export.main, ["export", f"--run={run}", f"--output={output}"]) == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert files() == before
+
+
+def test_a_checkpoint_may_go_between_any_two_reads_of_it(watched, tmp_path, monkeypatch, capsys):
+    shutil.copytree(watched[0] / "run", tmp_path / "run")
+    best, away = min((tmp_path / "run/checkpoints").iterdir()), tmp_path / "away"
+    original, calls = exporting.best_weights, []
+
+    def goes_after(*given):
+        calls.append(given)
+        if away.exists():
+            away.rename(best)
+            return original(*given)
+        found = original(*given)
+        best.rename(away)
+        return found
+
+    monkeypatch.setattr(exporting, "best_weights", goes_after)
+    command = ["export", f"--run={tmp_path}/run", f"--output={tmp_path}/out"]
+    assert run_command(export.main, command) == 0, capsys.readouterr().err
+    assert len(calls) == 2
 
 
 @pytest.mark.slow
