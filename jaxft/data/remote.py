@@ -129,10 +129,10 @@ def _blocks(address: str) -> Generator[_Remote, None, None]:
     version = [
         str(info.get(key)) for key in ("size", "etag", "ETag", "mtime", "created", "updated")
     ]
-    with system.open(path, "rb") as file, system.open(path, "rb") as again:
+    with _opened(system, path) as file:
         yield _Remote(
             info.get("size"), json.dumps(version), _read(file),
-            checksum(system, path, info.get("size") or 0), lambda: _read(again),
+            checksum(system, path, info.get("size") or 0), lambda: read(system, path),
         )  # fmt: skip
 
 
@@ -184,6 +184,20 @@ def _sure_info(system: Any, path: str) -> Any:
     return found
 
 
+def read(system: Any, path: str) -> Iterator[bytes]:
+    """The blocks of a file in a file system of fsspec, from its first to its last."""
+    with _opened(system, path) as file:
+        yield from _read(file)
+
+
+def _opened(system: Any, path: str) -> Any:
+    """To be read from the first byte to the last."""
+    # A file of pyarrow's in which one can seek may ask Google's storage again as it is closed, with the
+    # GIL held for as long as the answer takes.
+    arrow = hasattr(getattr(system, "fs", None), "type_name")
+    return system.open(path, "rb", **({"seekable": False} if arrow else {}))
+
+
 def _read(file: Any) -> Iterator[bytes]:
     while block := file.read(_BLOCK):
         yield block
@@ -231,4 +245,12 @@ def matching(pattern: str) -> list[str]:
         raise ValueError(f"{shown}: cannot be listed ({_why(error)})") from None
     if not found:
         raise ValueError(f"{shown}: no file has such a name")
-    return [system.unstrip_protocol(one) for one in found]
+    return [_as_given(system.unstrip_protocol(one), pattern) for one in found]
+
+
+def _as_given(address: str, pattern: str) -> str:
+    """With the scheme, the account and the server that the pattern names."""
+    found, given = urlsplit(address), urlsplit(pattern)
+    account, at, _ = given.netloc.rpartition("@")
+    netloc = account + at + found.netloc
+    return found._replace(scheme=given.scheme, netloc=netloc, query=given.query).geturl()

@@ -11,7 +11,6 @@ from jaxft.data import files, remote
 from jaxft.data.kept_files import keep, kept_folder, place_of
 from jaxft.data.store import Store, StoreError, open_store
 
-_BLOCK = 1 << 22
 # Other forms of weights, of which a checkpoint is not read where it has safetensors.
 _OTHERS = (".bin", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".ckpt", ".tflite", ".gguf")
 
@@ -51,7 +50,7 @@ def downloaded_folder(address: str, cache: str | None = None) -> tuple[Path, tup
 
 
 def _download(store: Store, name: str, size: int, path: Path) -> None:
-    read = functools.partial(_read, store, name, size)
+    read = functools.partial(store.blocks, name, size)
     blocks = remote.verified(read(), store.checksum(name, size), read)
     shown = f"{store.shown}/{name}"
     keep(path, _said(blocks, shown), f"downloading {shown}")
@@ -65,15 +64,6 @@ def _said(blocks: Iterator[bytes], shown: str) -> Iterator[bytes]:
         raise ValueError(str(error)) from None
     except OSError as error:
         raise ValueError(f"{shown}: {files.first_line(error)}; start again") from None
-
-
-def _read(store: Store, name: str, size: int) -> Iterator[bytes]:
-    """Its blocks; a download that breaks off goes on from where it was."""
-    done = 0
-    while done < size:
-        block = store.part(name, done, min(done + _BLOCK, size))
-        done += len(block)
-        yield block
 
 
 def is_storage(address: str) -> bool:

@@ -7,6 +7,7 @@ order in which they are written (see `experiment/mirror.py`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -25,7 +26,7 @@ _BLOCK = 1 << 22
 # What no waiting mends: the words of S3, of Google's storage and of the libraries in between.
 _HOPELESS = re.compile(
     r"ACCESS.?DENIED|NO.?SUCH.?BUCKET|InvalidAccessKey|SignatureDoesNotMatch|Forbidden|Bucket .*not found"
-    r"|PermissionDenied|UNAUTHENTICATED|InvalidBucketName",
+    r"|PermissionDenied|UNAUTHENTICATED|InvalidBucketName|NOT_FOUND: Permanent.*CreateResumableUpload",
     re.IGNORECASE,
 )
 
@@ -65,19 +66,33 @@ class Store:
             lambda: remote.checksum(self.system, self._path(name), size), f"read {name}"
         )
 
-    def part(self, name: str, start: int, end: int) -> bytes:
-        """Bytes of a file from `start` up to `end`."""
+    def blocks(self, name: str, size: int) -> Iterator[bytes]:
+        """All of a file of so many bytes; where reading breaks off, it goes on from there."""
+        done, file = 0, None
 
-        def content() -> bytes:
-            # Not cat_file: of pyarrow it opens a file without a place to read from.
-            with self.system.open(self._path(name), "rb") as file:
-                file.seek(start)
-                found = file.read(end - start)
-            if len(found) != end - start:
-                raise OSError(f"{len(found):,} of {end - start:,} bytes arrived")
-            return found
+        def block() -> bytes:
+            nonlocal file
+            try:
+                if file is None:
+                    file = self.system.open(self._path(name), "rb")
+                    if done:
+                        file.seek(done)
+                expected = min(_BLOCK, size - done)
+                if len(found := file.read(expected)) == expected:
+                    return found
+                raise OSError(f"{done + len(found):,} of {size:,} bytes arrived")
+            except BaseException:
+                _close(file)
+                file = None
+                raise
 
-        return self._tried(content, f"read {name}")
+        try:
+            while done < size:
+                found = self._tried(block, f"read {name}")
+                done += len(found)
+                yield found
+        finally:
+            _close(file)
 
     def read(self, name: str) -> bytes | None:
         """All of a small file; None: it is not there."""
@@ -108,8 +123,8 @@ class Store:
         size = self._sure(lambda: int(self.system.info(self._path(name))["size"]), f"read {name}")
 
         def fetched() -> None:
-            with self.system.open(self._path(name), "rb") as there, path.open("wb") as here:
-                while block := there.read(_BLOCK):
+            with path.open("wb") as here:
+                for block in remote.read(self.system, self._path(name)):
                     here.write(block)
             if path.stat().st_size != size:
                 raise OSError(f"{path.stat().st_size:,} of {size:,} bytes arrived")
@@ -185,7 +200,7 @@ class Store:
                 if error.filename is not None and os.path.isabs(str(error.filename)):
                     raise  # of this machine
                 failure: Exception = error
-            except (OSError, TimeoutError) as error:
+            except (OSError, ValueError) as error:  # the second where an upload was lost midway
                 failure = error
             if wait is None or _HOPELESS.search(str(failure)):
                 break
@@ -215,11 +230,21 @@ def _below(system: Any, folder: str) -> dict[str, dict[str, Any]]:
 
     # Pyarrow's own lists all in one request.
     if isinstance(getattr(system, "fs", None), FileSystem):
-        found = system.fs.get_file_info(FileSelector(folder, recursive=True))
+        # Of Google's storage it says that there is no folder by an error which may as well be of the network.
+        lenient = system.fs.type_name == "gcs"
+        selector = FileSelector(folder, allow_not_found=lenient, recursive=True)
+        found = system.fs.get_file_info(selector)
         files = [info for info in found if info.type == FileType.File]
         return {f.path: {"type": "file", "size": f.size, "mtime": f.mtime} for f in files}
     # Left to itself it takes a folder that cannot be listed for an empty one.
     return system.find(folder, detail=True, on_error="raise")
+
+
+def _close(file: Any) -> None:
+    """What is wrong with a connection that is not needed any more does not matter."""
+    with contextlib.suppress(OSError):
+        if file is not None:
+            file.close()
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

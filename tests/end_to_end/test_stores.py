@@ -1,21 +1,18 @@
-"""Data, checkpoints and runs in an S3 store: a real server on the loopback, behind a proxy that fails.
+"""Data, checkpoints and runs in a store: a real server on the loopback, behind a proxy that fails.
 
-Needs moto's server (`pip install moto flask flask-cors py-partiql-parser`), which is in no extra: its
+S3 needs moto's server (`pip install moto flask flask-cors py-partiql-parser`), which is in no extra: its
 libraries ask for other versions than ours. Skipped without it.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -23,6 +20,7 @@ import pyarrow.fs
 import pytest
 
 from jaxft import compare, evaluate, export, load, predict, train
+from jaxft.data import remote
 from jaxft.data.remote import downloaded
 from jaxft.data.store import StoreError, open_store
 from jaxft.experiment import stored_export, stored_run
@@ -30,108 +28,57 @@ from jaxft.experiment.checkpoint_place import local_checkpoint
 from jaxft.experiment.mirror import Mirror, records
 from jaxft.experiment.workdir import fetch
 from jaxft.terminal.errors import run_command
+from tests import stores
+from tests.end_to_end.faulty_proxy import Remote
 from tests.experiment.test_mirror import again, begun, finished, went_on
 from tests.worlds import ROOT, arguments, assert_same_weights
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="moto is not installed"),
-]
-SLOW_DOWN = (
-    b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: 99\r\n"
-    b"Connection: close\r\n\r\n"
-    + b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>".ljust(
-        99
-    )
-)
+pytestmark = pytest.mark.slow
 WAITS = (0.1, 0.2, 0.4, 0.8)
 
 
-class Proxy:
-    """Hands connections on to the server, each in its turn as `faults` say; then all of them.
+@pytest.fixture(scope="module", params=stores.SERVERS)
+def server(request):
+    """Kind and port of a server with the bucket 'bucket', or of one that can have it."""
+    if not stores.installed(request.param):
+        pytest.skip(f"{stores.SERVERS[request.param][0]} is not installed")
+    with stores.serving(request.param) as port:
+        yield request.param, port
 
-    Faults: '503', 'cut' (in the midst of the answer), 'lost' (the request, half of it), 'silent' (for ever).
+
+class Store(Remote):
+    """A server of a kind of store behind the proxy.
+
+    Attributes:
+      bucket: its address; shown: as messages say it; other: of one that is not there.
     """
 
-    def __init__(self, port: int):
-        self.to, self.faults, self.count = port, [], 0
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            client, _ = self.listener.accept()
-            self.count += 1
-            fault = self.faults.pop(0) if self.faults else ""
-            threading.Thread(target=self._serve, args=(client, fault), daemon=True).start()
-
-    def _serve(self, client: socket.socket, fault: str) -> None:
-        if fault == "silent":
-            time.sleep(120)
-        with client:
-            if fault == "silent":
-                return
-            if fault == "503":
-                client.recv(1 << 16)
-                client.sendall(SLOW_DOWN)
-                return
-            with socket.create_connection(("127.0.0.1", self.to)) as server:
-                up = threading.Thread(
-                    target=_pump, args=(client, server, 700 if fault == "lost" else None)
-                )
-                up.start()
-                _pump(server, client, 150 if fault == "cut" else None)
-
-
-def _pump(source: socket.socket, target: socket.socket, most: int | None) -> None:
-    """All bytes, or so many of them, and then the end."""
-    try:
-        while block := source.recv(1 << 16):
-            target.sendall(block if most is None else block[:most])
-            if most is not None and (most := most - len(block)) <= 0:
-                break
-        target.shutdown(socket.SHUT_RDWR if most is not None else socket.SHUT_WR)
-    except OSError:
-        pass
-
-
-@pytest.fixture(scope="module")
-def server():
-    """The port of an S3 server with the bucket 'bucket'."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        while True:
-            assert process.poll() is None
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield port
-    finally:
-        process.kill()
-        process.wait()
+    def __init__(self, kind: str, port: int):
+        # Google's library waits for two minutes, which nothing shortens.
+        super().__init__(port, silence=120 if kind == "s3" else 5)
+        self.kind = kind
+        self.bucket = stores.address(kind)
+        self.shown = f"{kind}://bucket"
+        self.other = self.bucket.replace("bucket", "nobucket")
 
 
 @pytest.fixture
 def proxy(server, monkeypatch, tmp_path):
     """In front of it; what jaxft and pyarrow find in the environment."""
-    found = Proxy(server)
+    found = Store(*server)
+    here = f"http://127.0.0.1:{found.port}"
     for name, value in {
         "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{found.port}",
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": here,
+        "CLOUD_STORAGE_EMULATOR_ENDPOINT": here, "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    system, _ = pyarrow.fs.FileSystem.from_uri("s3://bucket?allow_bucket_creation=true")
-    system.create_dir("bucket")
-    return found
+    monkeypatch.setattr(remote, "_PATIENCE", 5.0)  # for which Google's library tries again
+    if found.kind == "s3":
+        system, _ = pyarrow.fs.FileSystem.from_uri("s3://bucket?allow_bucket_creation=true")
+        system.create_dir("bucket")
+    yield found
+    found.end()
 
 
 def put(folder: Path, address: str) -> None:
@@ -151,29 +98,33 @@ def started(command, most: int = 12):
 
 
 def test_data_and_a_checkpoint_come_whole_through_faults(world, proxy, tmp_path):
-    store = open_store("s3://bucket/data")
+    store = open_store(f"{proxy.bucket}/data")
     store.upload(world / "train.csv", "train.csv")
-    put(world / "one_block", "s3://bucket/models/bert")
+    put(world / "one_block", f"{proxy.bucket}/models/bert")
     for number in range(8):  # each time one request later
         proxy.faults = [""] * number + ["503", "cut", "lost"]
         cache = str(tmp_path / str(number))
-        ((path, _),) = started(functools.partial(downloaded, "s3://bucket/data/train.csv", cache))
+        ((path, _),) = started(
+            functools.partial(downloaded, f"{proxy.bucket}/data/train.csv", cache)
+        )
         assert path.read_bytes() == (world / "train.csv").read_bytes()
     proxy.faults = ["503", "lost", "cut", "503", "", "cut", "", "silent", "cut"] * 3
-    (folder,) = map(Path, started(functools.partial(local_checkpoint, "s3://bucket/models/bert")))
+    (folder,) = map(
+        Path, started(functools.partial(local_checkpoint, f"{proxy.bucket}/models/bert"))
+    )
     names = sorted(p.name for p in (world / "one_block").iterdir())
     assert sorted(p.name for p in folder.iterdir()) == names
     for name in names:
         assert (folder / name).read_bytes() == (world / "one_block" / name).read_bytes()
     before = proxy.count
-    assert Path(local_checkpoint("s3://bucket/models/bert")) == folder
+    assert Path(local_checkpoint(f"{proxy.bucket}/models/bert")) == folder
     assert proxy.count - before < 2 * len(names)  # listed, and nothing downloaded again
-    with pytest.raises(ValueError, match="s3://bucket/models/none: there is no such folder"):
-        local_checkpoint("s3://bucket/models/none")
+    with pytest.raises(ValueError, match=f"{proxy.shown}/models/none: there is no such folder"):
+        local_checkpoint(f"{proxy.bucket}/models/none")
 
 
 def test_a_copy_is_whole_through_faults_and_fetched_through_others(proxy, tmp_path):
-    run, store = tmp_path / "run", open_store("s3://bucket/runs/faults", WAITS)
+    run, store = tmp_path / "run", open_store(f"{proxy.bucket}/runs/faults", WAITS)
     mirror = Mirror(run, store)
     for change in (begun, went_on, finished, again):
         change(run)
@@ -193,27 +144,27 @@ def test_a_copy_is_whole_through_faults_and_fetched_through_others(proxy, tmp_pa
 
 
 def test_a_store_that_is_gone_is_one_line_and_what_is_there_stays_whole(proxy, tmp_path):
-    run, store = tmp_path / "run", open_store("s3://bucket/runs/gone", WAITS[:2])
+    run, store = tmp_path / "run", open_store(f"{proxy.bucket}/runs/gone", WAITS[:2])
     begun(run)
     mirror = Mirror(run, store)
     mirror.sync()
     proxy.faults = [""] * 6 + ["503"] * 500
     went_on(run)
     with pytest.raises(
-        StoreError, match="s3://bucket/runs/gone: cannot .* after 3 attempts"
+        StoreError, match=f"{proxy.shown}/runs/gone: cannot .* after 3 attempts"
     ) as caught:
         mirror.sync()
     assert "\n" not in str(caught.value)
     proxy.faults = []
     assert "checkpoints/4" in records(store)
     with pytest.raises(StoreError, match="nobucket/x: cannot write a .*") as caught:
-        open_store("s3://nobucket/x", (0.1,) * 50).write("a", b"b")
+        open_store(f"{proxy.other}/x", (0.1,) * 50).write("a", b"b")
     assert "attempts" not in str(caught.value)  # no waiting makes a bucket
 
 
 def test_a_run_in_a_store_goes_on_on_another_machine(world, proxy, tmp_path):
     """Killed once there is a checkpoint; the other has nothing of it but the address."""
-    store = open_store("s3://bucket/runs/mine")
+    store = open_store(f"{proxy.bucket}/runs/mine")
 
     def start(machine: str, workdir: str, *extra: str) -> subprocess.Popen:
         argv = arguments(world, Path("x"), "--config.checkpoint.every_steps=1", *extra)[1:]
@@ -224,7 +175,7 @@ def test_a_run_in_a_store_goes_on_on_another_machine(world, proxy, tmp_path):
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    first = start("one", "s3://bucket/runs/mine", "--config.train.log_every=1")
+    first = start("one", f"{proxy.bucket}/runs/mine", "--config.train.log_every=1")
     while not any(name.startswith("checkpoints/") for name in records(store)):
         assert first.poll() is None, first.communicate()
         time.sleep(0.02)
@@ -233,7 +184,7 @@ def test_a_run_in_a_store_goes_on_on_another_machine(world, proxy, tmp_path):
     assert store.read("summary.json") is None
     shutil.rmtree(tmp_path / "one")
     proxy.faults = ["", "503", "", "cut", "", "lost", "503"]
-    said, _ = (second := start("two", "s3://bucket/runs/mine")).communicate(timeout=900)
+    said, _ = (second := start("two", f"{proxy.bucket}/runs/mine")).communicate(timeout=900)
     assert second.returncode == 0, said
     assert "continued from the checkpoint of step" in said
     said, _ = (whole := start("three", str(tmp_path / "whole"))).communicate(timeout=900)
@@ -244,17 +195,22 @@ def test_a_run_in_a_store_goes_on_on_another_machine(world, proxy, tmp_path):
 
 
 @pytest.fixture
-def impatient(monkeypatch):
-    """Commands try again once: the SDK has tried each request some thirty times by then, for 6 seconds."""
-    monkeypatch.setattr(stored_run, "_WAITS", WAITS[:1])
-    monkeypatch.setattr(stored_export, "open_store", lambda address: open_store(address, WAITS[:1]))
+def impatient(server, monkeypatch):
+    """Commands try again once: the SDK of S3 has tried each request some thirty times by then, for 6 seconds.
+
+    Of the emulator it takes more: it knows nothing of an upload whose last answer was lost.
+    """
+    waits = WAITS[:1] if server[0] == "s3" else WAITS
+    monkeypatch.setattr(stored_run, "_WAITS", waits)
+    monkeypatch.setattr(stored_export, "open_store", lambda address: open_store(address, waits))
+    return len(waits) + 1
 
 
 def test_a_run_in_a_store_is_read_by_all_commands_through_faults(
     world, proxy, tmp_path, impatient, capsys
 ):
     """They say and write what they do of the same run in a local directory."""
-    address = "s3://bucket/runs/read"
+    address = f"{proxy.bucket}/runs/read"
     argv = [a for a in arguments(world, Path("x")) if not a.startswith("--workdir")]
     assert train.main([*argv, f"--workdir={address}", f"--local_copy={tmp_path / 'read'}"]) == 0
     test, said = world / "test.csv", {}
@@ -271,7 +227,11 @@ def test_a_run_in_a_store_is_read_by_all_commands_through_faults(
         ):
             proxy.faults = ["", "503", "", "", "cut", "", "lost", "", "", "503", "503"] * 3
             assert run_command(main, ["command", *flags]) == 0, capsys.readouterr().err
-        printed = capsys.readouterr().out.replace(run, "RUN").replace(str(out), "OUT")
+        printed = (
+            capsys.readouterr()
+            .out.replace(run.replace(proxy.bucket, proxy.shown), "RUN")
+            .replace(str(out), "OUT")
+        )
         said[name] = printed.replace("─", "").split()  # tables are as wide as names
     assert said["store"] == said["local"]
     for name in ("metrics.json", "rows.csv", "model/model.safetensors", "step/model.safetensors"):
@@ -286,9 +246,9 @@ def test_a_run_in_a_store_is_read_by_all_commands_through_faults(
     with capsys.disabled():
         print(f"connections of a second evaluate: {listed}")
     for run, words in (
-        ("s3://bucket/runs/none", "there is no such folder, or nothing in it"),
-        ("s3://bucket/runs", "holds no run and no checkpoint: it has no config.json"),
-        ("s3://nobucket/run", "cannot list its files"),
+        (f"{proxy.bucket}/runs/none", "there is no such folder, or nothing in it"),
+        (f"{proxy.bucket}/runs", "holds no run and no checkpoint: it has no config.json"),
+        (f"{proxy.other}/run", "cannot list its files" if proxy.kind == "s3" else "no such folder"),
     ):
         for main, *flags in (
             (evaluate.main, f"--run={run}", f"--data={test}"),
@@ -301,20 +261,20 @@ def test_a_run_in_a_store_is_read_by_all_commands_through_faults(
     proxy.faults = ["503"] * 300
     assert run_command(evaluate.main, ["evaluate", f"--run={address}", f"--data={test}"]) == 1
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "after 2 attempts" in err
+    assert err.count("\n") == 1 and f"after {impatient} attempts" in err
 
 
 def test_an_export_goes_to_a_store_through_faults_and_is_never_half_there(
     world, proxy, tmp_path, impatient, capsys
 ):
-    run, place = tmp_path / "run", "s3://bucket/models/mine"
+    run, place = tmp_path / "run", f"{proxy.bucket}/models/mine"
     assert train.main(arguments(world, run)) == 0
     command = ["export", f"--run={run}", f"--output={place}"]
     store = open_store(place, WAITS)
     proxy.faults = ["", "503", "", "", "lost", "", "503", "503", "", "cut", "", "silent"] * 2
     assert run_command(export.main, [*command, "--verify=4"]) == 0, capsys.readouterr().err
     proxy.faults = []
-    assert f"-> {place}" in capsys.readouterr().out
+    assert f"-> {proxy.shown}/models/mine" in capsys.readouterr().out
     assert export.main(["export", f"--run={run}", f"--output={tmp_path}/local", "--verify=4"]) == 0
     names = {p.name for p in (tmp_path / "local").iterdir()}
     assert set(store.files()) == {*names, "jaxft-export.json"}
