@@ -86,7 +86,7 @@ class _Manager(BaseManager):
 _Manager.register("Proxy", Proxy)
 
 
-class Remote:
+class FaultyProxy:
     """The proxy in its process; see `Proxy`.
 
     Attributes:

@@ -29,7 +29,7 @@ from jaxft.experiment.mirror import Mirror, records
 from jaxft.experiment.workdir import fetch
 from jaxft.terminal.errors import run_command
 from tests import stores
-from tests.end_to_end.faulty_proxy import Remote
+from tests.end_to_end.faulty_proxy import FaultyProxy
 from tests.experiment.test_mirror import again, begun, finished, went_on
 from tests.worlds import ROOT, arguments, assert_same_weights
 
@@ -46,7 +46,7 @@ def server(request):
         yield request.param, port
 
 
-class Store(Remote):
+class Store(FaultyProxy):
     """A server of a kind of store behind the proxy.
 
     Attributes:
