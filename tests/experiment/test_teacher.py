@@ -236,6 +236,7 @@ def test_a_mixture_of_sources_learns_from_one_teacher(trained, tmp_path):
         "distill.teacher": str(trained / "run"), "train.steps": 6, "train.log_every": 1,
         "data.max_shapes": 1, "parallel.mode": "jit", "log.tensorboard": False,
         "train.compile_cache": "", "train.class_weights": "balanced", "train.r_drop": 0.5,
+        "model.dropout": 0.1,
     }  # fmt: skip
     train(ROOT / "configs/text_classification.py", tmp_path / "run", given)
     found = [row for row in rows(tmp_path / "run") if row["kind"] == "train"]
