@@ -250,7 +250,7 @@ def matching(pattern: str) -> list[str]:
 
 def _as_given(address: str, pattern: str) -> str:
     """With the scheme, the account and the server that the pattern names."""
-    found, given = urlsplit(address), urlsplit(pattern)
+    given = urlsplit(pattern)
     account, at, _ = given.netloc.rpartition("@")
-    netloc = account + at + found.netloc
-    return found._replace(scheme=given.scheme, netloc=netloc, query=given.query).geturl()
+    query = f"?{given.query}" if given.query else ""
+    return f"{given.scheme}://{account}{at}{address.partition('://')[2]}{query}"

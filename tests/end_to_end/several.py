@@ -18,6 +18,11 @@ from tests import tiny
 from tests.worlds import ROOT, timeless, weights
 
 HEARTBEAT = 10  # seconds; also what bounds how long the survivors of a kill may take
+# Lines of what Gloo says to stdout, in any order: several of its threads may write at once.
+GLOOS = re.compile(
+    r"^(?:\[Gloo\] Rank|\d|is connected to|peer ranks\.|Expected number of connected peer ranks is :| )*\n",
+    re.MULTILINE,
+)
 STEPS, EVAL_EVERY, SAVE_EVERY = 20, 10, 5
 MODES = {
     # Images are mixed with those of the other process.
@@ -78,12 +83,9 @@ class Processes:
             child.communicate()
 
     def end(self, seconds: float = 300) -> tuple[list[int], list[str], list[str]]:
-        """Statuses, what was printed, and what went to stderr, without Gloo's own lines.
-
-        Two of its threads may write at once: both texts, then both ends of line, so an empty one.
-        """
+        """Statuses, what was printed, and what went to stderr, without Gloo's own lines."""
         pairs = [child.communicate(timeout=seconds) for child in self.children]
-        outputs = [re.sub(r"(?m)^.*(Gloo|peer ranks).*\n+", "", text) for text, _ in pairs]
+        outputs = [GLOOS.sub("", text) for text, _ in pairs]
         return [child.returncode for child in self.children], outputs, [text for _, text in pairs]
 
 
